@@ -1,0 +1,47 @@
+# Every target makes .venv where it is missing, so a fresh clone needs only Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+TESTS ?=
+OLDEST_POSTGRES ?= /usr/lib/postgresql/15/bin
+
+.PHONY: demo test test-oldest lint format bench install clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/pgsync demo $(ARGS)
+
+test: $(VENV)/.installed
+	$(BIN)/pytest -n auto $(TESTS)
+	@$(MAKE) --no-print-directory test-oldest
+
+# The kernel once more on the oldest supported server, where Debian's is installed.
+test-oldest: $(VENV)/.installed
+	@if [ -x $(OLDEST_POSTGRES)/postgres ] && [ -z "$(PGSYNC_TEST_DSN)$(PGSYNC_TEST_POSTGRES)" ]; then \
+		PGSYNC_PG_BINDIR=$(OLDEST_POSTGRES) $(BIN)/pytest -n auto -m core $(TESTS); \
+	else \
+		echo "PostgreSQL 15 is not installed at $(OLDEST_POSTGRES): its pass was not run."; \
+	fi
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks $(ARGS)
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Coordination on PostgreSQL: locks, queues, rate limits, schedules and sync operations."""

@@ -1,0 +1,1 @@
+"""Loops that keep the house: workers, scheduler, maintenance."""

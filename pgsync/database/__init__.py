@@ -1,0 +1,1 @@
+"""The ground floor: finding a server, connecting to it, its schema, and running calls on it."""

@@ -1,0 +1,138 @@
+"""The errors of pgsync: one small hierarchy, whose messages say what to do next.
+
+Every error carries its facts as attributes too, so that a caller never parses a message.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+__all__ = [
+    "ConnectionFailed",
+    "InvalidArgument",
+    "LockCapacityError",
+    "LockHeld",
+    "LockLost",
+    "OperationBlocked",
+    "OutcomeUnknown",
+    "PgsyncError",
+    "RateLimited",
+    "SchemaMissing",
+    "SchemaTooNew",
+    "ServerUnsupported",
+    "UnknownTask",
+]
+
+
+class PgsyncError(Exception):
+    """Base of all errors that pgsync raises on purpose."""
+
+
+class InvalidArgument(PgsyncError, ValueError):
+    """An argument that can never work; nothing was sent or changed."""
+
+
+class ConnectionFailed(PgsyncError):
+    """The database could not be reached, or refused this user."""
+
+
+class ServerUnsupported(PgsyncError):
+    """The server answers, but pgsync cannot work on it (too old, read only, missing rights)."""
+
+
+class SchemaMissing(PgsyncError):
+    """The schema ``pgsync`` is not installed in this database, or is older than this code."""
+
+
+class SchemaTooNew(PgsyncError):
+    """The schema was installed by a newer pgsync than this one."""
+
+
+class OutcomeUnknown(PgsyncError):
+    """The connection broke before the answer came: the statement may have been committed."""
+
+
+class LockHeld(PgsyncError):
+    """Somebody else holds the lock.
+
+    ``holder`` is the owner's name where it is known, ``acquired_at`` and ``expires_at`` are
+    server time in UTC.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        holder: str | None = None,
+        acquired_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        waited: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.holder = holder
+        self.acquired_at = acquired_at
+        self.expires_at = expires_at
+        self.waited = waited
+        by = f" by {holder}" if holder else ""
+        since = f" since {acquired_at:%Y-%m-%d %H:%M:%S %Z}" if acquired_at else ""
+        until = f", at the latest until {expires_at:%H:%M:%S %Z}" if expires_at else ""
+        advice = "try later" if waited else "try later or pass wait="
+        super().__init__(f"lock {name!r} is held{by}{since}{until}; {advice}")
+
+
+class LockLost(PgsyncError):
+    """The lock is no longer held: its deadline passed, or its database session ended."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"lock {name!r} was lost: {reason}; stop the work that it protects")
+
+
+class LockCapacityError(PgsyncError):
+    """The server's lock table has no room for more locks."""
+
+
+class RateLimited(PgsyncError):
+    """The limit is used up. ``retry_after`` is in seconds, ``resets_at`` is server time (UTC)."""
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        retry_after: float,
+        resets_at: datetime | None = None,
+        message: str | None = None,
+    ) -> None:
+        self.key = key
+        self.retry_after = retry_after
+        self.resets_at = resets_at
+        super().__init__(
+            message or f"rate limit {key!r} is used up; retry in {retry_after:.1f} seconds"
+        )
+
+
+class OperationBlocked(PgsyncError):
+    """The operation did not run, since another one holds its lock.
+
+    The text is the operation's own message; ``holder`` says who is in the way.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        operation: str,
+        key: str,
+        holder: str | None = None,
+        expires_at: datetime | None = None,
+    ) -> None:
+        self.operation = operation
+        self.key = key
+        self.holder = holder
+        self.expires_at = expires_at
+        super().__init__(message)
+
+
+class UnknownTask(PgsyncError):
+    """A job names a task that this process has not declared."""

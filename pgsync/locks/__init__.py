@@ -1,0 +1,1 @@
+"""Named locks with an owner, a deadline and a fencing token."""

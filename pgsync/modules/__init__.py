@@ -1,0 +1,1 @@
+"""The seed's modules, built on operations."""

@@ -1,0 +1,1 @@
+"""Campaigns: messages to many recipients, each at most once."""

@@ -1,0 +1,1 @@
+"""Contacts: import and export of files with real-world dirt."""

@@ -1,0 +1,1 @@
+"""Message templates of WhatsApp, kept in step with the Graph API."""

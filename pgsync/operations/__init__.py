@@ -1,0 +1,1 @@
+"""Sync operations: a lock, a limit, a queue and a history, declared once."""

@@ -1,0 +1,1 @@
+"""Recurring work, enqueued exactly once for each due time."""
