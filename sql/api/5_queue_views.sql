@@ -1,0 +1,59 @@
+-- The queues as people read them.
+
+CREATE OR REPLACE VIEW pgsync.jobs AS
+SELECT r.id, r.queue, r.task, r.args, 'available'::text AS state, r.priority, r.attempt,
+       r.max_attempts, r.created_at, r.run_at, r.unique_key, r.errors,
+       NULL::bigint AS worker, NULL::timestamptz AS started_at,
+       NULL::timestamptz AS cancel_requested_at
+FROM pgsync.job_ready AS r
+UNION ALL
+SELECT s.id, s.queue, s.task, s.args, s.state, s.priority, s.attempt,
+       s.max_attempts, s.created_at, s.run_at, s.unique_key, s.errors, NULL, NULL, NULL
+FROM pgsync.job_scheduled AS s
+UNION ALL
+SELECT r.id, r.queue, r.task, r.args, 'running', r.priority, r.attempt,
+       r.max_attempts, r.created_at, r.run_at, r.unique_key, r.errors,
+       r.worker, r.started_at, r.cancel_requested_at
+FROM pgsync.job_running AS r;
+
+COMMENT ON VIEW pgsync.jobs IS 'Jobs that have not ended: available, scheduled, retryable or running.';
+
+CREATE OR REPLACE VIEW pgsync.job_history AS
+SELECT f.id, f.queue, f.task, f.args, f.state, f.priority, f.attempt,
+       f.max_attempts, f.created_at, f.run_at, f.unique_key, f.errors,
+       f.worker, f.started_at, f.finished_at, f.result,
+       f.started_at - f.run_at AS waited, f.finished_at - f.started_at AS ran
+FROM pgsync.job_finished AS f;
+
+COMMENT ON VIEW pgsync.job_history IS 'Jobs that have ended: completed, discarded or cancelled.';
+
+CREATE OR REPLACE VIEW pgsync.queues AS
+SELECT n.name,
+       q.paused_at IS NOT NULL AS paused,
+       (SELECT count(*) FROM pgsync.job_ready AS r WHERE r.queue = n.name) AS available,
+       (SELECT count(*) FROM pgsync.job_scheduled AS s WHERE s.queue = n.name) AS scheduled,
+       (SELECT count(*) FROM pgsync.job_running AS r WHERE r.queue = n.name) AS running,
+       (SELECT pgsync.clock() - min(r.run_at) FROM pgsync.job_ready AS r WHERE r.queue = n.name) AS oldest_wait,
+       (SELECT count(*) FROM pgsync.worker AS w WHERE n.name = ANY (w.queues) OR '*' = ANY (w.queues)) AS workers,
+       q.paused_at,
+       q.paused_by
+FROM (
+    SELECT r.queue FROM pgsync.job_ready AS r
+    UNION SELECT s.queue FROM pgsync.job_scheduled AS s
+    UNION SELECT r.queue FROM pgsync.job_running AS r
+    UNION SELECT q.name FROM pgsync.queue AS q
+    UNION SELECT unnest(w.queues) FROM pgsync.worker AS w
+) AS n (name)
+LEFT JOIN pgsync.queue AS q ON q.name = n.name
+WHERE n.name <> '*';
+
+COMMENT ON VIEW pgsync.queues IS 'Each queue that has jobs, workers or a pause: its depth and how long its oldest job has waited.';
+
+CREATE OR REPLACE VIEW pgsync.workers AS
+SELECT w.id, w.name, w.host, w.pid, w.version, w.queues, w.concurrency,
+       CASE WHEN w.idle THEN 'idle' ELSE 'busy' END AS state,
+       (SELECT count(*) FROM pgsync.job_running AS r WHERE r.worker = w.id) AS running,
+       w.started_at, w.seen_at, pgsync.clock() - w.seen_at AS silence
+FROM pgsync.worker AS w;
+
+COMMENT ON VIEW pgsync.workers IS 'Workers that have not ended in order: what they claim, and when they were last heard of.';

@@ -1,0 +1,151 @@
+-- Operations: the record of what ran under which lock, and of what was refused.
+
+CREATE OR REPLACE FUNCTION pgsync.begin_operation(
+    operation text, key text, args jsonb, actor text, job_id bigint, lock_name text, lock_token bigint
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    moment timestamptz := pgsync.clock();
+    run bigint;
+BEGIN
+    PERFORM pgsync.check_name(operation, 'operation');
+    PERFORM pgsync.check_name(key, 'operation key');
+    -- This run has the lock, so an earlier one that still says running has lost its process.
+    WITH lost AS (
+        UPDATE pgsync.operation_run AS r
+        SET state = 'abandoned', finished_at = moment, error = 'its process ended without a word'
+        WHERE r.operation = begin_operation.operation AND r.key = begin_operation.key
+          AND r.state = 'running' AND lock_token IS NOT NULL
+        RETURNING r.id
+    )
+    INSERT INTO pgsync.operation_event_log (run_id, at, event)
+    SELECT l.id, moment, 'abandoned' FROM lost AS l;
+
+    INSERT INTO pgsync.operation_run AS r
+        (operation, key, args, state, actor, job_id, lock_name, lock_token, requested_at)
+    VALUES (begin_operation.operation, begin_operation.key, begin_operation.args, 'running',
+            begin_operation.actor, begin_operation.job_id, begin_operation.lock_name,
+            begin_operation.lock_token, moment)
+    RETURNING r.id INTO run;
+    INSERT INTO pgsync.operation_event_log (run_id, at, event) VALUES (run, moment, 'running');
+    RETURN run;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.begin_operation(text, text, jsonb, text, bigint, text, bigint) IS
+    'Records that an operation runs, and returns the run''s number. Earlier runs of the key that never ended become abandoned.';
+
+CREATE OR REPLACE FUNCTION pgsync.refuse_operation(
+    operation text, key text, args jsonb, actor text, job_id bigint, lock_name text,
+    state text, message text, blocked_by text
+) RETURNS bigint
+LANGUAGE sql VOLATILE AS $$
+    WITH refused AS (
+        INSERT INTO pgsync.operation_run AS r
+            (operation, key, args, state, actor, job_id, lock_name, requested_at, finished_at, error, blocked_by)
+        VALUES (operation, key, args, state, actor, job_id, lock_name, pgsync.clock(), pgsync.clock(), message, blocked_by)
+        RETURNING r.id, r.requested_at
+    )
+    INSERT INTO pgsync.operation_event_log (run_id, at, event, detail)
+    SELECT r.id, r.requested_at, state,
+           jsonb_strip_nulls(jsonb_build_object('message', message, 'blocked_by', blocked_by))
+    FROM refused AS r
+    RETURNING run_id
+$$;
+
+COMMENT ON FUNCTION pgsync.refuse_operation(text, text, jsonb, text, bigint, text, text, text, text) IS
+    'Records that an operation did not run: blocked or released (its lock is held) or limited.';
+
+CREATE OR REPLACE FUNCTION pgsync.operation_progress(
+    run bigint, done bigint, total bigint DEFAULT NULL
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE pgsync.operation_run AS r
+    SET done = operation_progress.done, total = coalesce(operation_progress.total, r.total)
+    WHERE r.id = run AND r.state = 'running';
+    RETURN FOUND;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.operation_progress(bigint, bigint, bigint) IS
+    'Says how far a run has come; false where it runs no more.';
+
+CREATE OR REPLACE FUNCTION pgsync.note_operation(run bigint, event text, detail jsonb DEFAULT '{}')
+RETURNS bigint
+LANGUAGE sql VOLATILE AS $$
+    INSERT INTO pgsync.operation_event_log (run_id, at, event, detail)
+    VALUES (run, pgsync.clock(), event, detail)
+    RETURNING id
+$$;
+
+COMMENT ON FUNCTION pgsync.note_operation(bigint, text, jsonb) IS 'Adds an event to a run''s history.';
+
+CREATE OR REPLACE FUNCTION pgsync.finish_operation(
+    run bigint, state text, outcome jsonb DEFAULT NULL, error text DEFAULT NULL
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    moment timestamptz := pgsync.clock();
+BEGIN
+    UPDATE pgsync.operation_run AS r
+    SET state = finish_operation.state, finished_at = moment,
+        outcome = finish_operation.outcome, error = finish_operation.error
+    WHERE r.id = run AND r.state = 'running';
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO pgsync.operation_event_log (run_id, at, event, detail)
+    VALUES (run, moment, state, jsonb_strip_nulls(jsonb_build_object('error', error)));
+    RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.finish_operation(bigint, text, jsonb, text) IS
+    'Ends a run as completed, failed, limited or released; false where it had ended (abandoned).';
+
+CREATE OR REPLACE FUNCTION pgsync.prune_operations(retention interval DEFAULT '30 days', batch integer DEFAULT 1000)
+RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    removed integer;
+BEGIN
+    DELETE FROM pgsync.operation_run WHERE id = ANY (ARRAY(
+        SELECT r.id FROM pgsync.operation_run AS r
+        WHERE r.requested_at < pgsync.clock() - retention AND r.state <> 'running'
+        ORDER BY r.requested_at LIMIT batch FOR UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.prune_operations(interval, integer) IS
+    'Removes up to batch ended runs older than retention, with their events, and says how many.';
+
+CREATE OR REPLACE VIEW pgsync.operations AS
+SELECT r.id, r.operation, r.key, r.state, r.actor, r.requested_at, r.finished_at,
+       coalesce(r.finished_at, pgsync.clock()) - r.requested_at AS duration,
+       r.done, r.total, r.outcome, r.error, r.blocked_by, r.job_id, r.lock_name, r.lock_token, r.args
+FROM pgsync.operation_run AS r;
+
+COMMENT ON VIEW pgsync.operations IS 'Runs of operations, refused ones too.';
+
+CREATE OR REPLACE VIEW pgsync.operation_events AS
+SELECT e.id, e.run_id, r.operation, r.key, e.at, e.event, e.detail
+FROM pgsync.operation_event_log AS e
+JOIN pgsync.operation_run AS r ON r.id = e.run_id;
+
+COMMENT ON VIEW pgsync.operation_events IS 'What happened in each run, in order.';
+
+CREATE OR REPLACE FUNCTION pgsync.operation_status(operation text, key text)
+RETURNS SETOF pgsync.operations
+LANGUAGE sql STABLE AS $$
+    -- The run that is going on, else the last that ran; refused tries count only where nothing ran.
+    SELECT o.* FROM pgsync.operations AS o
+    WHERE o.operation = operation_status.operation AND o.key = operation_status.key
+    ORDER BY o.state = 'running' DESC, o.state IN ('blocked', 'released', 'limited'), o.id DESC
+    LIMIT 1
+$$;
+
+COMMENT ON FUNCTION pgsync.operation_status(text, text) IS
+    'The state of an operation on a key, for an indicator: its current run, or else its last.';
