@@ -1,19 +1,19 @@
 """What is to be asked of the database, apart from how one waits for the answer.
 
 A :class:`Call` is one SQL statement that returns one row, with its parameters and the way to read
-that row. A :class:`Plan` is a generator that yields calls, sleeps and foreign work, and returns
-its result. Both are written once; the synchronous and the asyncio executor (``pool.py``) each
-drive them in their own way of waiting. The idea is psycopg 3's, whose protocol is a set of
-generators that yield what they wait for.
+that row; a :class:`Listing` is one that returns many. A plan (:data:`Steps`) is a generator that
+yields calls, sleeps and foreign work, and returns its result. All are written once; the blocking
+and the asyncio executor (``pool.py``) each drive them in their own way of waiting. The idea is
+psycopg 3's, whose protocol is a set of generators that yield what they wait for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
 
-__all__ = ["Call", "Invoke", "Plan", "Sleep", "Step", "Steps", "no_row", "scalar"]
+__all__ = ["Call", "Invoke", "Listing", "Row", "Sleep", "Step", "Steps", "nothing", "scalar"]
 
 T = TypeVar("T")
 
@@ -25,17 +25,30 @@ class Call(Generic[T]):
     """One statement that returns one row.
 
     ``statement`` has psycopg's named placeholders and never a value spliced in; ``read`` turns the
-    row into the caller's type. ``background`` marks a statement whose loss in a server crash is
-    acceptable (a counter): it commits without waiting for the disk.
+    row into the caller's type.
     """
 
-    statement: str
+    statement: LiteralString
     parameters: Mapping[str, Any]
     read: Callable[[Row], T]
 
     def __iter__(self) -> Generator[Call[T], Any, T]:
-        """Ask for this call inside a plan: ``row = yield from call``."""
+        """Ask for this call inside a plan: ``answer = yield from call``."""
         answer: T = yield self
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """One statement that returns any number of rows, read one by one into a list."""
+
+    statement: LiteralString
+    parameters: Mapping[str, Any]
+    read: Callable[[Row], T]
+
+    def __iter__(self) -> Generator[Listing[T], Any, list[T]]:
+        """Ask for this listing inside a plan: ``answers = yield from listing``."""
+        answer: list[T] = yield self
         return answer
 
 
@@ -54,7 +67,7 @@ class Sleep:
 class Invoke(Generic[T]):
     """Work outside the database inside a plan, in the manner of each face.
 
-    The synchronous executor calls ``blocking``; the asyncio one awaits ``awaitable()``.
+    The blocking executor calls ``blocking()``; the asyncio one awaits ``awaitable()``.
     """
 
     blocking: Callable[[], T]
@@ -66,9 +79,8 @@ class Invoke(Generic[T]):
         return answer
 
 
-Step: TypeAlias = Call[Any] | Sleep | Invoke[Any]
+Step: TypeAlias = Call[Any] | Listing[Any] | Sleep | Invoke[Any]
 Steps: TypeAlias = Generator[Step, Any, T]
-Plan: TypeAlias = Callable[[], Steps[T]]
 
 
 def scalar(row: Row) -> Any:
@@ -76,5 +88,5 @@ def scalar(row: Row) -> Any:
     return row[0]
 
 
-def no_row(_row: Row) -> None:
-    """Read nothing: the call was made for its effect."""
+def nothing(_row: Row) -> None:
+    """Read nothing: the call is made for its effect."""

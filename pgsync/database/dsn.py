@@ -1,0 +1,120 @@
+"""Connecting: parameters that notice a dead peer, and checks at the door."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, pq
+
+from pgsync.errors import ConnectionFailed, InvalidArgument, ServerUnsupported
+
+__all__ = ["MINIMUM_VERSION", "check_server", "connect", "connection_parameters", "masked"]
+
+MINIMUM_VERSION = 15
+"""The oldest major version of PostgreSQL that pgsync works on."""
+
+_DEFAULTS: dict[str, str] = {
+    "connect_timeout": "10",
+    # A peer that vanished without a word: an idle session notices by keepalives, one whose last
+    # message was never acknowledged only by tcp_user_timeout (milliseconds).
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+
+
+def connection_parameters(dsn: str, application_name: str = "pgsync") -> dict[str, Any]:
+    """The parameters of ``dsn``, with pgsync's own where it is silent.
+
+    Raises:
+        InvalidArgument: if the DSN cannot be read.
+    """
+    if "\0" in dsn or not dsn.strip():
+        raise InvalidArgument("the database's DSN is empty; give one like postgresql://host/name")
+    try:
+        given = conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise InvalidArgument(
+            f"the database's DSN cannot be read ({str(error).strip()}); "
+            "give one like postgresql://user@host:5432/name"
+        ) from None
+    return {**_DEFAULTS, "application_name": application_name, **given}
+
+
+def masked(dsn: str) -> str:
+    """The DSN as it may be shown: without its password."""
+    try:
+        given = conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        return "<unreadable DSN>"
+    shown = {name: value for name, value in given.items() if name not in _SECRETS}
+    return conninfo.make_conninfo("", **shown)
+
+
+def connect(dsn: str, application_name: str = "pgsync") -> psycopg.Connection[tuple[Any, ...]]:
+    """Open an autocommit connection of one's own.
+
+    Raises:
+        InvalidArgument: if the DSN cannot be read.
+        ConnectionFailed: if no server answers, or it refuses this user.
+    """
+    parameters = connection_parameters(dsn, application_name)
+    try:
+        return psycopg.connect(**parameters, autocommit=True)
+    except UnicodeEncodeError as error:
+        raise InvalidArgument("the database's DSN is not Unicode text") from error
+    except psycopg.OperationalError as error:
+        reason = "; ".join(
+            line.strip() for line in str(error).strip().splitlines() if line.strip()
+        )
+        raise ConnectionFailed(
+            f"cannot connect to {masked(dsn)!r}: {_without_secrets(reason, parameters)}"
+        ) from None
+
+
+def check_server(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a server that pgsync cannot work on.
+
+    Raises:
+        ServerUnsupported: if it is older than :data:`MINIMUM_VERSION`, a standby, or read only.
+    """
+    version = connection.info.server_version
+    if version < MINIMUM_VERSION * 10000:
+        raise ServerUnsupported(
+            f"the server is PostgreSQL {version // 10000}; pgsync needs {MINIMUM_VERSION} or newer"
+        )
+    row = connection.execute(
+        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',"
+        " current_setting('server_encoding')"
+    ).fetchone()
+    standby, read_only, encoding = row or (True, True, "")
+    if standby:
+        raise ServerUnsupported(
+            "the server is a standby and read only; connect to the primary "
+            "(target_session_attrs=read-write in the DSN finds it)"
+        )
+    if read_only:
+        raise ServerUnsupported(
+            "transactions on this server are read only (default_transaction_read_only); "
+            "pgsync needs to write"
+        )
+    if encoding != "UTF8":
+        raise ServerUnsupported(
+            f"the database's encoding is {encoding}; pgsync needs UTF8 (initdb -E UTF8)"
+        )
+
+
+# libpq marks secret options itself ("*"); channel and service files keep theirs.
+_SECRETS = {
+    option.keyword.decode() for option in pq.Conninfo.get_defaults() if option.dispchar == b"*"
+} | {"password", "sslpassword"}
+
+
+def _without_secrets(text: str, parameters: dict[str, Any]) -> str:
+    for name in _SECRETS:
+        value = parameters.get(name)
+        if value:
+            text = text.replace(str(value), "***")
+    return text

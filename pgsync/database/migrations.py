@@ -1,0 +1,229 @@
+"""The schema: which SQL belongs to this version of pgsync, and bringing a database up to it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+from psycopg import errors as pg
+
+from pgsync.database.dsn import check_server, connect
+from pgsync.database.faults import translated
+from pgsync.errors import ConnectionFailed, PgsyncError, SchemaMissing, SchemaTooNew
+from pgsync.version import __version__
+
+__all__ = ["Script", "api", "check_schema", "migrate", "migrations", "render", "sql_folder"]
+
+MIGRATION_LOCK = 1715735445101742194
+"""``pgsync.lock_key('pgsync.migrate')``: one migration at a time in a database."""
+
+_LOCK_SECONDS = 120
+_NAME = re.compile(r"(\d+)_(\w+)\.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One SQL file: a migration (applied once) or a part of the api (replaced when it changes)."""
+
+    component: str
+    version: int
+    name: str
+    path: Path
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the text, in hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@cache
+def sql_folder() -> Path:
+    """The folder ``sql/``: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "sql", package.parent / "sql"):
+        if (folder / "migrations").is_dir():
+            return folder
+    raise PgsyncError("pgsync's SQL files are missing from this installation; install it again")
+
+
+@cache
+def migrations(component: str) -> tuple[Script, ...]:
+    """The migrations of ``kernel`` or ``modules``, oldest first."""
+    folder = {"kernel": "migrations", "modules": "modules"}[component]
+    return tuple(_scripts(component, sql_folder() / folder))
+
+
+@cache
+def api() -> tuple[Script, ...]:
+    """The files of functions and views, in the order in which they are applied."""
+    return tuple(_scripts("api", sql_folder() / "api"))
+
+
+def _scripts(component: str, folder: Path) -> Iterator[Script]:
+    for path in sorted(folder.glob("*.sql")):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            yield Script(component, int(match[1]), match[2], path, path.read_text("utf-8"))
+
+
+def api_checksum() -> str:
+    """One checksum over all functions and views."""
+    return hashlib.sha256("".join(script.checksum for script in api()).encode()).hexdigest()
+
+
+def migrate(dsn: str, *, modules: bool = False) -> list[str]:
+    """Bring the database up to this version's schema and return the names of what was applied.
+
+    Safe to call from many processes at once: an advisory lock lets one work while the others wait,
+    at most two minutes. Each migration is a transaction of its own.
+
+    Raises:
+        SchemaTooNew: if the schema was installed by a newer pgsync.
+        ServerUnsupported: if the server is too old, read only, or the role may not create schemas.
+        ConnectionFailed: if the server cannot be reached, or another migration does not end.
+    """
+    with connect(dsn, "pgsync migrate") as connection:
+        check_server(connection)
+        _take_migration_lock(connection)
+        with translated():
+            applied = _apply_migrations(connection, "kernel")
+            applied += _apply_api(connection)
+            if modules:
+                applied += _apply_migrations(connection, "modules")
+            connection.execute("SELECT pgsync.prepare_history()")
+    return applied
+
+
+def check_schema(connection: psycopg.Connection[Any]) -> None:
+    """Refuse to work on a schema that is not this version's.
+
+    Raises:
+        SchemaMissing: if it is not installed, or older than this code.
+        SchemaTooNew: if it was installed by a newer pgsync.
+    """
+    installed = max(_installed(connection).get("kernel", {}), default=0)
+    expected = migrations("kernel")[-1].version
+    if not installed:
+        raise SchemaMissing("the schema pgsync is not in this database; run pgsync migrate")
+    if installed < expected:
+        raise SchemaMissing(
+            f"the schema pgsync is at version {installed}, this code needs {expected}; "
+            "run pgsync migrate"
+        )
+    _refuse_newer("kernel", installed)
+
+
+def render(*, modules: bool = False) -> str:
+    """The whole schema as one script for psql, for a DBA to read and run."""
+    components = ["kernel", "modules"] if modules else ["kernel"]
+    parts = ["-- The schema of pgsync, whole. Run it once, on a database that has none.", "BEGIN;"]
+    for component in components:
+        for script in migrations(component):
+            parts += [script.text.strip(), f"{record_statement(script)};"]
+        if component == "kernel":
+            parts += [script.text.strip() for script in api()]
+            parts.append(f"{api_statement()};")
+    parts += ["SELECT pgsync.prepare_history();", "COMMIT;", ""]
+    return "\n\n".join(parts)
+
+
+def record_statement(script: Script) -> str:
+    """The statement that records a migration; its values are file names and hex digits."""
+    return (
+        "INSERT INTO pgsync.schema_migration (component, version, name, checksum)\n"
+        f"VALUES ('{script.component}', {script.version}, '{script.name}', '{script.checksum}')"
+    )
+
+
+def api_statement() -> str:
+    """The statement that records which functions and views are installed."""
+    return (
+        "INSERT INTO pgsync.schema_migration (component, version, name, checksum)\n"
+        f"VALUES ('api', 0, '{__version__}', '{api_checksum()}')\n"
+        "ON CONFLICT (component, version) DO UPDATE\n"
+        "SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp()"
+    )
+
+
+def _take_migration_lock(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{_LOCK_SECONDS}s"])
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+    except pg.LockNotAvailable:
+        raise ConnectionFailed(
+            f"another migration of this database has not ended in {_LOCK_SECONDS} seconds; "
+            "look for application_name 'pgsync migrate' in pg_stat_activity"
+        ) from None
+
+
+def _apply_migrations(connection: psycopg.Connection[Any], component: str) -> list[str]:
+    installed = _installed(connection).get(component, {})
+    _refuse_newer(component, max(installed, default=0))
+    applied = []
+    for script in migrations(component):
+        if script.version in installed:
+            _refuse_changed(script, installed[script.version])
+            continue
+        _run(connection, [script.text, record_statement(script)])
+        applied.append(f"{component} {script.version:04d} {script.name}")
+    return applied
+
+
+def _apply_api(connection: psycopg.Connection[Any]) -> list[str]:
+    row = connection.execute(
+        "SELECT name, checksum FROM pgsync.schema_migration WHERE component = 'api'"
+    ).fetchone()
+    if row:
+        version, checksum = row
+        # In a rolling deploy the older code must leave the newer code's functions alone.
+        if checksum == api_checksum() or _release(version) > _release(__version__):
+            return []
+    _run(connection, [*(script.text for script in api()), api_statement()])
+    return [f"api {__version__}"]
+
+
+def _run(connection: psycopg.Connection[Any], texts: Iterable[str]) -> None:
+    with connection.transaction():
+        for text in texts:
+            connection.execute(text.encode())
+
+
+def _installed(connection: psycopg.Connection[Any]) -> dict[str, dict[int, str]]:
+    installed: dict[str, dict[int, str]] = {}
+    with translated():
+        found = connection.execute("SELECT to_regclass('pgsync.schema_migration')").fetchone()
+        if found and found[0]:
+            rows = connection.execute(
+                "SELECT component, version, checksum FROM pgsync.schema_migration"
+            )
+            for component, version, checksum in rows:
+                installed.setdefault(component, {})[version] = checksum
+    return installed
+
+
+def _refuse_newer(component: str, installed: int) -> None:
+    newest = migrations(component)[-1].version if migrations(component) else 0
+    if installed > newest:
+        raise SchemaTooNew(
+            f"the schema pgsync ({component}) is at version {installed}; pgsync "
+            f"{__version__} knows versions up to {newest}: upgrade pgsync"
+        )
+
+
+def _refuse_changed(script: Script, checksum: str) -> None:
+    if script.checksum != checksum:
+        raise PgsyncError(
+            f"migration {script.path.name} differs from the one applied to this database: "
+            "migrations are never edited; restore the file, or start from an empty schema"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in cast(list[str], re.findall(r"\d+", version))[:3])

@@ -1,0 +1,243 @@
+"""The two executors of calls and plans: one blocks, one awaits. They decide nothing.
+
+Both run on a pool of autocommit connections: a call is its own transaction, unless the caller
+hands in a connection of theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar, cast, overload
+
+import psycopg
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from pgsync.database.calls import Call, Invoke, Listing, Row, Sleep, Steps
+from pgsync.database.dsn import connection_parameters, masked
+from pgsync.database.faults import translated
+
+__all__ = ["AsyncDatabase", "Database", "execute", "execute_async"]
+
+T = TypeVar("T")
+
+_POOL_TIMEOUT = 30.0
+_IDLE_SECONDS = 300.0
+
+
+@overload
+def execute(connection: psycopg.Connection[Any], call: Call[T]) -> T: ...
+@overload
+def execute(connection: psycopg.Connection[Any], call: Listing[T]) -> list[T]: ...
+def execute(connection: psycopg.Connection[Any], call: Call[T] | Listing[T]) -> T | list[T]:
+    """Run a call on this connection, in the transaction it is in."""
+    with translated(), connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(call.statement, call.parameters)
+        return _read(call, cursor.fetchall())
+
+
+@overload
+async def execute_async(connection: psycopg.AsyncConnection[Any], call: Call[T]) -> T: ...
+@overload
+async def execute_async(connection: psycopg.AsyncConnection[Any], call: Listing[T]) -> list[T]: ...
+async def execute_async(
+    connection: psycopg.AsyncConnection[Any], call: Call[T] | Listing[T]
+) -> T | list[T]:
+    """Run a call on this connection, in the transaction it is in."""
+    with translated():
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(call.statement, call.parameters)
+            return _read(call, await cursor.fetchall())
+
+
+def _read(call: Call[T] | Listing[T], rows: list[Row]) -> T | list[T]:
+    if isinstance(call, Listing):
+        return [call.read(row) for row in rows]
+    return call.read(rows[0])
+
+
+class Database:
+    """A pool of connections that blocks while it waits.
+
+    ``prepare`` is called once before the first use, to check the server and its schema.
+    """
+
+    def __init__(
+        self, dsn: str, *, size: int = 10, prepare: Callable[[], None] | None = None
+    ) -> None:
+        self.dsn = dsn
+        self._prepare = prepare
+        self._opening = threading.Lock()
+        self._opened = False
+        self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
+            kwargs=_pool_parameters(dsn),
+            min_size=0,
+            max_size=size,
+            max_idle=_IDLE_SECONDS,
+            timeout=_POOL_TIMEOUT,
+            name="pgsync",
+            open=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Database {masked(self.dsn)}>"
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[Row]]:
+        """An autocommit connection of the pool.
+
+        Raises:
+            ConnectionFailed: if none becomes free in 30 seconds.
+        """
+        self._open()
+        with translated():
+            connection = self._pool.getconn()
+        try:
+            yield connection
+        finally:
+            self._pool.putconn(connection)
+
+    @overload
+    def run(self, call: Call[T]) -> T: ...
+    @overload
+    def run(self, call: Listing[T]) -> list[T]: ...
+    def run(self, call: Call[T] | Listing[T]) -> T | list[T]:
+        """Run one call in a transaction of its own and return what it reads."""
+        with self.connection() as connection:
+            return execute(connection, call)
+
+    def drive(self, steps: Steps[T]) -> T:
+        """Drive a plan to its end and return its result."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._take(step)
+                except BaseException as error:  # noqa: BLE001 - the plan decides what it means
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return cast(T, end.value)
+        finally:
+            steps.close()
+
+    def _take(self, step: Any) -> Any:
+        match step:
+            case Sleep(seconds):
+                return time.sleep(seconds)
+            case Invoke(blocking, _):
+                return blocking()
+            case _:
+                return self.run(step)
+
+    def close(self) -> None:
+        """Close all connections; the pool cannot be used again."""
+        with self._opening:
+            self._pool.close()
+
+    def _open(self) -> None:
+        if self._opened:
+            return
+        with self._opening:
+            if not self._opened:
+                if self._prepare:
+                    self._prepare()
+                self._pool.open()
+                self._opened = True
+
+
+class AsyncDatabase:
+    """A pool of connections that awaits; it belongs to the event loop that first uses it."""
+
+    def __init__(
+        self, dsn: str, *, size: int = 10, prepare: Callable[[], None] | None = None
+    ) -> None:
+        self.dsn = dsn
+        self._prepare = prepare
+        self._opening = asyncio.Lock()
+        self._opened = False
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
+            kwargs=_pool_parameters(dsn),
+            min_size=0,
+            max_size=size,
+            max_idle=_IDLE_SECONDS,
+            timeout=_POOL_TIMEOUT,
+            name="pgsync-async",
+            open=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"<AsyncDatabase {masked(self.dsn)}>"
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
+        """An autocommit connection of the pool.
+
+        Raises:
+            ConnectionFailed: if none becomes free in 30 seconds.
+        """
+        await self._open()
+        with translated():
+            connection = await self._pool.getconn()
+        try:
+            yield connection
+        finally:
+            await self._pool.putconn(connection)
+
+    @overload
+    async def run(self, call: Call[T]) -> T: ...
+    @overload
+    async def run(self, call: Listing[T]) -> list[T]: ...
+    async def run(self, call: Call[T] | Listing[T]) -> T | list[T]:
+        """Run one call in a transaction of its own and return what it reads."""
+        async with self.connection() as connection:
+            return await execute_async(connection, call)
+
+    async def drive(self, steps: Steps[T]) -> T:
+        """Drive a plan to its end and return its result."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._take(step)
+                except BaseException as error:  # noqa: BLE001 - the plan decides what it means
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return cast(T, end.value)
+        finally:
+            steps.close()
+
+    async def _take(self, step: Any) -> Any:
+        match step:
+            case Sleep(seconds):
+                return await asyncio.sleep(seconds)
+            case Invoke(_, awaitable):
+                return await awaitable()
+            case _:
+                return await self.run(step)
+
+    async def close(self) -> None:
+        """Close all connections; the pool cannot be used again."""
+        async with self._opening:
+            await self._pool.close()
+
+    async def _open(self) -> None:
+        if self._opened:
+            return
+        async with self._opening:
+            if not self._opened:
+                if self._prepare:
+                    await asyncio.to_thread(self._prepare)
+                await self._pool.open()
+                self._opened = True
+
+
+def _pool_parameters(dsn: str) -> dict[str, Any]:
+    return {**connection_parameters(dsn), "autocommit": True}
