@@ -1,4 +1,4 @@
-"""The two executors of calls and plans: one blocks, one awaits. They decide nothing.
+"""The two executors of calls: one blocks, one awaits. They decide nothing.
 
 Both run on a pool of autocommit connections: a call is its own transaction, unless the caller
 hands in a connection of theirs.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 import psycopg
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from pgsync.database.calls import Call, Invoke, Listing, Row, Sleep, Steps
+from pgsync.database.calls import Call, Listing, Row, Steps
+from pgsync.database.drive import drive, drive_async
 from pgsync.database.dsn import connection_parameters, masked
 from pgsync.database.faults import translated
 
@@ -112,28 +112,7 @@ class Database:
 
     def drive(self, steps: Steps[T]) -> T:
         """Drive a plan to its end and return its result."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = self._take(step)
-                except BaseException as error:  # noqa: BLE001 - the plan decides what it means
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as end:
-            return cast(T, end.value)
-        finally:
-            steps.close()
-
-    def _take(self, step: Any) -> Any:
-        match step:
-            case Sleep(seconds):
-                return time.sleep(seconds)
-            case Invoke(blocking, _):
-                return blocking()
-            case _:
-                return self.run(step)
+        return drive(steps, self.run)
 
     def close(self) -> None:
         """Close all connections; the pool cannot be used again."""
@@ -200,28 +179,7 @@ class AsyncDatabase:
 
     async def drive(self, steps: Steps[T]) -> T:
         """Drive a plan to its end and return its result."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = await self._take(step)
-                except BaseException as error:  # noqa: BLE001 - the plan decides what it means
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as end:
-            return cast(T, end.value)
-        finally:
-            steps.close()
-
-    async def _take(self, step: Any) -> Any:
-        match step:
-            case Sleep(seconds):
-                return await asyncio.sleep(seconds)
-            case Invoke(_, awaitable):
-                return await awaitable()
-            case _:
-                return await self.run(step)
+        return await drive_async(steps, self.run)
 
     async def close(self) -> None:
         """Close all connections; the pool cannot be used again."""

@@ -1,1 +1,7 @@
 """Named locks with an owner, a deadline and a fencing token."""
+
+from pgsync.locks.calls import LockInfo, lock_key
+from pgsync.locks.keeper import LockKeeper
+from pgsync.locks.lock import AsyncLock, Lock, default_owner
+
+__all__ = ["AsyncLock", "Lock", "LockInfo", "LockKeeper", "default_owner", "lock_key"]

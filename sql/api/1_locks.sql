@@ -148,13 +148,16 @@ CREATE OR REPLACE FUNCTION pgsync.wait_lock(
     OUT token bigint,
     OUT holder text,
     OUT acquired_at timestamptz,
-    OUT expires_at timestamptz
+    OUT expires_at timestamptz,
+    OUT waited interval
 )
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     lock_key bigint := pgsync.lock_key(name);
     held pgsync.lock_holder;
+    began timestamptz := clock_timestamp();
 BEGIN
+    waited := interval '0';
     SELECT t.* INTO acquired, token, holder, acquired_at, expires_at
     FROM pgsync.try_lock(name, ttl, owner, mode) AS t;
     IF acquired OR patience <= interval '0' THEN
@@ -177,6 +180,7 @@ BEGIN
         );
     END;
 
+    waited := clock_timestamp() - began;
     IF acquired THEN
         held := pgsync.record_holder(name, lock_key, ttl, coalesce(owner, session_user), mode);
     ELSE
@@ -190,7 +194,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.wait_lock(text, interval, text, interval, text) IS
-    'try_lock that waits in the server''s queue for at most patience. Keep patience to about a second and call again: a blocked statement holds back vacuum.';
+    'try_lock that waits in the server''s queue for at most patience, and says how long it waited. Keep patience to about a second and call again: a blocked statement holds back vacuum.';
 
 CREATE OR REPLACE FUNCTION pgsync.renew_lock(name text, token bigint, ttl interval)
 RETURNS timestamptz
@@ -228,6 +232,21 @@ $$;
 
 COMMENT ON FUNCTION pgsync.unlock(text, bigint) IS
     'Releases a lock of this session; false where the token does not hold it here. Waits for guarded transactions.';
+
+CREATE OR REPLACE FUNCTION pgsync.abandon_lock(name text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pgsync.lock_holder;
+BEGIN
+    SELECT h.* INTO held FROM pgsync.lock_holder AS h
+    WHERE h.key = pgsync.lock_key(abandon_lock.name)
+      AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start();
+    RETURN FOUND AND pgsync.unlock(name, held.token);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.abandon_lock(text) IS
+    'Releases whatever this session holds under the name: for a caller whose try_lock was interrupted before it learned the token.';
 
 CREATE OR REPLACE FUNCTION pgsync.force_unlock(name text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$

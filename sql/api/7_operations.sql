@@ -15,7 +15,7 @@ BEGIN
         UPDATE pgsync.operation_run AS r
         SET state = 'abandoned', finished_at = moment, error = 'its process ended without a word'
         WHERE r.operation = begin_operation.operation AND r.key = begin_operation.key
-          AND r.state = 'running' AND lock_token IS NOT NULL
+          AND r.state = 'running' AND begin_operation.lock_token IS NOT NULL
         RETURNING r.id
     )
     INSERT INTO pgsync.operation_event_log (run_id, at, event)

@@ -1,0 +1,31 @@
+"""JSON on its way to the database."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pgsync.errors import InvalidArgument
+
+__all__ = ["to_json"]
+
+
+def to_json(value: Any, what: str) -> str:
+    """The value as JSON text.
+
+    Raises:
+        InvalidArgument: if JSON cannot say it: another type, NaN, infinity, NUL or a lone
+            surrogate. The message begins with ``what``.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{what}: text with a lone surrogate is not Unicode text") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(
+            f"{what} must be JSON (null, bool, number, text, list, dict): {error}"
+        ) from None
+    if "\\u0000" in text:
+        raise InvalidArgument(f"{what}: PostgreSQL cannot store the character NUL")
+    return text

@@ -1,0 +1,66 @@
+"""Running a call inside the caller's own transaction, whatever they hold it with.
+
+Understood are psycopg connections and, without importing it, SQLAlchemy's ``Session``,
+``Connection``, ``AsyncSession`` and ``AsyncConnection`` over the psycopg driver.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import psycopg
+
+from pgsync.database.calls import Call
+from pgsync.database.pool import execute, execute_async
+from pgsync.errors import InvalidArgument
+
+__all__ = ["run_within", "run_within_async"]
+
+T = TypeVar("T")
+
+
+def run_within(target: Any, call: Call[T]) -> T:
+    """Run a call in the transaction of ``target``; commit and rollback stay the caller's.
+
+    Raises:
+        InvalidArgument: if ``target`` is no connection or session that can carry it.
+    """
+    if isinstance(target, psycopg.Connection):
+        return execute(target, call)
+    connection = target
+    if callable(getattr(connection, "connection", None)):  # Session -> Connection
+        connection = connection.connection()
+    pooled = getattr(connection, "connection", None)  # Connection -> the DBAPI connection's proxy
+    driver = getattr(pooled, "driver_connection", None)
+    if isinstance(driver, psycopg.Connection):
+        return execute(driver, call)
+    raise _unsupported(target, driver)
+
+
+async def run_within_async(target: Any, call: Call[T]) -> T:
+    """As :func:`run_within`, for the asyncio kinds of connections and sessions."""
+    if isinstance(target, psycopg.AsyncConnection):
+        return await execute_async(target, call)
+    connection = target
+    if callable(getattr(connection, "connection", None)):  # AsyncSession -> AsyncConnection
+        connection = await connection.connection()
+    if callable(getattr(connection, "get_raw_connection", None)):
+        pooled = await connection.get_raw_connection()
+        driver = getattr(pooled, "driver_connection", None)
+        if isinstance(driver, psycopg.AsyncConnection):
+            return await execute_async(driver, call)
+        raise _unsupported(target, driver)
+    raise _unsupported(target, None)
+
+
+def _unsupported(target: Any, driver: Any) -> InvalidArgument:
+    kind = type(target).__module__ + "." + type(target).__qualname__
+    if driver is not None:
+        return InvalidArgument(
+            f"{kind} runs on the driver {type(driver).__module__}; use the psycopg driver "
+            "(postgresql+psycopg://), or call the SQL function yourself"
+        )
+    return InvalidArgument(
+        f"{kind} cannot carry the call: pass a psycopg connection, or a SQLAlchemy session or "
+        "connection of this face (blocking or asyncio)"
+    )

@@ -1,0 +1,100 @@
+"""A lock that this process holds, until it is released or lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pgsync.errors import LockLost
+from pgsync.locks.turns import Turn
+
+if TYPE_CHECKING:
+    from pgsync.locks.session import LockSession
+
+__all__ = ["HeldLock", "LockRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class LockRequest:
+    """What a caller asks for; ``wait`` is in seconds."""
+
+    name: str
+    ttl: timedelta
+    owner: str
+    wait: float = 0.0
+    auto_renew: bool = False
+    on_lost: Callable[[str], None] | None = None
+
+
+class HeldLock:
+    """The state of one grant, shared by its holder and the watchdog.
+
+    ``deadline`` is on this machine's monotonic clock, so it needs no server to be kept;
+    ``expires_at`` is the server's.
+    """
+
+    def __init__(
+        self,
+        request: LockRequest,
+        token: int,
+        expires_at: datetime,
+        deadline: float,
+        session: LockSession,
+        turn: Turn,
+    ) -> None:
+        self.request = request
+        self.name = request.name
+        self.ttl = request.ttl
+        self.token = token
+        self.expires_at = expires_at
+        self.deadline = deadline
+        self.session = session
+        self.turn = turn
+        self.lost_because: str | None = None
+        self._released = False
+        self._ending = threading.Lock()
+
+    @property
+    def next_moment(self) -> float:
+        """When the watchdog must act (monotonic): to renew at a third of the ttl, or to end it."""
+        if self.request.auto_renew:
+            return self.deadline - self.ttl.total_seconds() * 2 / 3
+        return self.deadline
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was released or lost."""
+        return self._released or self.lost_because is not None
+
+    def renewed(self, sent_at: float, expires_at: datetime) -> None:
+        """Record a renewal whose request was sent at ``sent_at`` (monotonic)."""
+        self.deadline = sent_at + self.ttl.total_seconds()
+        self.expires_at = expires_at
+
+    def end(self, lost_because: str | None = None) -> bool:
+        """Mark it released, or lost for a reason; False where it had ended already."""
+        with self._ending:
+            if self.ended:
+                return False
+            self.lost_because = lost_because
+            self._released = lost_because is None
+        if lost_because is not None and self.request.on_lost is not None:
+            self.request.on_lost(lost_because)
+        return True
+
+    def check(self) -> None:
+        """Raise unless the lock is held still.
+
+        Raises:
+            LockLost: if it was lost or released, or its deadline has passed.
+        """
+        if self.lost_because is not None:
+            raise LockLost(self.name, self.lost_because)
+        if self._released:
+            raise LockLost(self.name, "it was released")
+        if time.monotonic() >= self.deadline:
+            raise LockLost(self.name, f"its ttl of {self.ttl.total_seconds():g} s passed")

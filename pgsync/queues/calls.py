@@ -1,0 +1,273 @@
+"""The calls of job queues: each is one SQL function of ``sql/api/3_queues.sql`` or ``4_workers.sql``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pgsync.database.calls import Call, Listing, Row, scalar
+from pgsync.database.json import to_json
+
+__all__ = [
+    "Enqueued",
+    "Job",
+    "JobOptions",
+    "JobState",
+    "add_job",
+    "add_jobs",
+    "cancel_job",
+    "claim_jobs",
+    "complete_jobs",
+    "fail_job",
+    "find_job",
+    "heartbeat",
+    "pause_queue",
+    "promote_due_jobs",
+    "register_worker",
+    "release_job",
+    "rescue_jobs",
+    "resume_queue",
+    "retry_job",
+    "stop_job",
+    "unregister_worker",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """Where and when a job runs. Lower ``priority`` runs first; ``run_at`` is aware, None is now."""
+
+    queue: str = "default"
+    priority: int = 0
+    run_at: datetime | None = None
+    unique_key: str | None = None
+    max_attempts: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """A job that was enqueued, or (``added`` False) the unfinished one with its unique key."""
+
+    id: int
+    added: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed job. ``attempt`` counts from 1."""
+
+    id: int
+    queue: str
+    task: str
+    args: dict[str, Any]
+    priority: int
+    attempt: int
+    max_attempts: int
+    created_at: datetime
+    run_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A job as the views ``pgsync.jobs`` and ``pgsync.job_history`` show it."""
+
+    id: int
+    queue: str
+    task: str
+    args: dict[str, Any]
+    state: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    created_at: datetime
+    run_at: datetime
+    errors: list[dict[str, Any]]
+    result: Any
+
+
+def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueued]:
+    """Enqueue one job."""
+    return Call(
+        "SELECT j.id, j.added FROM pgsync.add_job(%(task)s, %(args)s::jsonb, %(queue)s,"
+        " %(priority)s, %(run_at)s, %(unique_key)s, %(max_attempts)s) AS j",
+        {
+            "task": task,
+            "args": to_json(args, f"the arguments of {task}"),
+            "queue": options.queue,
+            "priority": options.priority,
+            "run_at": options.run_at,
+            "unique_key": options.unique_key,
+            "max_attempts": options.max_attempts,
+        },
+        lambda row: Enqueued(*row),
+    )
+
+
+def add_jobs(
+    task: str, many_args: Iterable[dict[str, Any]], options: JobOptions
+) -> Call[list[int]]:
+    """Enqueue many jobs of one task; their ids come back in the same order."""
+    return Call(
+        "SELECT pgsync.add_jobs(%(task)s, %(args)s::text[]::jsonb[], %(queue)s, %(priority)s,"
+        " %(run_at)s, %(max_attempts)s)",
+        {
+            "task": task,
+            "args": [to_json(args, f"the arguments of {task}") for args in many_args],
+            "queue": options.queue,
+            "priority": options.priority,
+            "run_at": options.run_at,
+            "max_attempts": options.max_attempts,
+        },
+        scalar,
+    )
+
+
+def register_worker(
+    name: str, host: str, pid: int, version: str, queues: Sequence[str], concurrency: int
+) -> Call[int]:
+    """Make the session that runs this a worker, and return its number."""
+    return Call(
+        "SELECT pgsync.register_worker(%(name)s, %(host)s, %(pid)s, %(version)s, %(queues)s,"
+        " %(concurrency)s)",
+        {
+            "name": name,
+            "host": host,
+            "pid": pid,
+            "version": version,
+            "queues": list(queues),
+            "concurrency": concurrency,
+        },
+        scalar,
+    )
+
+
+def unregister_worker(worker: int) -> Call[int]:
+    """End a worker in order; returns how many jobs went back unspent."""
+    return Call("SELECT pgsync.unregister_worker(%(worker)s)", {"worker": worker}, scalar)
+
+
+def heartbeat(worker: int, *, idle: bool) -> Call[tuple[bool, list[int]]]:
+    """Say that the worker lives; learn whether it is known still, and which jobs to cancel."""
+    return Call(
+        "SELECT h.known, h.cancelled FROM pgsync.worker_heartbeat(%(worker)s, %(idle)s) AS h",
+        {"worker": worker, "idle": idle},
+        lambda row: (row[0], row[1]),
+    )
+
+
+def claim_jobs(worker: int, queues: Sequence[str], batch: int) -> Listing[Job]:
+    """Take up to ``batch`` jobs, best first."""
+    return Listing(
+        "SELECT c.id, c.queue, c.task, c.args, c.priority, c.attempt, c.max_attempts,"
+        " c.created_at, c.run_at FROM pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s) AS c",
+        {"worker": worker, "queues": list(queues), "batch": batch},
+        lambda row: Job(*row),
+    )
+
+
+def complete_jobs(worker: int, done: Sequence[tuple[int, int, str | None]]) -> Call[list[int]]:
+    """Record completions (id, attempt, result as JSON); returns the ids that were accepted."""
+    return Call(
+        "SELECT pgsync.complete_jobs(%(worker)s, %(ids)s, %(attempts)s,"
+        " %(results)s::text[]::jsonb[])",
+        {
+            "worker": worker,
+            "ids": [id for id, _, _ in done],
+            "attempts": [attempt for _, attempt, _ in done],
+            "results": [result for _, _, result in done],
+        },
+        scalar,
+    )
+
+
+def fail_job(
+    worker: int, job: Job, error: dict[str, Any], retry_in: timedelta | None
+) -> Call[str | None]:
+    """Record a failed attempt; returns the job's new state, None where the attempt is late."""
+    return Call(
+        "SELECT pgsync.fail_job(%(worker)s, %(id)s, %(attempt)s, %(error)s::jsonb, %(retry_in)s)",
+        {
+            "worker": worker,
+            "id": job.id,
+            "attempt": job.attempt,
+            "error": to_json(error, "the error"),
+            "retry_in": retry_in,
+        },
+        scalar,
+    )
+
+
+def release_job(worker: int, job: Job, delay: timedelta) -> Call[str | None]:
+    """Put a running job back for later, its attempt unspent."""
+    return Call(
+        "SELECT pgsync.release_job(%(worker)s, %(id)s, %(attempt)s, %(delay)s)",
+        {"worker": worker, "id": job.id, "attempt": job.attempt, "delay": delay},
+        scalar,
+    )
+
+
+def stop_job(worker: int, job: Job, reason: str) -> Call[str | None]:
+    """Record that a running job was cancelled, and why."""
+    return Call(
+        "SELECT pgsync.stop_job(%(worker)s, %(id)s, %(attempt)s, %(reason)s::jsonb)",
+        {
+            "worker": worker,
+            "id": job.id,
+            "attempt": job.attempt,
+            "reason": to_json({"reason": reason}, "the reason"),
+        },
+        scalar,
+    )
+
+
+def rescue_jobs(silence: timedelta) -> Call[int]:
+    """Make the jobs of dead workers available again; returns how many."""
+    return Call("SELECT pgsync.rescue_jobs(%(silence)s)", {"silence": silence}, scalar)
+
+
+def promote_due_jobs() -> Call[int]:
+    """Make due jobs available; returns how many."""
+    return Call("SELECT pgsync.promote_due_jobs()", {}, scalar)
+
+
+def cancel_job(id: int, reason: str | None) -> Call[str | None]:
+    """Cancel a job: ``cancelled``, ``running`` (it has been asked to stop), or None."""
+    return Call(
+        "SELECT pgsync.cancel_job(%(id)s, %(reason)s)", {"id": id, "reason": reason}, scalar
+    )
+
+
+def retry_job(id: int) -> Call[str | None]:
+    """Make a job available now; None where there is none to retry."""
+    return Call("SELECT pgsync.retry_job(%(id)s)", {"id": id}, scalar)
+
+
+def pause_queue(queue: str, by: str | None) -> Call[datetime]:
+    """Stop claims from a queue; returns since when it is paused."""
+    return Call("SELECT pgsync.pause_queue(%(queue)s, %(by)s)", {"queue": queue, "by": by}, scalar)
+
+
+def resume_queue(queue: str) -> Call[bool]:
+    """End a pause; False where there was none."""
+    return Call("SELECT pgsync.resume_queue(%(queue)s)", {"queue": queue}, scalar)
+
+
+def find_job(id: int) -> Listing[JobState]:
+    """The job, live or ended; an empty list where there is none."""
+    return Listing(
+        "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
+        " j.created_at, j.run_at, j.errors, NULL::jsonb FROM pgsync.jobs AS j WHERE j.id = %(id)s"
+        " UNION ALL"
+        " SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts,"
+        " h.created_at, h.run_at, h.errors, h.result"
+        " FROM pgsync.job_history AS h WHERE h.id = %(id)s",
+        {"id": id},
+        _job_state,
+    )
+
+
+def _job_state(row: Row) -> JobState:
+    *head, errors, result = row
+    return JobState(*head, errors or [], result)
