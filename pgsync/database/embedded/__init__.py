@@ -1,0 +1,5 @@
+"""A private PostgreSQL server that several processes share, and that the last one out ends."""
+
+from pgsync.database.embedded.server import EmbeddedServer, ServerStatus
+
+__all__ = ["EmbeddedServer", "ServerStatus"]

@@ -1,0 +1,299 @@
+"""The embedded server: started by the first process that uses it, ended after the last one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from pgsync.database.binaries import find_binaries
+from pgsync.database.embedded import supervisor
+from pgsync.database.embedded.account import choose_account
+from pgsync.database.embedded.cluster import (
+    USER,
+    check_settings,
+    ensure_data,
+    server_environment,
+    write_settings,
+)
+from pgsync.database.embedded.filelock import FileLock, is_shared
+from pgsync.database.embedded.folder import ServerFolder, default_path
+from pgsync.database.embedded.sockets import PORT, socket_folder
+from pgsync.errors import ConnectionFailed
+
+__all__ = ["EmbeddedServer", "ServerStatus"]
+
+DATABASE = "pgsync"
+
+_TIMEOUT = 60.0  # seconds for a server to start or to stop
+_POLL = 0.01
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """What an embedded server does at this moment."""
+
+    running: bool
+    persistent: bool
+    """It stays until it is stopped; otherwise it ends after the last process that uses it."""
+    in_use: bool
+    """Some process holds it, this one included."""
+    path: Path
+    log: Path
+    major: int | None
+    """PostgreSQL's major version, or None where nothing was started yet."""
+    pid: int | None
+    dsn: str | None
+
+
+class EmbeddedServer:
+    """A private PostgreSQL server that the processes of one user share.
+
+    ``start()`` returns the DSN and takes a hold on the server; the server ends a few seconds after
+    the last process that holds it has gone, however it went. As a context manager it starts, and
+    gives its hold back at the end; the last one out stops the server at once.
+
+    Args:
+        path: the server's folder; else ``PGSYNC_DATA_DIR``, else one in the user's data folder
+            for each major version of PostgreSQL.
+        settings: PostgreSQL settings above pgsync's own; they count for whoever starts the server,
+            not for who finds it running.
+        grace: seconds that the server goes on after its last user.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        grace: float = 2.0,
+    ) -> None:
+        self._settings = check_settings(settings or {})
+        self._grace = grace
+        self._mutex = threading.RLock()
+        self._folder = ServerFolder(
+            (default_path(find_binaries().major) if path is None else Path(path)).absolute()
+        )
+        self._hold = FileLock(self._folder.users_lock)
+
+    @property
+    def path(self) -> Path:
+        """The server's folder, which holds its data, socket and log."""
+        return self._folder.path
+
+    @property
+    def dsn(self) -> str:
+        """The DSN of the running server, over its Unix socket.
+
+        Raises:
+            ConnectionFailed: if it does not run.
+        """
+        return self._dsn(DATABASE)
+
+    def start(self, persistent: bool = False, *, timeout: float = _TIMEOUT) -> str:
+        """Make the server run, hold it, and return its DSN; nothing changes where it runs already.
+
+        A ``persistent`` server stays until ``stop()``, whoever uses it. ``timeout`` is in seconds.
+
+        Raises:
+            ConnectionFailed: if it does not come up in that time; the log's end is in the message.
+            InvalidArgument: if its folder cannot be used.
+            ServerUnsupported: if the folder was made by another major version of PostgreSQL.
+        """
+        with self._mutex:
+            self._folder.create()
+            start_lock = FileLock(self._folder.start_lock)
+            start_lock.acquire(timeout=timeout)
+            try:
+                if not self._hold.held:
+                    self._hold.acquire(shared=True, timeout=timeout)
+                return self._bring_up(start_lock, persistent, time.monotonic() + timeout)
+            except BaseException:
+                self._hold.release()
+                raise
+            finally:
+                start_lock.release()
+
+    def stop(self, *, timeout: float = _TIMEOUT) -> bool:
+        """Stop the server for everybody, and say whether it ran. ``timeout`` is in seconds.
+
+        Raises:
+            ConnectionFailed: if it does not end in that time.
+        """
+        with self._mutex:
+            self._hold.release()
+            if not self._folder.path.is_dir():
+                return False
+            start_lock = FileLock(self._folder.start_lock)
+            start_lock.acquire(timeout=timeout)
+            try:
+                return self._bring_down(time.monotonic() + timeout)
+            finally:
+                start_lock.release()
+
+    def release(self) -> None:
+        """Give this process's hold back; the server ends soon where nobody else holds it."""
+        with self._mutex:
+            self._hold.release()
+
+    def status(self) -> ServerStatus:
+        """What the server does now; changes nothing, and waits for nothing."""
+        postmaster = self._folder.postmaster()
+        running = postmaster is not None and postmaster.ready
+        return ServerStatus(
+            running=running,
+            persistent=running and self._folder.read_wanted() == "persistent",
+            in_use=running and is_shared(self._folder.users_lock),
+            path=self._folder.path,
+            log=self._folder.log,
+            major=self._folder.major(),
+            pid=postmaster.pid if postmaster else None,
+            dsn=self.dsn if running else None,
+        )
+
+    def hold_descriptor(self) -> int:
+        """The descriptor of this process's hold, for a program that goes on in its place."""
+        return self._hold.fileno()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._mutex:
+            start_lock = FileLock(self._folder.start_lock)
+            start_lock.acquire(timeout=_TIMEOUT)
+            try:
+                self._hold.release()
+                last = not is_shared(self._folder.users_lock)
+                if last and self._folder.read_wanted() != "persistent":
+                    self._bring_down(time.monotonic() + _TIMEOUT)
+            finally:
+                start_lock.release()
+
+    def _bring_up(self, start_lock: FileLock, persistent: bool, deadline: float) -> str:
+        log_start = self._folder.log_size()
+        if persistent or self._folder.read_wanted() != "persistent" or not self._folder.running():
+            self._folder.write_wanted("persistent" if persistent else "while-used")
+        child: subprocess.Popen[bytes] | None = None
+        while not self._ready():
+            if not self._folder.supervised():
+                if child is not None and child.poll() is not None:
+                    raise self._failed("did not start", log_start)
+                if child is None:
+                    child = self._supervise(self._prepare(start_lock))
+            if time.monotonic() > deadline:
+                raise self._failed("did not become ready in time", log_start)
+            time.sleep(_POLL)
+        if child is None and not self._folder.supervised():
+            self._supervise([])
+        self._ensure_database()
+        return self.dsn
+
+    def _prepare(self, start_lock: FileLock) -> list[str]:
+        """Make what a start needs, and return the server's command line."""
+        binaries = find_binaries()
+        account = choose_account(self._folder.data)
+        durable = self._settings.get("fsync", "on") != "off"
+        ensure_data(self._folder, binaries, account, start_lock, durable=durable)
+        write_settings(self._folder, self._settings, account)
+        return [
+            *account.command(binaries.postgres),
+            "-D",
+            account.data_argument(self._folder.data),
+            "-c",
+            f"unix_socket_directories={socket_folder(self._folder, account)}",
+            "-c",
+            "listen_addresses=",
+            "-c",
+            f"port={PORT}",
+        ]
+
+    def _supervise(self, command: list[str]) -> subprocess.Popen[bytes]:
+        account = choose_account(self._folder.data)
+        orders = supervisor.Orders(
+            home=str(self._folder.path),
+            command=command,
+            cwd=str(self._folder.data),
+            user=account.uid,
+            group=account.gid,
+            grace=self._grace,
+        )
+        with self._folder.log.open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(orders._asdict())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=server_environment(),
+                start_new_session=True,
+            )
+        # Reaps it when it ends before this process does.
+        threading.Thread(target=child.wait, name="pgsync-embedded-reaper", daemon=True).start()
+        return child
+
+    def _bring_down(self, deadline: float) -> bool:
+        ran = self._folder.running()
+        self._folder.write_wanted("stopped")
+        child: subprocess.Popen[bytes] | None = None
+        while self._folder.running() or self._folder.supervised():
+            if not self._folder.supervised() and (child is None or child.poll() is not None):
+                child = self._supervise([])
+            if time.monotonic() > deadline:
+                raise self._failed("did not stop in time", 0)
+            time.sleep(_POLL)
+        return ran
+
+    def _ready(self) -> bool:
+        postmaster = self._folder.postmaster()
+        if postmaster is None or not postmaster.ready:
+            return False
+        try:
+            psycopg.connect(self._dsn("postgres"), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _ensure_database(self) -> None:
+        with psycopg.connect(
+            self._dsn("postgres"), connect_timeout=5, autocommit=True
+        ) as connection:
+            known = connection.execute(
+                "SELECT FROM pg_database WHERE datname = %s", [DATABASE]
+            ).fetchone()
+            if known is None:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+
+    def _dsn(self, database: str) -> str:
+        postmaster = self._folder.postmaster()
+        if postmaster is None:
+            raise ConnectionFailed(
+                f"the embedded server in {self._folder.path} does not run; call start(), or run "
+                "pgsync db start"
+            )
+        host = quote(postmaster.socket_folder, safe="")
+        return f"postgresql://{USER}@/{database}?host={host}&port={postmaster.port}"
+
+    def _failed(self, what: str, log_start: int) -> ConnectionFailed:
+        tail = self._folder.log_tail(log_start) or "(its log is empty)"
+        return ConnectionFailed(
+            f"the embedded server in {self._folder.path} {what}; the end of {self._folder.log}:\n"
+            f"{tail}"
+        )
