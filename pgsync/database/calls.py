@@ -16,12 +16,13 @@ from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
 __all__ = ["Call", "Invoke", "Listing", "Row", "Sleep", "Step", "Steps", "nothing", "scalar"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 Row: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(Generic[T_co]):
     """One statement that returns one row.
 
     ``statement`` has psycopg's named placeholders and never a value spliced in; ``read`` turns the
@@ -30,25 +31,25 @@ class Call(Generic[T]):
 
     statement: LiteralString
     parameters: Mapping[str, Any]
-    read: Callable[[Row], T]
+    read: Callable[[Row], T_co]
 
-    def __iter__(self) -> Generator[Call[T], Any, T]:
+    def __iter__(self) -> Generator[Call[T_co], Any, T_co]:
         """Ask for this call inside a plan: ``answer = yield from call``."""
-        answer: T = yield self
+        answer: T_co = yield self
         return answer
 
 
 @dataclass(frozen=True, slots=True)
-class Listing(Generic[T]):
+class Listing(Generic[T_co]):
     """One statement that returns any number of rows, read one by one into a list."""
 
     statement: LiteralString
     parameters: Mapping[str, Any]
-    read: Callable[[Row], T]
+    read: Callable[[Row], T_co]
 
-    def __iter__(self) -> Generator[Listing[T], Any, list[T]]:
+    def __iter__(self) -> Generator[Listing[T_co], Any, list[T_co]]:
         """Ask for this listing inside a plan: ``answers = yield from listing``."""
-        answer: list[T] = yield self
+        answer: list[T_co] = yield self
         return answer
 
 

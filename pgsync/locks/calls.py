@@ -65,7 +65,7 @@ def check_name(name: str) -> str:
     Raises:
         InvalidArgument: if it is empty, over 1024 bytes in UTF-8, or not text that it can store.
     """
-    if not name or not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise InvalidArgument("a lock's name must be text that is not empty")
     try:
         size = len(name.encode())

@@ -1,4 +1,4 @@
-"""The calls of job queues: each is one SQL function of ``sql/api/3_queues.sql`` or ``4_workers.sql``."""
+"""The calls of job queues: each is one SQL function of ``sql/api/``, 3_queues or 4_workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pgsync.database.calls import Call, Listing, Row, scalar
+from pgsync.database.calls import Call, Listing, scalar
 from pgsync.database.json import to_json
 
 __all__ = [
@@ -37,11 +37,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """Where and when a job runs. Lower ``priority`` runs first; ``run_at`` is aware, None is now."""
+    """Where and when a job runs. Lower ``priority`` runs first.
+
+    Without ``run_at`` and ``delay`` (from now, by the server's clock) it may run at once.
+    """
 
     queue: str = "default"
     priority: int = 0
     run_at: datetime | None = None
+    delay: timedelta | None = None
     unique_key: str | None = None
     max_attempts: int = 5
 
@@ -91,13 +95,14 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
     """Enqueue one job."""
     return Call(
         "SELECT j.id, j.added FROM pgsync.add_job(%(task)s, %(args)s::jsonb, %(queue)s,"
-        " %(priority)s, %(run_at)s, %(unique_key)s, %(max_attempts)s) AS j",
+        " %(priority)s, %(run_at)s, %(unique_key)s, %(max_attempts)s, %(delay)s) AS j",
         {
             "task": task,
             "args": to_json(args, f"the arguments of {task}"),
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,
+            "delay": options.delay,
             "unique_key": options.unique_key,
             "max_attempts": options.max_attempts,
         },
@@ -111,13 +116,14 @@ def add_jobs(
     """Enqueue many jobs of one task; their ids come back in the same order."""
     return Call(
         "SELECT pgsync.add_jobs(%(task)s, %(args)s::text[]::jsonb[], %(queue)s, %(priority)s,"
-        " %(run_at)s, %(max_attempts)s)",
+        " %(run_at)s, %(max_attempts)s, %(delay)s)",
         {
             "task": task,
             "args": [to_json(args, f"the arguments of {task}") for args in many_args],
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,
+            "delay": options.delay,
             "max_attempts": options.max_attempts,
         },
         scalar,
@@ -174,7 +180,7 @@ def complete_jobs(worker: int, done: Sequence[tuple[int, int, str | None]]) -> C
         " %(results)s::text[]::jsonb[])",
         {
             "worker": worker,
-            "ids": [id for id, _, _ in done],
+            "ids": [job_id for job_id, _, _ in done],
             "attempts": [attempt for _, attempt, _ in done],
             "results": [result for _, _, result in done],
         },
@@ -258,16 +264,11 @@ def find_job(id: int) -> Listing[JobState]:
     """The job, live or ended; an empty list where there is none."""
     return Listing(
         "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
-        " j.created_at, j.run_at, j.errors, NULL::jsonb FROM pgsync.jobs AS j WHERE j.id = %(id)s"
+        " j.created_at, j.run_at, coalesce(j.errors, '[]'), NULL::jsonb FROM pgsync.jobs AS j WHERE j.id = %(id)s"
         " UNION ALL"
         " SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts,"
-        " h.created_at, h.run_at, h.errors, h.result"
+        " h.created_at, h.run_at, coalesce(h.errors, '[]'), h.result"
         " FROM pgsync.job_history AS h WHERE h.id = %(id)s",
         {"id": id},
-        _job_state,
+        lambda row: JobState(*row),
     )
-
-
-def _job_state(row: Row) -> JobState:
-    *head, errors, result = row
-    return JobState(*head, errors or [], result)

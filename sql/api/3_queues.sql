@@ -51,7 +51,8 @@ CREATE OR REPLACE FUNCTION pgsync.add_jobs(
     queue text DEFAULT 'default',
     priority integer DEFAULT 0,
     run_at timestamptz DEFAULT NULL,
-    max_attempts integer DEFAULT 5
+    max_attempts integer DEFAULT 5,
+    delay interval DEFAULT NULL
 ) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -59,6 +60,7 @@ DECLARE
     ids bigint[];
 BEGIN
     PERFORM pgsync.check_job(task, a, queue, priority, max_attempts, NULL) FROM unnest(args) AS a;
+    run_at := coalesce(run_at, moment + delay);
     IF run_at > moment THEN
         WITH added AS (
             INSERT INTO pgsync.job_scheduled AS j
@@ -85,7 +87,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.add_jobs(text, jsonb[], text, integer, timestamptz, integer) IS
+COMMENT ON FUNCTION pgsync.add_jobs(text, jsonb[], text, integer, timestamptz, integer, interval) IS
     'Enqueues one job an element of args, and returns their ids in the same order.';
 
 CREATE OR REPLACE FUNCTION pgsync.add_job(
@@ -96,6 +98,7 @@ CREATE OR REPLACE FUNCTION pgsync.add_job(
     run_at timestamptz DEFAULT NULL,
     unique_key text DEFAULT NULL,
     max_attempts integer DEFAULT 5,
+    delay interval DEFAULT NULL,
     OUT id bigint,
     OUT added boolean
 )
@@ -104,6 +107,7 @@ DECLARE
     moment timestamptz := pgsync.clock();
 BEGIN
     PERFORM pgsync.check_job(task, args, queue, priority, max_attempts, unique_key);
+    run_at := coalesce(run_at, moment + delay);
     id := nextval('pgsync.job_id');
     IF unique_key IS NOT NULL THEN
         INSERT INTO pgsync.job_unique AS u (key, job_id) VALUES (unique_key, add_job.id)
@@ -129,7 +133,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.add_job(text, jsonb, text, integer, timestamptz, text, integer) IS
+COMMENT ON FUNCTION pgsync.add_job(text, jsonb, text, integer, timestamptz, text, integer, interval) IS
     'Enqueues a job in the caller''s transaction. One row: its id, and added; where an unfinished job has the unique key, that one''s id and false.';
 
 CREATE OR REPLACE FUNCTION pgsync.enqueue(
@@ -139,19 +143,21 @@ CREATE OR REPLACE FUNCTION pgsync.enqueue(
     priority integer DEFAULT 0,
     run_at timestamptz DEFAULT NULL,
     unique_key text DEFAULT NULL,
-    max_attempts integer DEFAULT 5
+    max_attempts integer DEFAULT 5,
+    delay interval DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
-    SELECT j.id FROM pgsync.add_job(task, args, queue, priority, run_at, unique_key, max_attempts) AS j;
+    SELECT j.id FROM pgsync.add_job(task, args, queue, priority, run_at, unique_key, max_attempts, delay) AS j;
 $$;
 
-COMMENT ON FUNCTION pgsync.enqueue(text, jsonb, text, integer, timestamptz, text, integer) IS
-    'Enqueues a job in the caller''s transaction and returns its id, or that of the unfinished job with the same unique key.';
+COMMENT ON FUNCTION pgsync.enqueue(text, jsonb, text, integer, timestamptz, text, integer, interval) IS
+    'Enqueues a job for run_at, or delay from now, or at once, in the caller''s transaction and returns its id, or that of the unfinished job with the same unique key.';
 
 CREATE OR REPLACE FUNCTION pgsync.promote_due_jobs(batch integer DEFAULT 1000) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     promoted integer;
+    promoted_queues text[];
 BEGIN
     WITH due AS (
         DELETE FROM pgsync.job_scheduled WHERE id = ANY (ARRAY(
@@ -159,13 +165,15 @@ BEGIN
             WHERE s.run_at <= pgsync.clock()
             ORDER BY s.run_at, s.priority, s.id LIMIT batch FOR UPDATE SKIP LOCKED))
         RETURNING *
+    ), ready AS (
+        INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts,
+                                      created_at, run_at, unique_key, errors)
+        SELECT d.id, d.queue, d.task, d.args, d.priority, d.attempt, d.max_attempts,
+               d.created_at, d.run_at, d.unique_key, d.errors
+        FROM due AS d ORDER BY d.run_at, d.id
     )
-    INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts,
-                                  created_at, run_at, unique_key, errors)
-    SELECT d.id, d.queue, d.task, d.args, d.priority, d.attempt, d.max_attempts,
-           d.created_at, d.run_at, d.unique_key, d.errors
-    FROM due AS d ORDER BY d.run_at, d.id;
-    GET DIAGNOSTICS promoted = ROW_COUNT;
+    SELECT count(*), array_agg(DISTINCT d.queue) INTO promoted, promoted_queues FROM due AS d;
+    PERFORM pgsync.notify_workers(q) FROM unnest(promoted_queues) AS q;
     RETURN promoted;
 END
 $$;

@@ -1,0 +1,62 @@
+"""When a failed attempt is tried again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pgsync.durations import Duration, to_timedelta
+from pgsync.errors import InvalidArgument
+
+__all__ = ["Backoff", "backoff_from"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Delays in seconds: the last of ``delays`` repeats, times ``factor`` for each time it does.
+
+    Each delay is spread by ``jitter`` (0.1 is ten per cent, up or down), so that jobs which failed
+    together do not come back together, and none is longer than ``longest``.
+    """
+
+    delays: tuple[float, ...] = (5.0,)
+    factor: float = 2.0
+    jitter: float = 0.1
+    longest: float = 3600.0
+
+    def base(self, attempt: int) -> float:
+        """The delay in seconds after the failure of ``attempt`` (from 1), before jitter."""
+        if attempt <= len(self.delays):
+            delay = self.delays[attempt - 1]
+        else:
+            # Bounded exponent: a float overflows at about 1,024 doublings.
+            repeats = min(attempt - len(self.delays), 64)
+            delay = self.delays[-1] * self.factor**repeats
+        return min(delay, self.longest)
+
+    def delay(self, attempt: int) -> timedelta:
+        """The delay after the failure of ``attempt`` (from 1), with jitter."""
+        spread = 1 + random.uniform(-self.jitter, self.jitter)  # noqa: S311 - no secret
+        return timedelta(seconds=self.base(attempt) * spread)
+
+
+def backoff_from(given: Backoff | Duration | Sequence[Duration] | None) -> Backoff:
+    """Understand what a task declares: a number, a list whose last element repeats, a Backoff.
+
+    Raises:
+        InvalidArgument: if it is none of these, or a delay is negative.
+    """
+    if given is None:
+        return Backoff()
+    if isinstance(given, Backoff):
+        return given
+    if isinstance(given, (int, float, timedelta)):
+        given = [given]
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise InvalidArgument(
+            "backoff must be seconds, a list of seconds whose last one repeats, or a Backoff"
+        )
+    delays = tuple(to_timedelta(each, "backoff", zero=True).total_seconds() for each in given)
+    return Backoff(delays=delays, factor=1.0, longest=max(delays))

@@ -1,0 +1,240 @@
+"""Tasks: functions that jobs name, declared once and enqueued from either face."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from pgsync.database.calls import Call
+from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
+from pgsync.database.within import run_within, run_within_async
+from pgsync.durations import Duration, to_timedelta
+from pgsync.errors import InvalidArgument, UnknownTask
+from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
+from pgsync.queues.retry import Backoff
+
+__all__ = ["AsyncTask", "Task", "TaskDeclaration", "TaskRegistry"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_CHUNK = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDeclaration:
+    """What a worker needs to perform a task, and a caller to enqueue it."""
+
+    name: str
+    function: Callable[..., Any]
+    options: JobOptions
+    backoff: Backoff
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the handler is a coroutine function."""
+        return inspect.iscoroutinefunction(self.function)
+
+    def check(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments if the handler can be called with them.
+
+        Raises:
+            InvalidArgument: if one is missing or unknown.
+        """
+        try:
+            inspect.signature(self.function).bind(**args)
+        except TypeError as error:
+            raise InvalidArgument(f"task {self.name!r}: {error}") from None
+        return args
+
+
+class TaskRegistry:
+    """The tasks that a process has declared, by name."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, TaskDeclaration] = {}
+
+    def __iter__(self) -> Iterator[TaskDeclaration]:
+        return iter(self._tasks.values())
+
+    def add(self, task: TaskDeclaration) -> None:
+        """Declare a task.
+
+        Raises:
+            InvalidArgument: if another function has the name, or a parameter is called ``within``.
+        """
+        if task.name in self._tasks:
+            raise InvalidArgument(f"a task named {task.name!r} is declared already; pass name=")
+        if "within" in inspect.signature(task.function).parameters:
+            raise InvalidArgument(
+                f"task {task.name!r} has a parameter named 'within', which enqueue() takes for the "
+                "caller's transaction; rename it"
+            )
+        self._tasks[task.name] = task
+
+    def find(self, name: str) -> TaskDeclaration:
+        """The task of that name.
+
+        Raises:
+            UnknownTask: if this process has not declared it.
+        """
+        try:
+            return self._tasks[name]
+        except KeyError:
+            raise UnknownTask(
+                f"no task named {name!r} is declared in this process; import the module that "
+                "declares it, or give the worker other queues"
+            ) from None
+
+
+class _TaskFace(Generic[P, R]):
+    def __init__(self, declaration: TaskDeclaration) -> None:
+        self.declaration = declaration
+        self.__doc__ = declaration.function.__doc__
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} on queue {self.declaration.options.queue!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name that jobs call it by."""
+        return self.declaration.name
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function itself, here and now."""
+        result: R = self.declaration.function(*args, **kwargs)
+        return result
+
+    def _with(
+        self,
+        queue: str | None,
+        priority: int | None,
+        run_at: datetime | None,
+        delay: Duration | None,
+        unique_key: str | None,
+        max_attempts: int | None,
+    ) -> TaskDeclaration:
+        if run_at is not None and delay is not None:
+            raise InvalidArgument("give run_at or delay, not both")
+        if run_at is not None and run_at.tzinfo is None:
+            raise InvalidArgument("run_at must have a time zone, for example datetime.now(UTC)")
+        changes: dict[str, Any] = {
+            "queue": queue,
+            "priority": priority,
+            "run_at": run_at,
+            "delay": None if delay is None else to_timedelta(delay, "delay", zero=True),
+            "unique_key": unique_key,
+            "max_attempts": max_attempts,
+        }
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(self.declaration, options=replace(self.declaration.options, **given))
+
+    def _one(self, args: dict[str, Any]) -> Call[Enqueued]:
+        declaration = self.declaration
+        return add_job(declaration.name, declaration.check(args), declaration.options)
+
+    def _chunks(self, many_args: Iterable[dict[str, Any]]) -> Iterator[Call[list[int]]]:
+        declaration = self.declaration
+        if declaration.options.unique_key is not None:
+            raise InvalidArgument("enqueue_many takes no unique_key: each job would have the same")
+        source = iter(many_args)
+        while chunk := [declaration.check(args) for args in islice(source, _CHUNK)]:
+            yield add_jobs(declaration.name, chunk, declaration.options)
+
+
+class Task(_TaskFace[P, R]):
+    """A declared task. Call it to run the function here; enqueue it to have a worker run it."""
+
+    def __init__(self, declaration: TaskDeclaration, database: Database) -> None:
+        super().__init__(declaration)
+        self._database = database
+
+    def options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
+        unique_key: str | None = None,
+        max_attempts: int | None = None,
+    ) -> Task[P, R]:
+        """The same task with other options: ``send.options(delay=60).enqueue(campaign_id=3)``.
+
+        Lower ``priority`` runs first. ``delay`` is in seconds from now by the server's clock,
+        ``run_at`` an aware datetime. While a job with the ``unique_key`` is unfinished, another is
+        not added.
+        """
+        changed = self._with(queue, priority, run_at, delay, unique_key, max_attempts)
+        return Task(changed, self._database)
+
+    def enqueue(self, *, within: Any = None, **args: Any) -> Enqueued:
+        """Add a job with these arguments.
+
+        With ``within``, a psycopg or SQLAlchemy connection or session, the job is part of that
+        transaction: it exists when the transaction commits, and not otherwise.
+
+        Raises:
+            InvalidArgument: if the handler does not take these arguments, or JSON cannot say them.
+        """
+        call = self._one(args)
+        return self._database.run(call) if within is None else run_within(within, call)
+
+    def enqueue_many(self, many_args: Iterable[dict[str, Any]], *, within: Any = None) -> list[int]:
+        """Add a job for each dict of arguments, all in one transaction; returns their ids."""
+        ids: list[int] = []
+        if within is not None:
+            for call in self._chunks(many_args):
+                ids += run_within(within, call)
+            return ids
+        with self._database.connection() as connection, connection.transaction():
+            for call in self._chunks(many_args):
+                ids += execute(connection, call)
+        return ids
+
+
+class AsyncTask(_TaskFace[P, R]):
+    """A declared task of an AsyncCoordinator; as :class:`Task`, awaited."""
+
+    def __init__(self, declaration: TaskDeclaration, database: AsyncDatabase) -> None:
+        super().__init__(declaration)
+        self._database = database
+
+    def options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
+        unique_key: str | None = None,
+        max_attempts: int | None = None,
+    ) -> AsyncTask[P, R]:
+        """As :meth:`Task.options`."""
+        changed = self._with(queue, priority, run_at, delay, unique_key, max_attempts)
+        return AsyncTask(changed, self._database)
+
+    async def enqueue(self, *, within: Any = None, **args: Any) -> Enqueued:
+        """As :meth:`Task.enqueue`."""
+        call = self._one(args)
+        if within is None:
+            return await self._database.run(call)
+        return await run_within_async(within, call)
+
+    async def enqueue_many(
+        self, many_args: Iterable[dict[str, Any]], *, within: Any = None
+    ) -> list[int]:
+        """As :meth:`Task.enqueue_many`."""
+        ids: list[int] = []
+        if within is not None:
+            for call in self._chunks(many_args):
+                ids += await run_within_async(within, call)
+            return ids
+        async with self._database.connection() as connection, connection.transaction():
+            for call in self._chunks(many_args):
+                ids += await execute_async(connection, call)
+        return ids
