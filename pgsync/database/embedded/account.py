@@ -44,7 +44,7 @@ class Account:
         """Whether the account may enter every folder on the way to ``path``."""
         if self.uid is None:
             return True
-        for folder in path.absolute().parents:
+        for folder in path.resolve().parents:
             status = folder.stat()
             if status.st_uid == self.uid:
                 entry = status.st_mode & 0o100

@@ -35,6 +35,7 @@ SETTINGS: Mapping[str, str] = {
 """What pgsync raises above PostgreSQL's defaults; ``EmbeddedServer(settings=)`` goes above it."""
 
 _INITDB_TIMEOUT = 120.0
+_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _RESERVED = {"unix_socket_directories", "listen_addresses", "port", "data_directory"}
 
 
@@ -100,12 +101,8 @@ def ensure_data(
 
 
 def server_environment() -> dict[str, str]:
-    """This process's environment without what would bend a server: PG*, the locale."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PG", "LC_")) and name not in ("LANG", "LANGUAGE")
-    }
+    """What a server needs of this process's environment: no PG*, no locale, no secrets."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return {**kept, "LC_ALL": "C"}
 
 

@@ -6,6 +6,7 @@
     wanted             what its supervisor shall do: while-used, persistent or stopped
     start.lock         held by whoever starts or stops the server
     users.lock         shared by every process that uses it
+    orders             how to run the server, for its supervisor
     supervisor.lock    held by the supervisor
     server.lock        held by the postmaster and all its children
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import platformdirs
 
@@ -46,6 +47,7 @@ class ServerFolder:
         self.socket = path / "socket"
         self.log = path / "server.log"
         self.wanted = path / "wanted"
+        self.orders = path / "orders"
         self.start_lock = path / "start.lock"
         self.users_lock = path / "users.lock"
         self.supervisor_lock = path / "supervisor.lock"
@@ -113,6 +115,10 @@ class ServerFolder:
 
     def write_wanted(self, wanted: Wanted) -> None:
         replace_file(self.wanted, wanted)
+
+    def open_log(self) -> BinaryIO:
+        """The log, to append to; what is in it is for its owner alone."""
+        return os.fdopen(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
     def log_size(self) -> int:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -15,11 +16,11 @@ from typing import Self
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
 
 from pgsync.database.binaries import find_binaries
 from pgsync.database.embedded import supervisor
 from pgsync.database.embedded.account import choose_account
+from pgsync.database.embedded.borrowed import reachable_binaries
 from pgsync.database.embedded.cluster import (
     USER,
     check_settings,
@@ -28,7 +29,7 @@ from pgsync.database.embedded.cluster import (
     write_settings,
 )
 from pgsync.database.embedded.filelock import FileLock, is_shared
-from pgsync.database.embedded.folder import ServerFolder, default_path
+from pgsync.database.embedded.folder import ServerFolder, default_path, replace_file
 from pgsync.database.embedded.sockets import PORT, socket_folder
 from pgsync.errors import ConnectionFailed
 
@@ -177,6 +178,9 @@ class EmbeddedServer:
         traceback: TracebackType | None,
     ) -> None:
         with self._mutex:
+            if not self._folder.path.is_dir():
+                self._hold.release()
+                return
             start_lock = FileLock(self._folder.start_lock)
             start_lock.acquire(timeout=_TIMEOUT)
             try:
@@ -197,23 +201,24 @@ class EmbeddedServer:
                 if child is not None and child.poll() is not None:
                     raise self._failed("did not start", log_start)
                 if child is None:
-                    child = self._supervise(self._prepare(start_lock))
+                    self._prepare(start_lock)
+                    child = self._supervise()
             if time.monotonic() > deadline:
                 raise self._failed("did not become ready in time", log_start)
             time.sleep(_POLL)
         if child is None and not self._folder.supervised():
-            self._supervise([])
-        self._ensure_database()
+            self._supervise()  # the last one was killed, and its server lives on
+        self._ensure_database(log_start)
         return self.dsn
 
-    def _prepare(self, start_lock: FileLock) -> list[str]:
-        """Make what a start needs, and return the server's command line."""
-        binaries = find_binaries()
+    def _prepare(self, start_lock: FileLock) -> None:
+        """Make all that a start needs: the data, the settings, the supervisor's orders."""
         account = choose_account(self._folder.data)
+        binaries = reachable_binaries(find_binaries(), account)
         durable = self._settings.get("fsync", "on") != "off"
         ensure_data(self._folder, binaries, account, start_lock, durable=durable)
         write_settings(self._folder, self._settings, account)
-        return [
+        command = [
             *account.command(binaries.postgres),
             "-D",
             account.data_argument(self._folder.data),
@@ -224,20 +229,15 @@ class EmbeddedServer:
             "-c",
             f"port={PORT}",
         ]
-
-    def _supervise(self, command: list[str]) -> subprocess.Popen[bytes]:
-        account = choose_account(self._folder.data)
         orders = supervisor.Orders(
-            home=str(self._folder.path),
-            command=command,
-            cwd=str(self._folder.data),
-            user=account.uid,
-            group=account.gid,
-            grace=self._grace,
+            command, str(self._folder.data), account.uid, account.gid, self._grace
         )
-        with self._folder.log.open("ab") as log:
+        replace_file(self._folder.orders, json.dumps(orders._asdict()))
+
+    def _supervise(self) -> subprocess.Popen[bytes]:
+        with self._folder.open_log() as log:
             child = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(orders._asdict())],
+                [sys.executable, "-I", "-S", supervisor.__file__, str(self._folder.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -255,7 +255,7 @@ class EmbeddedServer:
         child: subprocess.Popen[bytes] | None = None
         while self._folder.running() or self._folder.supervised():
             if not self._folder.supervised() and (child is None or child.poll() is not None):
-                child = self._supervise([])
+                child = self._supervise()
             if time.monotonic() > deadline:
                 raise self._failed("did not stop in time", 0)
             time.sleep(_POLL)
@@ -265,21 +265,25 @@ class EmbeddedServer:
         postmaster = self._folder.postmaster()
         if postmaster is None or not postmaster.ready:
             return False
-        try:
-            psycopg.connect(self._dsn("postgres"), connect_timeout=5).close()
-        except psycopg.OperationalError:
-            return False
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.settimeout(5.0)
+            try:
+                trial.connect(f"{postmaster.socket_folder}/.s.PGSQL.{postmaster.port}")
+            except OSError:
+                return False
         return True
 
-    def _ensure_database(self) -> None:
-        with psycopg.connect(
-            self._dsn("postgres"), connect_timeout=5, autocommit=True
-        ) as connection:
-            known = connection.execute(
-                "SELECT FROM pg_database WHERE datname = %s", [DATABASE]
-            ).fetchone()
-            if known is None:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+    def _ensure_database(self, log_start: int) -> None:
+        dsn = self._dsn("postgres")
+        try:
+            with psycopg.connect(dsn, connect_timeout=10, autocommit=True) as connection:
+                known = connection.execute(
+                    "SELECT FROM pg_database WHERE datname = %s", [DATABASE]
+                ).fetchone()
+                if known is None:
+                    connection.execute(f"CREATE DATABASE {DATABASE}")
+        except psycopg.OperationalError as error:
+            raise self._failed(f"does not answer ({str(error).strip()})", log_start) from error
 
     def _dsn(self, database: str) -> str:
         postmaster = self._folder.postmaster()

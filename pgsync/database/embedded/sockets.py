@@ -26,7 +26,7 @@ def socket_folder(folder: ServerFolder, account: Account) -> Path:
     Raises:
         InvalidArgument: if a folder of that name belongs to somebody else.
     """
-    if account.can_reach(folder.socket / "socket"):
+    if account.can_reach(folder.socket):
         _make_private(folder.socket, account)
         if _can_bind(folder.socket):
             return folder.socket

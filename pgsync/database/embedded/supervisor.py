@@ -4,9 +4,9 @@ It starts the server (or adopts one whose supervisor was killed), starts it agai
 and ends it when it is told to, or when the last process that used it has gone. It is run as a
 script of the standard library alone, so that it starts in milliseconds and holds little memory:
 
-    python -I -S supervisor.py '{"home": ..., "command": [...], ...}'
+    python -I -S supervisor.py FOLDER
 
-All it needs to know of the others it reads from the locks and files described in ``folder.py``.
+All it needs to know it reads from the folder's locks and files, which ``folder.py`` describes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,9 @@ _SHUTDOWN_STEPS = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 15.0), (signal.SIGKIL
 
 
 class Orders(NamedTuple):
-    """What the supervisor is started with."""
+    """How to run the server: what the one who started it wrote into the file ``orders``."""
 
-    home: str
     command: list[str]
-    """The server's command line, or nothing: then it only looks after a server that runs."""
     cwd: str
     user: int | None
     group: int | None
@@ -45,9 +43,8 @@ class Orders(NamedTuple):
 
 
 class Supervisor:
-    def __init__(self, orders: Orders) -> None:
-        self.orders = orders
-        home = Path(orders.home)
+    def __init__(self, home: Path) -> None:
+        self.orders = Orders(**json.loads((home / "orders").read_text(encoding="utf-8")))
         self.wanted = home / "wanted"
         self.log = home / "server.log"
         self.users_lock = home / "users.lock"
@@ -62,24 +59,25 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        if not self._start():
-            return 1
+        started = False
         while True:
             if self.told_to_stop or self._wanted() == "stopped":
                 return self._shut_down()
-            if not self._alive():
+            if not started:
+                started = self._start()
+                if not started:
+                    return 1
+            elif not self._alive():
                 if not self.pid_file.exists():
                     return 0  # it removes that file when it ends in order
                 if not self._may_restart() or not self._start():
                     return 1
-            users = self._unused()
-            if users is not None:
-                # Holding this lock keeps newcomers waiting until the server has ended.
+            if self._unused():
                 return self._shut_down()
             self._bound_log()
             time.sleep(_TICK)
 
-    def _on_signal(self, number: int, frame: object) -> None:
+    def _on_signal(self, *_: object) -> None:
         self.told_to_stop = True
 
     def _wanted(self) -> str:
@@ -99,8 +97,6 @@ class Supervisor:
                 return False
             time.sleep(_TICK / 2)
         with contextlib.closing(os.fdopen(lock, "rb")):
-            if not self.orders.command:
-                return False
             self._remove_stale_pid_file()
             with self.log.open("ab") as log:
                 self.child = subprocess.Popen(
@@ -124,11 +120,7 @@ class Supervisor:
             return False
         if self.child is not None:
             return True
-        lock = flock(self.server_lock)
-        if lock is None:
-            return self._postmaster_lives()
-        os.close(lock)
-        return False
+        return not self._lock_is_free() and self._postmaster_lives()
 
     def _pid(self) -> int | None:
         if self.child is not None:
@@ -141,14 +133,14 @@ class Supervisor:
     def _postmaster_lives(self) -> bool:
         """Whether postmaster.pid's process is there; only asked while server.lock is held."""
         pid = self._pid()
-        return pid is not None and _is_postgres(pid, self.pid_file.parent)
+        return pid is not None and _is_postgres(pid, self.pid_file.parent, hidden=True)
 
     def _remove_stale_pid_file(self) -> None:
         # server.lock was free, so no server of ours lives; the id in the file may by now be that
         # of any other process, and postgres would refuse to start. One that somebody started by
         # hand on this data is left to postgres, which refuses it in its own words.
         pid = self._pid()
-        if pid is not None and not _is_postgres(pid, self.pid_file.parent):
+        if pid is not None and not _is_postgres(pid, self.pid_file.parent, hidden=False):
             self.pid_file.unlink(missing_ok=True)
 
     def _may_restart(self) -> bool:
@@ -159,8 +151,11 @@ class Supervisor:
             return False
         return True
 
-    def _unused(self) -> int | None:
-        """The exclusive lock on users.lock, once nobody has used the server for the grace time."""
+    def _unused(self) -> bool:
+        """Whether nobody has used the server for the grace time.
+
+        Then users.lock stays locked, which keeps newcomers waiting until the server has ended.
+        """
         lock = flock(self.users_lock)
         if lock is None or self._wanted() == "persistent":
             self.unused_since = None
@@ -168,27 +163,33 @@ class Supervisor:
             now = time.monotonic()
             self.unused_since = self.unused_since or now
             if now - self.unused_since >= self.orders.grace:
-                return lock
+                return True
         if lock is not None:
             os.close(lock)
-        return None
+        return False
 
     def _shut_down(self) -> int:
         for number, seconds in _SHUTDOWN_STEPS:
-            pid = self._pid()
-            if pid is not None and self._alive():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+            signalled = False
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
-                if not self._alive() and self._lock_is_free():
+                alive = self._alive()
+                if not alive and self._lock_is_free():
                     return 0
+                pid = self._pid()
+                if alive and pid is not None and not signalled:
+                    signalled = True
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
                 time.sleep(_TICK / 5)
         self._say("the server does not end, not even by SIGKILL")
         return 1
 
     def _lock_is_free(self) -> bool:
-        lock = flock(self.server_lock)
+        try:
+            lock = flock(self.server_lock)
+        except FileNotFoundError:
+            return True  # the folder was removed under the server
         if lock is not None:
             os.close(lock)
         return lock is not None
@@ -201,8 +202,9 @@ class Supervisor:
                 os.truncate(self.log, 0)
 
     def _say(self, text: str) -> None:
-        with self.log.open("a", encoding="utf-8") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())} pgsync: {text}\n")
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:
+            log.write(f"{stamp} pgsync: {text}\n")
 
 
 def flock(path: Path) -> int | None:
@@ -216,17 +218,20 @@ def flock(path: Path) -> int | None:
     return descriptor
 
 
-def _is_postgres(pid: int, data: Path) -> bool:
-    """Whether the process ``pid`` is alive and a server on the folder ``data``."""
+def _is_postgres(pid: int, data: Path, *, hidden: bool) -> bool:
+    """Whether the process ``pid`` is alive and a server on the folder ``data``.
+
+    ``hidden`` is the answer for a process whose working directory the system does not show us.
+    """
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+    except (ProcessLookupError, PermissionError):
         return False
     try:
         # A zombie has no working directory any more; a postmaster never leaves its data folder.
         return Path(f"/proc/{pid}/cwd").samefile(data)
+    except PermissionError:  # root without CAP_SYS_PTRACE, in a container
+        return hidden
     except OSError:
         if Path("/proc/self").exists():
             return False
@@ -237,13 +242,13 @@ def _is_postgres(pid: int, data: Path) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    orders = Orders(**json.loads(arguments[0]))
+    home = Path(arguments[0])
     deadline = time.monotonic() + 2.0
-    while flock(Path(orders.home) / "supervisor.lock") is None:  # kept open until this process ends
+    while flock(home / "supervisor.lock") is None:  # held until this process ends
         if time.monotonic() > deadline:
             return 0
         time.sleep(_TICK / 5)
-    return Supervisor(orders).run()
+    return Supervisor(home).run()
 
 
 if __name__ == "__main__":
