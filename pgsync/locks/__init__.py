@@ -1,7 +1,17 @@
 """Named locks with an owner, a deadline and a fencing token."""
 
 from pgsync.locks.calls import LockInfo, lock_key
+from pgsync.locks.held import HeldLock, LockRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock, default_owner
 
-__all__ = ["AsyncLock", "Lock", "LockInfo", "LockKeeper", "default_owner", "lock_key"]
+__all__ = [
+    "AsyncLock",
+    "HeldLock",
+    "Lock",
+    "LockInfo",
+    "LockKeeper",
+    "LockRequest",
+    "default_owner",
+    "lock_key",
+]

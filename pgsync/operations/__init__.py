@@ -1,1 +1,17 @@
 """Sync operations: a lock, a limit, a queue and a history, declared once."""
+
+from pgsync.operations.calls import OperationState, operation_status
+from pgsync.operations.declaration import OperationDeclaration, Release
+from pgsync.operations.operation import AsyncOperation, Operation
+from pgsync.operations.run import AsyncOperationRun, OperationRun
+
+__all__ = [
+    "AsyncOperation",
+    "AsyncOperationRun",
+    "Operation",
+    "OperationDeclaration",
+    "OperationRun",
+    "OperationState",
+    "Release",
+    "operation_status",
+]

@@ -1,0 +1,99 @@
+"""What an operation is: its lock, limit, queue, and what becomes of it when it is blocked."""
+
+from __future__ import annotations
+
+import inspect
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pgsync.durations import Duration, to_timedelta
+from pgsync.errors import InvalidArgument
+from pgsync.limits import Decision, Limit
+
+__all__ = ["OperationDeclaration", "Release"]
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Release:
+    """When blocked, a queued run goes back to its queue for ``after`` seconds, attempt unspent.
+
+    Called directly there is no queue to go back to: the call is refused with ``message``.
+    """
+
+    after: timedelta
+    message: str
+
+    def __init__(self, after: Duration = 5, message: str = "") -> None:
+        object.__setattr__(self, "after", to_timedelta(after, "after", zero=True))
+        object.__setattr__(self, "message", message)
+
+
+@dataclass(frozen=True, slots=True)
+class OperationDeclaration:
+    """An operation as it was declared.
+
+    ``lock`` is a template over the arguments, for example ``template_sync:connection:{id}``; the
+    name that it makes is the operation's key. ``limited`` is a template too, over ``max``, ``per``
+    and ``retry_after`` in seconds.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    lock: str
+    ttl: timedelta
+    limits: tuple[Limit, ...]
+    blocked: str | Release
+    limited: str | None
+    auto_renew: bool
+
+    def __post_init__(self) -> None:
+        parameters = list(inspect.signature(self.function).parameters)
+        if not parameters:
+            raise InvalidArgument(
+                f"operation {self.name!r}: its handler takes the run as its first parameter (op)"
+            )
+        used = {name for _, name, _, _ in string.Formatter().parse(self.lock) if name is not None}
+        if unknown := used - set(parameters[1:]):
+            raise InvalidArgument(
+                f"operation {self.name!r}: its lock {self.lock!r} uses {sorted(unknown)}, which "
+                f"are not parameters of its handler ({', '.join(parameters[1:]) or 'none'})"
+            )
+
+    @property
+    def blocked_message(self) -> str:
+        """What a refused caller is told."""
+        if isinstance(self.blocked, str):
+            return self.blocked
+        return self.blocked.message or f"{self.name} is already in progress"
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, defaults filled in.
+
+        Raises:
+            InvalidArgument: if the handler does not take them.
+        """
+        try:
+            bound = inspect.signature(self.function).bind(None, *args, **kwargs)
+        except TypeError as error:
+            raise InvalidArgument(f"operation {self.name!r}: {error}") from None
+        bound.apply_defaults()
+        _run, *names = bound.arguments
+        return {name: bound.arguments[name] for name in names}
+
+    def key(self, args: dict[str, Any]) -> str:
+        """The lock's name for these arguments."""
+        return self.lock.format(**args)
+
+    def limited_message(self, decision: Decision) -> str | None:
+        """What a caller beyond the limit is told; None for the usual words."""
+        if self.limited is None:
+            return None
+        limit = self.limits[0]
+        return self.limited.format(
+            max=limit.max,
+            per=f"{limit.per.total_seconds():g}",
+            retry_after=max(1, round(decision.retry_after)),
+        )

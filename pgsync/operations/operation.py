@@ -1,0 +1,221 @@
+"""The operation as a caller holds it: run it here, or enqueue it for a worker."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pgsync.database.pool import AsyncDatabase, Database
+from pgsync.durations import Duration
+from pgsync.errors import OperationBlocked, RateLimited
+from pgsync.locks import LockKeeper, default_owner
+from pgsync.operations.calls import OperationState, operation_status
+from pgsync.operations.declaration import OperationDeclaration, Release
+from pgsync.operations.run import Request, perform_plan
+from pgsync.queues import (
+    AsyncTask,
+    CancelJob,
+    Enqueued,
+    JobOptions,
+    ReleaseJob,
+    Task,
+    TaskDeclaration,
+    TaskRegistry,
+    backoff_from,
+    current_job,
+)
+
+__all__ = ["AsyncOperation", "Operation"]
+
+
+class _OperationFace:
+    def __init__(self, declaration: OperationDeclaration, actor: str | None = None) -> None:
+        self.declaration = declaration
+        self._actor = actor
+        self.__doc__ = declaration.function.__doc__
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} under {self.declaration.lock!r}>"
+
+    @property
+    def name(self) -> str:
+        """The operation's name, which is its task's name too."""
+        return self.declaration.name
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The lock's name for these arguments."""
+        return self.declaration.key(self.declaration.bind(args, kwargs))
+
+    def _request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+        bound = self.declaration.bind(args, kwargs)
+        return Request(self.declaration, bound, self._actor or default_owner())
+
+    def _queued_request(self, kwargs: dict[str, Any]) -> Request:
+        context = current_job()
+        job_id = None if context is None else context.id
+        owner = default_owner() if job_id is None else f"{default_owner()} job {job_id}"
+        return Request(self.declaration, self.declaration.bind((), kwargs), owner, job_id)
+
+    def _answer_for_queue(self, error: OperationBlocked | RateLimited) -> Exception:
+        """Neither a held lock nor a full limiter may spend a job's attempt."""
+        if isinstance(error, RateLimited):
+            return ReleaseJob(error.retry_after, str(error))
+        if isinstance(self.declaration.blocked, Release):
+            return ReleaseJob(self.declaration.blocked.after, str(error))
+        return CancelJob(str(error))
+
+    def _task_declaration(self, function: Any, options: JobOptions) -> TaskDeclaration:
+        return TaskDeclaration(self.name, function, options, backoff_from(None))
+
+
+class Operation(_OperationFace):
+    """A declared operation of a Coordinator."""
+
+    def __init__(
+        self,
+        declaration: OperationDeclaration,
+        options: JobOptions,
+        database: Database,
+        keeper: LockKeeper,
+        actor: str | None = None,
+    ) -> None:
+        super().__init__(declaration, actor)
+        self._database = database
+        self._keeper = keeper
+        self._task: Task[..., Any] = Task(self._task_declaration(self._perform, options), database)
+
+    def register(self, tasks: TaskRegistry) -> None:
+        """Let this process's workers perform it."""
+        tasks.add(self._task.declaration)
+
+    def by(self, actor: str) -> Operation:
+        """The same operation on behalf of ``actor``, which its history names."""
+        options = self._task.declaration.options
+        return Operation(self.declaration, options, self._database, self._keeper, actor)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it here and now, and return what its handler returns.
+
+        Raises:
+            OperationBlocked: with its own message, if its lock is held.
+            RateLimited: if its limit is used up.
+        """
+        return self._drive(self._request(args, kwargs))
+
+    def enqueue(self, *, within: Any = None, **kwargs: Any) -> Enqueued:
+        """Have a worker run it; as :meth:`Task.enqueue`."""
+        return self._task.enqueue(within=within, **self.declaration.bind((), kwargs))
+
+    def options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
+        unique_key: str | None = None,
+        max_attempts: int | None = None,
+    ) -> Task[..., Any]:
+        """Its task with other options: ``template_sync.options(priority=-1).enqueue(...)``."""
+        return self._task.options(
+            queue=queue,
+            priority=priority,
+            run_at=run_at,
+            delay=delay,
+            unique_key=unique_key,
+            max_attempts=max_attempts,
+        )
+
+    def status(self, *args: Any, **kwargs: Any) -> OperationState | None:
+        """The run that goes on for these arguments, or else the last; None where there was none."""
+        found = self._database.run(operation_status(self.name, self.key(*args, **kwargs)))
+        return found[0] if found else None
+
+    def _perform(self, **kwargs: Any) -> Any:
+        try:
+            return self._drive(self._queued_request(kwargs))
+        except (OperationBlocked, RateLimited) as error:
+            raise self._answer_for_queue(error) from error
+
+    def _drive(self, request: Request) -> Any:
+        run = self._database.run
+        return self._database.drive(perform_plan(request, self._keeper, run, _unawaitable))
+
+
+class AsyncOperation(_OperationFace):
+    """A declared operation of an AsyncCoordinator; as :class:`Operation`, awaited."""
+
+    def __init__(
+        self,
+        declaration: OperationDeclaration,
+        options: JobOptions,
+        database: AsyncDatabase,
+        keeper: LockKeeper,
+        actor: str | None = None,
+    ) -> None:
+        super().__init__(declaration, actor)
+        self._database = database
+        self._keeper = keeper
+        self._task: AsyncTask[..., Any] = AsyncTask(
+            self._task_declaration(self._perform, options), database
+        )
+
+    def register(self, tasks: TaskRegistry) -> None:
+        """As :meth:`Operation.register`."""
+        tasks.add(self._task.declaration)
+
+    def by(self, actor: str) -> AsyncOperation:
+        """As :meth:`Operation.by`."""
+        options = self._task.declaration.options
+        return AsyncOperation(self.declaration, options, self._database, self._keeper, actor)
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`Operation.__call__`."""
+        return await self._drive(self._request(args, kwargs))
+
+    async def enqueue(self, *, within: Any = None, **kwargs: Any) -> Enqueued:
+        """As :meth:`Operation.enqueue`."""
+        return await self._task.enqueue(within=within, **self.declaration.bind((), kwargs))
+
+    def options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
+        unique_key: str | None = None,
+        max_attempts: int | None = None,
+    ) -> AsyncTask[..., Any]:
+        """As :meth:`Operation.options`."""
+        return self._task.options(
+            queue=queue,
+            priority=priority,
+            run_at=run_at,
+            delay=delay,
+            unique_key=unique_key,
+            max_attempts=max_attempts,
+        )
+
+    async def status(self, *args: Any, **kwargs: Any) -> OperationState | None:
+        """As :meth:`Operation.status`."""
+        found = await self._database.run(operation_status(self.name, self.key(*args, **kwargs)))
+        return found[0] if found else None
+
+    async def _perform(self, **kwargs: Any) -> Any:
+        try:
+            return await self._drive(self._queued_request(kwargs))
+        except (OperationBlocked, RateLimited) as error:
+            raise self._answer_for_queue(error) from error
+
+    async def _drive(self, request: Request) -> Any:
+        run = self._database.run
+        return await self._database.drive(perform_plan(request, self._keeper, _unrunnable, run))
+
+
+def _unrunnable(_call: Any) -> Any:
+    raise TypeError("the asyncio face runs no blocking calls")
+
+
+async def _unawaitable(_call: Any) -> Any:
+    raise TypeError("the blocking face awaits no calls")
