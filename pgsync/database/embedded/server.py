@@ -218,19 +218,25 @@ class EmbeddedServer:
         durable = self._settings.get("fsync", "on") != "off"
         ensure_data(self._folder, binaries, account, start_lock, durable=durable)
         write_settings(self._folder, self._settings, account)
+        socket_path = str(socket_folder(self._folder, account))
         command = [
             *account.command(binaries.postgres),
             "-D",
             account.data_argument(self._folder.data),
             "-c",
-            f"unix_socket_directories={socket_folder(self._folder, account)}",
+            f"unix_socket_directories={socket_path}",
             "-c",
             "listen_addresses=",
             "-c",
             f"port={PORT}",
         ]
         orders = supervisor.Orders(
-            command, str(self._folder.data), account.uid, account.gid, self._grace
+            command,
+            str(self._folder.data),
+            socket_path,
+            account.uid,
+            account.gid,
+            self._grace,
         )
         replace_file(self._folder.orders, json.dumps(orders._asdict()))
 

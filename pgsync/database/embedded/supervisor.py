@@ -36,6 +36,7 @@ class Orders(NamedTuple):
 
     command: list[str]
     cwd: str
+    socket_folder: str
     user: int | None
     group: int | None
     grace: float
@@ -97,7 +98,7 @@ class Supervisor:
                 return False
             time.sleep(_TICK / 2)
         with contextlib.closing(os.fdopen(lock, "rb")):
-            self._remove_stale_pid_file()
+            self._remove_stale_files()
             with self.log.open("ab") as log:
                 self.child = subprocess.Popen(
                     self.orders.command,
@@ -135,13 +136,15 @@ class Supervisor:
         pid = self._pid()
         return pid is not None and _is_postgres(pid, self.pid_file.parent, hidden=True)
 
-    def _remove_stale_pid_file(self) -> None:
-        # server.lock was free, so no server of ours lives; the id in the file may by now be that
-        # of any other process, and postgres would refuse to start. One that somebody started by
-        # hand on this data is left to postgres, which refuses it in its own words.
+    def _remove_stale_files(self) -> None:
+        # server.lock was free, so no server of ours lives; the process id in these files may by
+        # now be that of any other process, or a zombie's, and postgres would refuse to start.
+        # Where somebody started one by hand on this data, postgres itself says so.
         pid = self._pid()
-        if pid is not None and not _is_postgres(pid, self.pid_file.parent, hidden=False):
+        if pid is None or not _is_postgres(pid, self.pid_file.parent, hidden=False):
             self.pid_file.unlink(missing_ok=True)
+            for left in Path(self.orders.socket_folder).glob(".s.PGSQL.*"):
+                left.unlink(missing_ok=True)
 
     def _may_restart(self) -> bool:
         now = time.monotonic()
@@ -175,6 +178,8 @@ class Supervisor:
             while time.monotonic() < deadline:
                 alive = self._alive()
                 if not alive and self._lock_is_free():
+                    with contextlib.suppress(OSError):
+                        Path(self.orders.socket_folder).rmdir()
                     return 0
                 pid = self._pid()
                 if alive and pid is not None and not signalled:
