@@ -308,7 +308,30 @@ def test_ordinary_user(home: Path, users: list[subprocess.Popen[str]]) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs to be somebody else")
-def test_root_without_user_namespaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_root_without_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix="pgsync-test-"))
+    temporary.chmod(0o755)
+    home = temporary / "home"
+    monkeypatch.setenv("PATH", str(temporary))  # no unshare there
+    try:
+        with embedded(home) as server:
+            assert query(server.dsn, "SELECT 'works'") == "works"
+            assert (home / "data").stat().st_uid != 0
+            assert (home / "data").stat().st_mode & 0o077 == 0
+        monkeypatch.undo()
+        with embedded(home) as server:
+            assert query(server.dsn, "SELECT 'still'") == "still"
+    finally:
+        embedded(home).stop()
+        shutil.rmtree(temporary)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs to be somebody else")
+def test_root_without_user_namespaces_in_a_private_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if find_binaries().major < 16:
+        pytest.skip("PostgreSQL 15 needs a folder that nobody can reach")
     monkeypatch.setenv("PATH", str(tmp_path))  # no unshare there
     with embedded(tmp_path / "home") as server:
         assert query(server.dsn, "SELECT 'works'") == "works"

@@ -25,7 +25,7 @@ class Account:
         """The start of a command line that runs ``program`` as this account."""
         return [*self.prefix, str(program)]
 
-    def data_argument(self, data: Path) -> str:
+    def data_argument(self, data: Path, major: int) -> str:
         """How the account names the folder ``data`` when it is also its working directory.
 
         Raises:
@@ -33,8 +33,9 @@ class Account:
         """
         if self.can_reach(data):
             return str(data)
-        if sys.platform.startswith("linux"):
-            return "/proc/self/cwd"  # needs no right to enter the folders above
+        # Needs no right to enter the folders above; before 16, PostgreSQL left that folder.
+        if sys.platform.startswith("linux") and major >= 16:
+            return "/proc/self/cwd"
         raise InvalidArgument(
             f"PostgreSQL does not run as root, and user nobody cannot enter the folders above "
             f"{data}; set PGSYNC_DATA_DIR to a folder that it can reach, such as /var/lib/pgsync"

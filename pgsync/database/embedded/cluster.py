@@ -137,7 +137,7 @@ def _run_initdb(
         done = subprocess.run(
             [
                 *account.command(binaries.initdb),
-                f"--pgdata={account.data_argument(fresh)}",
+                f"--pgdata={account.data_argument(fresh, binaries.major)}",
                 f"--username={USER}",
                 "--auth-local=trust",
                 "--auth-host=reject",

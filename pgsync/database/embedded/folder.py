@@ -61,8 +61,10 @@ class ServerFolder:
         Raises:
             InvalidArgument: if it cannot be made, is another user's, or is a data folder already.
         """
+        # Root's server may have to run as nobody, who must get through to the data.
+        mode = 0o711 if os.geteuid() == 0 else 0o700
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidArgument(
                 f"the embedded server's folder {self.path} cannot be made ({error.strerror}); "

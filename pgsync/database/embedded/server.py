@@ -222,7 +222,7 @@ class EmbeddedServer:
         command = [
             *account.command(binaries.postgres),
             "-D",
-            account.data_argument(self._folder.data),
+            account.data_argument(self._folder.data, binaries.major),
             "-c",
             f"unix_socket_directories={socket_path}",
             "-c",
