@@ -262,7 +262,7 @@ class GraphClient:
             return
         try:
             self._on_throttle(seconds)
-        except Exception:  # noqa: BLE001 - the outcome of a send must not be lost to the hook
+        except Exception:  # the outcome of a send weighs more than the hook
             _logger.warning("telling others to wait %.1f s failed", seconds, exc_info=True)
 
 
