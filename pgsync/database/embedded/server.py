@@ -83,6 +83,7 @@ class EmbeddedServer:
         self._settings = check_settings(settings or {})
         self._grace = grace
         self._mutex = threading.RLock()
+        self._last_error = ""
         self._folder = ServerFolder(
             (default_path(find_binaries().major) if path is None else Path(path)).absolute()
         )
@@ -196,7 +197,7 @@ class EmbeddedServer:
         if persistent or self._folder.read_wanted() != "persistent" or not self._folder.running():
             self._folder.write_wanted("persistent" if persistent else "while-used")
         child: subprocess.Popen[bytes] | None = None
-        while not self._ready():
+        while not (self._ready() and self._has_database()):
             if not self._folder.supervised():
                 if child is not None and child.poll() is not None:
                     raise self._failed("did not start", log_start)
@@ -204,11 +205,10 @@ class EmbeddedServer:
                     self._prepare(start_lock)
                     child = self._supervise()
             if time.monotonic() > deadline:
-                raise self._failed("did not become ready in time", log_start)
+                raise self._failed(f"did not become ready in time {self._last_error}", log_start)
             time.sleep(_POLL)
         if child is None and not self._folder.supervised():
             self._supervise()  # the last one was killed, and its server lives on
-        self._ensure_database(log_start)
         return self.dsn
 
     def _prepare(self, start_lock: FileLock) -> None:
@@ -279,17 +279,20 @@ class EmbeddedServer:
                 return False
         return True
 
-    def _ensure_database(self, log_start: int) -> None:
-        dsn = self._dsn("postgres")
+    def _has_database(self) -> bool:
+        """Make the database unless it is there; False where the server does not answer."""
         try:
+            dsn = self._dsn("postgres")
             with psycopg.connect(dsn, connect_timeout=10, autocommit=True) as connection:
                 known = connection.execute(
                     "SELECT FROM pg_database WHERE datname = %s", [DATABASE]
                 ).fetchone()
                 if known is None:
                     connection.execute(f"CREATE DATABASE {DATABASE}")
-        except psycopg.OperationalError as error:
-            raise self._failed(f"does not answer ({str(error).strip()})", log_start) from error
+        except (psycopg.OperationalError, ConnectionFailed) as error:
+            self._last_error = str(error).strip()
+            return False
+        return True
 
     def _dsn(self, database: str) -> str:
         postmaster = self._folder.postmaster()
