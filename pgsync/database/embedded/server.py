@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,31 +30,15 @@ from pgsync.database.embedded.cluster import (
 from pgsync.database.embedded.filelock import FileLock, is_shared
 from pgsync.database.embedded.folder import ServerFolder, default_path, replace_file
 from pgsync.database.embedded.sockets import PORT, socket_folder
+from pgsync.database.embedded.status import ServerStatus
 from pgsync.errors import ConnectionFailed
 
-__all__ = ["EmbeddedServer", "ServerStatus"]
+__all__ = ["EmbeddedServer"]
 
 DATABASE = "pgsync"
 
 _TIMEOUT = 60.0  # seconds for a server to start or to stop
 _POLL = 0.01
-
-
-@dataclass(frozen=True)
-class ServerStatus:
-    """What an embedded server does at this moment."""
-
-    running: bool
-    persistent: bool
-    """It stays until it is stopped; otherwise it ends after the last process that uses it."""
-    in_use: bool
-    """Some process holds it, this one included."""
-    path: Path
-    log: Path
-    major: int | None
-    """PostgreSQL's major version, or None where nothing was started yet."""
-    pid: int | None
-    dsn: str | None
 
 
 class EmbeddedServer:
