@@ -1,5 +1,49 @@
 """Coordination on PostgreSQL: locks, queues, rate limits, schedules and sync operations."""
 
+from pgsync.coordinator import AsyncCoordinator, Coordinator
+from pgsync.errors import (
+    ConnectionFailed,
+    InvalidArgument,
+    LockHeld,
+    LockLost,
+    OperationBlocked,
+    OutcomeUnknown,
+    PgsyncError,
+    RateLimited,
+    SchemaMissing,
+    SchemaTooNew,
+    ServerUnsupported,
+    UnknownTask,
+)
+from pgsync.limits import Decision, Limit
+from pgsync.locks import lock_key
+from pgsync.operations import Release
+from pgsync.queues import Backoff, CancelJob, DiscardJob, ReleaseJob, current_job
 from pgsync.version import __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "AsyncCoordinator",
+    "Backoff",
+    "CancelJob",
+    "ConnectionFailed",
+    "Coordinator",
+    "Decision",
+    "DiscardJob",
+    "InvalidArgument",
+    "Limit",
+    "LockHeld",
+    "LockLost",
+    "OperationBlocked",
+    "OutcomeUnknown",
+    "PgsyncError",
+    "RateLimited",
+    "Release",
+    "ReleaseJob",
+    "SchemaMissing",
+    "SchemaTooNew",
+    "ServerUnsupported",
+    "UnknownTask",
+    "__version__",
+    "current_job",
+    "lock_key",
+]

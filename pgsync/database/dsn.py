@@ -66,9 +66,7 @@ def connect(dsn: str, application_name: str = "pgsync") -> psycopg.Connection[tu
     except UnicodeEncodeError as error:
         raise InvalidArgument("the database's DSN is not Unicode text") from error
     except psycopg.OperationalError as error:
-        reason = "; ".join(
-            line.strip() for line in str(error).strip().splitlines() if line.strip()
-        )
+        reason = "; ".join(line.strip() for line in str(error).strip().splitlines() if line.strip())
         raise ConnectionFailed(
             f"cannot connect to {masked(dsn)!r}: {_without_secrets(reason, parameters)}"
         ) from None

@@ -3,7 +3,7 @@
 from pgsync.locks.calls import LockInfo, lock_key
 from pgsync.locks.held import HeldLock, LockRequest
 from pgsync.locks.keeper import LockKeeper
-from pgsync.locks.lock import AsyncLock, Lock, default_owner
+from pgsync.locks.lock import AsyncLock, Lock, LockOptions, default_owner
 
 __all__ = [
     "AsyncLock",
@@ -11,6 +11,7 @@ __all__ = [
     "Lock",
     "LockInfo",
     "LockKeeper",
+    "LockOptions",
     "LockRequest",
     "default_owner",
     "lock_key",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.within import run_within, run_within_async
@@ -18,7 +18,7 @@ from pgsync.locks.calls import assert_lock, check_name
 from pgsync.locks.held import HeldLock, LockRequest
 from pgsync.locks.keeper import LockKeeper
 
-__all__ = ["AsyncLock", "Lock", "default_owner"]
+__all__ = ["AsyncLock", "Lock", "LockOptions", "default_owner"]
 
 
 def default_owner() -> str:
@@ -26,28 +26,34 @@ def default_owner() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
+class LockOptions(TypedDict, total=False):
+    """How a lock is held.
+
+    ``ttl`` is the longest it may be held, in seconds, unless renewed; ``wait`` how long to wait for
+    it. ``auto_renew`` renews it every third of the ttl while this process is healthy. ``on_lost``
+    is called with the reason, from another thread, if it is taken away. ``owner`` is how the holder
+    calls itself, for people.
+    """
+
+    ttl: Required[Duration]
+    wait: Duration
+    owner: str | None
+    auto_renew: bool
+    on_lost: Callable[[str], None] | None
+
+
 class _LockFace:
     """What both faces share: the request, and the state that needs no waiting."""
 
-    def __init__(
-        self,
-        keeper: LockKeeper,
-        name: str,
-        *,
-        ttl: Duration,
-        wait: Duration = 0,
-        owner: str | None = None,
-        auto_renew: bool = False,
-        on_lost: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, keeper: LockKeeper, name: str, options: LockOptions) -> None:
         self._keeper = keeper
         self._request = LockRequest(
             check_name(name),
-            to_timedelta(ttl, "ttl"),
-            owner or default_owner(),
-            to_timedelta(wait, "wait", zero=True).total_seconds(),
-            auto_renew,
-            on_lost,
+            to_timedelta(options["ttl"], "ttl"),
+            options.get("owner") or default_owner(),
+            to_timedelta(options.get("wait", 0), "wait", zero=True).total_seconds(),
+            options.get("auto_renew", False),
+            options.get("on_lost"),
         )
         self._held: HeldLock | None = None
 

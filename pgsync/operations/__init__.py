@@ -1,7 +1,7 @@
 """Sync operations: a lock, a limit, a queue and a history, declared once."""
 
 from pgsync.operations.calls import OperationState, operation_status
-from pgsync.operations.declaration import OperationDeclaration, Release
+from pgsync.operations.declaration import OperationDeclaration, OperationOptions, Release
 from pgsync.operations.operation import AsyncOperation, Operation
 from pgsync.operations.run import AsyncOperationRun, OperationRun
 
@@ -10,6 +10,7 @@ __all__ = [
     "AsyncOperationRun",
     "Operation",
     "OperationDeclaration",
+    "OperationOptions",
     "OperationRun",
     "OperationState",
     "Release",

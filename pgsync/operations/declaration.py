@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 from pgsync.limits import Decision, Limit
 
-__all__ = ["OperationDeclaration", "Release"]
+__all__ = ["OperationDeclaration", "OperationOptions", "Release"]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -29,6 +29,26 @@ class Release:
     def __init__(self, after: Duration = 5, message: str = "") -> None:
         object.__setattr__(self, "after", to_timedelta(after, "after", zero=True))
         object.__setattr__(self, "message", message)
+
+
+class OperationOptions(TypedDict, total=False):
+    """How an operation runs.
+
+    ``lock`` is a template over the handler's arguments, ``ttl`` in seconds. ``limit`` is drawn on
+    by each run, and by ``op.permit()``. ``blocked`` is a message (a run that finds the lock held is
+    refused with it) or a :class:`Release` (a queued run goes back to its queue). ``limited`` is
+    what a run beyond the limit is refused with, a template over ``max``, ``per``, ``retry_after``.
+    """
+
+    lock: Required[str]
+    ttl: Required[Duration]
+    limit: Limit | Sequence[Limit] | None
+    blocked: str | Release | None
+    limited: str | None
+    auto_renew: bool
+    queue: str
+    priority: int
+    max_attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,23 @@ class OperationDeclaration:
                 f"operation {self.name!r}: its lock {self.lock!r} uses {sorted(unknown)}, which "
                 f"are not parameters of its handler ({', '.join(parameters[1:]) or 'none'})"
             )
+
+    @classmethod
+    def of(
+        cls, name: str, function: Callable[..., Any], options: OperationOptions
+    ) -> OperationDeclaration:
+        """The declaration of a handler with these options."""
+        limit = options.get("limit")
+        return cls(
+            name=name,
+            function=function,
+            lock=options["lock"],
+            ttl=to_timedelta(options["ttl"], "ttl"),
+            limits=() if not limit else (limit,) if isinstance(limit, Limit) else tuple(limit),
+            blocked=options.get("blocked") or f"{name} is already in progress",
+            limited=options.get("limited"),
+            auto_renew=options.get("auto_renew", False),
+        )
 
     @property
     def blocked_message(self) -> str:

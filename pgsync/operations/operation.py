@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from pgsync.database.pool import AsyncDatabase, Database
-from pgsync.durations import Duration
 from pgsync.errors import OperationBlocked, RateLimited
 from pgsync.locks import LockKeeper, default_owner
 from pgsync.operations.calls import OperationState, operation_status
 from pgsync.operations.declaration import OperationDeclaration, Release
-from pgsync.operations.run import Request, perform_plan
+from pgsync.operations.run import AsyncOperationRun, OperationRun, Request, perform_plan
 from pgsync.queues import (
     AsyncTask,
+    Backoff,
     CancelJob,
     Enqueued,
+    JobChanges,
     JobOptions,
     ReleaseJob,
     Task,
     TaskDeclaration,
     TaskRegistry,
-    backoff_from,
     current_job,
 )
 
@@ -65,7 +64,7 @@ class _OperationFace:
         return CancelJob(str(error))
 
     def _task_declaration(self, function: Any, options: JobOptions) -> TaskDeclaration:
-        return TaskDeclaration(self.name, function, options, backoff_from(None))
+        return TaskDeclaration(self.name, function, options, Backoff())
 
 
 class Operation(_OperationFace):
@@ -106,25 +105,9 @@ class Operation(_OperationFace):
         """Have a worker run it; as :meth:`Task.enqueue`."""
         return self._task.enqueue(within=within, **self.declaration.bind((), kwargs))
 
-    def options(
-        self,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        run_at: datetime | None = None,
-        delay: Duration | None = None,
-        unique_key: str | None = None,
-        max_attempts: int | None = None,
-    ) -> Task[..., Any]:
+    def options(self, **changes: Unpack[JobChanges]) -> Task[..., Any]:
         """Its task with other options: ``template_sync.options(priority=-1).enqueue(...)``."""
-        return self._task.options(
-            queue=queue,
-            priority=priority,
-            run_at=run_at,
-            delay=delay,
-            unique_key=unique_key,
-            max_attempts=max_attempts,
-        )
+        return self._task.options(**changes)
 
     def status(self, *args: Any, **kwargs: Any) -> OperationState | None:
         """The run that goes on for these arguments, or else the last; None where there was none."""
@@ -139,7 +122,8 @@ class Operation(_OperationFace):
 
     def _drive(self, request: Request) -> Any:
         run = self._database.run
-        return self._database.drive(perform_plan(request, self._keeper, run, _unawaitable))
+        plan = perform_plan(request, self._keeper, lambda state: OperationRun(state, run))
+        return self._database.drive(plan)
 
 
 class AsyncOperation(_OperationFace):
@@ -177,25 +161,9 @@ class AsyncOperation(_OperationFace):
         """As :meth:`Operation.enqueue`."""
         return await self._task.enqueue(within=within, **self.declaration.bind((), kwargs))
 
-    def options(
-        self,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        run_at: datetime | None = None,
-        delay: Duration | None = None,
-        unique_key: str | None = None,
-        max_attempts: int | None = None,
-    ) -> AsyncTask[..., Any]:
+    def options(self, **changes: Unpack[JobChanges]) -> AsyncTask[..., Any]:
         """As :meth:`Operation.options`."""
-        return self._task.options(
-            queue=queue,
-            priority=priority,
-            run_at=run_at,
-            delay=delay,
-            unique_key=unique_key,
-            max_attempts=max_attempts,
-        )
+        return self._task.options(**changes)
 
     async def status(self, *args: Any, **kwargs: Any) -> OperationState | None:
         """As :meth:`Operation.status`."""
@@ -210,12 +178,5 @@ class AsyncOperation(_OperationFace):
 
     async def _drive(self, request: Request) -> Any:
         run = self._database.run
-        return await self._database.drive(perform_plan(request, self._keeper, _unrunnable, run))
-
-
-def _unrunnable(_call: Any) -> Any:
-    raise TypeError("the asyncio face runs no blocking calls")
-
-
-async def _unawaitable(_call: Any) -> Any:
-    raise TypeError("the blocking face awaits no calls")
+        plan = perform_plan(request, self._keeper, lambda state: AsyncOperationRun(state, run))
+        return await self._database.drive(plan)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pgsync.database.calls import Invoke, Steps
@@ -23,7 +24,7 @@ from pgsync.operations.calls import (
 )
 from pgsync.operations.declaration import OperationDeclaration, Release
 
-__all__ = ["AsyncOperationRun", "OperationRun", "Request", "perform_plan"]
+__all__ = ["AsyncOperationRun", "OperationRun", "Request", "RunState", "perform_plan"]
 
 logger = logging.getLogger("pgsync.operations")
 
@@ -46,7 +47,9 @@ class Request:
 
 
 @dataclass(slots=True)
-class _RunState:
+class RunState:
+    """What both faces of a run share, and the plans of what its handler may ask."""
+
     id: int
     request: Request
     held: HeldLock
@@ -55,6 +58,7 @@ class _RunState:
     sent_at: float = field(default=0.0)
 
     def progress_plan(self, done: int, total: int | None) -> Steps[None]:
+        """Plan: keep the progress, and tell the table now and then."""
         self.held.check()
         self.done, self.total = done, total
         now = time.monotonic()
@@ -64,6 +68,7 @@ class _RunState:
             yield from operation_progress(self.id, done, total)
 
     def permit_plan(self, cost: int) -> Steps[None]:
+        """Plan: take a further permit while the lock lasts."""
         self.held.check()
         limits = self.request.declaration.limits
         if not limits:
@@ -72,11 +77,12 @@ class _RunState:
         yield from acquire_plan(_limit_key(self.request), limits, cost, patience)
 
     def note_plan(self, event: str, detail: dict[str, Any]) -> Steps[None]:
+        """Plan: add an event to the history."""
         yield from note_operation(self.id, event, detail)
 
 
 class _RunFace:
-    def __init__(self, state: _RunState, run: Callable[[Any], Any]) -> None:
+    def __init__(self, state: RunState, run: Callable[[Any], Any]) -> None:
         self._state = state
         self._run = run
 
@@ -147,12 +153,11 @@ class AsyncOperationRun(_RunFace):
 
 
 def perform_plan(
-    request: Request,
-    keeper: LockKeeper,
-    run: Callable[[Any], Any],
-    run_async: Callable[[Any], Awaitable[Any]],
+    request: Request, keeper: LockKeeper, face: Callable[[RunState], Any]
 ) -> Steps[Any]:
     """Plan: take the lock and the first permit, run the handler, record it all.
+
+    ``face`` makes what the handler is given, of the caller's own face.
 
     Raises:
         OperationBlocked: if the lock is held.
@@ -164,13 +169,11 @@ def perform_plan(
         run_id = yield from begin_operation(
             declaration.name, request.key, request.args, request.actor, request.job_id, held.token
         )
-        state = _RunState(run_id, request, held)
+        state = RunState(run_id, request, held)
         try:
             yield from _take_permit(request)
-            outcome = yield from Invoke(
-                lambda: declaration.function(OperationRun(state, run), **request.args),
-                lambda: declaration.function(AsyncOperationRun(state, run_async), **request.args),
-            )
+            handle = partial(declaration.function, face(state), **request.args)
+            outcome = yield from Invoke(handle, handle)
             if outcome is not None:
                 to_json(outcome, f"the result of operation {declaration.name!r}")
         except BaseException as error:
@@ -230,7 +233,7 @@ def _take_permit(request: Request) -> Steps[None]:
             )
 
 
-def _finish(state: _RunState, ending: str, outcome: Any, error: str | None) -> Steps[None]:
+def _finish(state: RunState, ending: str, outcome: Any, error: str | None) -> Steps[None]:
     if state.done:
         yield from operation_progress(state.id, state.done, state.total)
     yield from finish_operation(state.id, ending, outcome, error)

@@ -3,7 +3,14 @@
 from pgsync.queues.calls import Enqueued, Job, JobOptions, JobState
 from pgsync.queues.context import CancelJob, DiscardJob, JobContext, ReleaseJob, current_job
 from pgsync.queues.retry import Backoff, backoff_from
-from pgsync.queues.tasks import AsyncTask, Task, TaskDeclaration, TaskRegistry
+from pgsync.queues.tasks import (
+    AsyncTask,
+    JobChanges,
+    Task,
+    TaskDeclaration,
+    TaskOptions,
+    TaskRegistry,
+)
 
 __all__ = [
     "AsyncTask",
@@ -12,12 +19,14 @@ __all__ = [
     "DiscardJob",
     "Enqueued",
     "Job",
+    "JobChanges",
     "JobContext",
     "JobOptions",
     "JobState",
     "ReleaseJob",
     "Task",
     "TaskDeclaration",
+    "TaskOptions",
     "TaskRegistry",
     "backoff_from",
     "current_job",

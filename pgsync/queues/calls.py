@@ -157,7 +157,8 @@ def unregister_worker(worker: int) -> Call[int]:
 def heartbeat(worker: int, *, idle: bool) -> Call[tuple[bool, list[int]]]:
     """Say that the worker lives; learn whether it is known still, and which jobs to cancel."""
     return Call(
-        "SELECT h.known, h.cancelled FROM pgsync.worker_heartbeat(%(worker)s, %(idle)s) AS h",
+        "SELECT h.known, h.cancelled FROM set_config('synchronous_commit', 'off', true) AS s,"
+        " pgsync.worker_heartbeat(%(worker)s, %(idle)s) AS h",
         {"worker": worker, "idle": idle},
         lambda row: (row[0], row[1]),
     )
@@ -264,7 +265,8 @@ def find_job(id: int) -> Listing[JobState]:
     """The job, live or ended; an empty list where there is none."""
     return Listing(
         "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
-        " j.created_at, j.run_at, coalesce(j.errors, '[]'), NULL::jsonb FROM pgsync.jobs AS j WHERE j.id = %(id)s"
+        " j.created_at, j.run_at, coalesce(j.errors, '[]'), NULL::jsonb"
+        " FROM pgsync.jobs AS j WHERE j.id = %(id)s"
         " UNION ALL"
         " SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts,"
         " h.created_at, h.run_at, coalesce(h.errors, '[]'), h.result"

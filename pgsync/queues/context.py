@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from pgsync.durations import Duration, to_timedelta
 from pgsync.queues.calls import Job
 
-__all__ = ["CancelJob", "DiscardJob", "JobContext", "ReleaseJob", "current_job"]
+__all__ = ["CancelJob", "DiscardJob", "JobContext", "ReleaseJob", "current_job", "performing"]
 
 _current: ContextVar[JobContext | None] = ContextVar("pgsync_job", default=None)
 
@@ -39,6 +41,16 @@ class JobContext:
 def current_job() -> JobContext | None:
     """The job that the caller runs in; None outside of jobs."""
     return _current.get()
+
+
+@contextmanager
+def performing(context: JobContext) -> Iterator[None]:
+    """Make ``context`` the current job of the code inside."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 class ReleaseJob(Exception):

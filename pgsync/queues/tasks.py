@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
 from pgsync.database.calls import Call
 from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
@@ -15,14 +15,50 @@ from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
-from pgsync.queues.retry import Backoff
+from pgsync.queues.retry import Backoff, backoff_from
 
-__all__ = ["AsyncTask", "Task", "TaskDeclaration", "TaskRegistry"]
+__all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", "TaskRegistry"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _CHUNK = 5_000
+_JOB_OPTIONS = ("queue", "priority", "max_attempts")
+
+
+class JobChanges(TypedDict, total=False):
+    """What can be changed for one job; see :class:`JobOptions`.
+
+    ``delay`` is in seconds from now by the server's clock, ``run_at`` an aware datetime. While a
+    job with the ``unique_key`` is unfinished, another is not added.
+    """
+
+    queue: str | None
+    priority: int | None
+    run_at: datetime | None
+    delay: Duration | None
+    unique_key: str | None
+    max_attempts: int | None
+
+
+class TaskOptions(TypedDict, total=False):
+    """How a task is performed.
+
+    ``name`` defaults to the function's. Lower ``priority`` runs first. After ``max_attempts``
+    failed attempts a job is discarded. ``backoff`` is the delay between attempts: seconds, a list
+    whose last element repeats, or a :class:`Backoff`.
+    """
+
+    name: str | None
+    queue: str
+    priority: int
+    max_attempts: int
+    backoff: Backoff | Duration | Sequence[Duration] | None
+
+
+def job_options(options: Mapping[str, Any]) -> JobOptions:
+    """Those of a declaration's options that become its jobs'."""
+    return JobOptions(**{name: options[name] for name in _JOB_OPTIONS if name in options})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +69,13 @@ class TaskDeclaration:
     function: Callable[..., Any]
     options: JobOptions
     backoff: Backoff
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], options: TaskOptions) -> TaskDeclaration:
+        """The declaration of a function with these options."""
+        name = options.get("name") or function.__name__
+        backoff = backoff_from(options.get("backoff"))
+        return cls(name, function, job_options(options), backoff)
 
     @property
     def is_async(self) -> bool:
@@ -109,28 +152,17 @@ class _TaskFace(Generic[P, R]):
         result: R = self.declaration.function(*args, **kwargs)
         return result
 
-    def _with(
-        self,
-        queue: str | None,
-        priority: int | None,
-        run_at: datetime | None,
-        delay: Duration | None,
-        unique_key: str | None,
-        max_attempts: int | None,
-    ) -> TaskDeclaration:
-        if run_at is not None and delay is not None:
+    def _with(self, changes: JobChanges) -> TaskDeclaration:
+        given: dict[str, Any] = {
+            name: value for name, value in changes.items() if value is not None
+        }
+        run_at: datetime | None = given.get("run_at")
+        if run_at is not None and "delay" in given:
             raise InvalidArgument("give run_at or delay, not both")
         if run_at is not None and run_at.tzinfo is None:
             raise InvalidArgument("run_at must have a time zone, for example datetime.now(UTC)")
-        changes: dict[str, Any] = {
-            "queue": queue,
-            "priority": priority,
-            "run_at": run_at,
-            "delay": None if delay is None else to_timedelta(delay, "delay", zero=True),
-            "unique_key": unique_key,
-            "max_attempts": max_attempts,
-        }
-        given = {name: value for name, value in changes.items() if value is not None}
+        if "delay" in given:
+            given["delay"] = to_timedelta(given["delay"], "delay", zero=True)
         return replace(self.declaration, options=replace(self.declaration.options, **given))
 
     def _one(self, args: dict[str, Any]) -> Call[Enqueued]:
@@ -153,24 +185,9 @@ class Task(_TaskFace[P, R]):
         super().__init__(declaration)
         self._database = database
 
-    def options(
-        self,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        run_at: datetime | None = None,
-        delay: Duration | None = None,
-        unique_key: str | None = None,
-        max_attempts: int | None = None,
-    ) -> Task[P, R]:
-        """The same task with other options: ``send.options(delay=60).enqueue(campaign_id=3)``.
-
-        Lower ``priority`` runs first. ``delay`` is in seconds from now by the server's clock,
-        ``run_at`` an aware datetime. While a job with the ``unique_key`` is unfinished, another is
-        not added.
-        """
-        changed = self._with(queue, priority, run_at, delay, unique_key, max_attempts)
-        return Task(changed, self._database)
+    def options(self, **changes: Unpack[JobChanges]) -> Task[P, R]:
+        """The same task with other options: ``send.options(delay=60).enqueue(campaign_id=3)``."""
+        return Task(self._with(changes), self._database)
 
     def enqueue(self, *, within: Any = None, **args: Any) -> Enqueued:
         """Add a job with these arguments.
@@ -204,19 +221,9 @@ class AsyncTask(_TaskFace[P, R]):
         super().__init__(declaration)
         self._database = database
 
-    def options(
-        self,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        run_at: datetime | None = None,
-        delay: Duration | None = None,
-        unique_key: str | None = None,
-        max_attempts: int | None = None,
-    ) -> AsyncTask[P, R]:
+    def options(self, **changes: Unpack[JobChanges]) -> AsyncTask[P, R]:
         """As :meth:`Task.options`."""
-        changed = self._with(queue, priority, run_at, delay, unique_key, max_attempts)
-        return AsyncTask(changed, self._database)
+        return AsyncTask(self._with(changes), self._database)
 
     async def enqueue(self, *, within: Any = None, **args: Any) -> Enqueued:
         """As :meth:`Task.enqueue`."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from pgsync.database.calls import Call, Listing, scalar
 from pgsync.database.json import to_json
-from pgsync.schedules.triggers import Rhythm
+from pgsync.durations import Duration, to_timedelta
+from pgsync.errors import InvalidArgument
+from pgsync.schedules.triggers import Given, Rhythm, rhythm_from
 
 __all__ = [
     "Due",
     "ScheduleDeclaration",
+    "ScheduleOptions",
     "declare_schedule",
     "due_schedules",
     "fire_schedule",
@@ -41,6 +44,36 @@ class ScheduleDeclaration:
     max_attempts: int = 5
     misfire: str = "once"
     misfire_grace: timedelta = timedelta(minutes=1)
+
+    def __post_init__(self) -> None:
+        if self.misfire not in ("skip", "once", "all"):
+            raise InvalidArgument(f"misfire must be skip, once or all, not {self.misfire!r}")
+
+    @classmethod
+    def of(
+        cls, name: str, given: Given, options: ScheduleOptions, **job: Any
+    ) -> ScheduleDeclaration:
+        """The declaration of a schedule named as its task; ``job`` is queue, priority, attempts."""
+        return cls(
+            name=name,
+            task=name,
+            rhythm=rhythm_from(given, options.get("timezone", "UTC")),
+            args={},
+            misfire=options.get("misfire", "once"),
+            misfire_grace=to_timedelta(options.get("misfire_grace", 60), "misfire_grace"),
+            **job,
+        )
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """How fires are computed and made up for; see :class:`ScheduleDeclaration`.
+
+    ``timezone`` is where a crontab line is meant; ``misfire_grace`` is in seconds.
+    """
+
+    timezone: str
+    misfire: str
+    misfire_grace: Duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.base import BaseTrigger
@@ -23,7 +23,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from pgsync.durations import to_timedelta
 from pgsync.errors import InvalidArgument
 
-__all__ = ["Rhythm", "rhythm_from"]
+__all__ = ["Given", "Rhythm", "rhythm_from"]
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -37,6 +37,10 @@ _NICKNAMES = {
     "@hourly": "0 * * * *",
 }
 _FIELD = re.compile(r"(\w+)='([^']*)'")
+
+
+Given: TypeAlias = str | float | timedelta | datetime | BaseTrigger
+"""What a schedule may be declared with; see :func:`rhythm_from`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Rhythm:
         return None if due is None else due.astimezone(UTC)
 
 
-def rhythm_from(given: str | float | timedelta | datetime | BaseTrigger, timezone: str) -> Rhythm:
+def rhythm_from(given: Given, timezone: str) -> Rhythm:
     """Understand what a schedule declares.
 
     Raises:

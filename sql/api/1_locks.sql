@@ -267,6 +267,30 @@ $$;
 COMMENT ON FUNCTION pgsync.force_unlock(text) IS
     'Takes the lock from its holder by ending the session that carries it; that session''s other locks go too, and their holders are told.';
 
+CREATE OR REPLACE FUNCTION pgsync.reap_locks() RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pgsync.lock_holder;
+    reaped integer := 0;
+BEGIN
+    FOR held IN
+        SELECT h.* FROM pgsync.lock_holder AS h WHERE h.expires_at <= pgsync.clock()
+    LOOP
+        IF pgsync.end_session(held.pid, held.backend_start) THEN
+            reaped := reaped + 1;
+        END IF;
+        -- Its session has gone, by us or before; a holder of a new grant has another token.
+        DELETE FROM pgsync.lock_holder AS h WHERE h.token = held.token
+            AND NOT EXISTS (SELECT FROM pg_stat_activity AS a
+                            WHERE a.pid = held.pid AND a.backend_start = held.backend_start);
+    END LOOP;
+    RETURN reaped;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.reap_locks() IS
+    'Ends the sessions of holders past their deadline, forgets leftovers of dead ones, and says how many sessions it ended.';
+
 CREATE OR REPLACE FUNCTION pgsync.assert_lock(name text, token bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN

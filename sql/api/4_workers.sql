@@ -110,6 +110,11 @@ BEGIN
     FOR candidate IN
         SELECT w.id, w.seen_at < pgsync.clock() - silence AS is_silent FROM pgsync.worker AS w
     LOOP
+        -- Session locks stack, so this session's own worker would look dead to its own try.
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_locks AS l
+            WHERE l.pid = pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
+              AND (l.classid::bigint << 32 | l.objid::bigint) = pgsync.worker_key(candidate.id));
         -- In a loop, never in WHERE: the planner may call a try-lock for rows it then drops.
         IF pg_try_advisory_xact_lock(pgsync.worker_key(candidate.id)) OR candidate.is_silent THEN
             DELETE FROM pgsync.worker AS w WHERE w.id = candidate.id;
@@ -359,3 +364,11 @@ $$;
 
 COMMENT ON FUNCTION pgsync.prune_history(interval) IS
     'Drops the history''s partitions that are older than retention, and says how many.';
+
+CREATE OR REPLACE FUNCTION pgsync.lead_maintenance() RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT pg_try_advisory_lock(pgsync.lock_key('pgsync.maintenance'))
+$$;
+
+COMMENT ON FUNCTION pgsync.lead_maintenance() IS
+    'Makes this session the one that does the house-keeping, until it ends; false where another is. Ask once a session until it says true.';

@@ -82,7 +82,7 @@ CREATE OR REPLACE FUNCTION pgsync.fire_schedule(
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     due pgsync.schedule;
-    fire_time timestamptz;
+    moment timestamptz;
     job bigint;
     jobs bigint[] := '{}';
 BEGIN
@@ -93,14 +93,14 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    FOREACH fire_time IN ARRAY fire_times LOOP
+    FOREACH moment IN ARRAY fire_times LOOP
         CONTINUE WHEN EXISTS (
             SELECT FROM pgsync.schedule_fire AS f
-            WHERE f.schedule = due.name AND f.fire_time = fire_schedule.fire_time);
+            WHERE f.schedule = due.name AND f.fire_time = moment);
         job := pgsync.enqueue(due.task, due.args, due.queue, due.priority::integer,
             max_attempts => due.max_attempts::integer);
         INSERT INTO pgsync.schedule_fire (schedule, fire_time, job_id, fired_at)
-        VALUES (due.name, fire_time, job, pgsync.clock());
+        VALUES (due.name, moment, job, pgsync.clock());
         jobs := jobs || job;
     END LOOP;
     UPDATE pgsync.schedule AS s

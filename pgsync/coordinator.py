@@ -1,0 +1,383 @@
+"""The front door: a Coordinator for blocking code, an AsyncCoordinator for asyncio. It forwards."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
+
+from pgsync.daemon import Daemon, DaemonThread, WorkerReport, run_until_signalled
+from pgsync.database.dsn import check_server, connect, masked
+from pgsync.database.embedded import EmbeddedServer
+from pgsync.database.migrations import check_schema, migrate
+from pgsync.database.pool import AsyncDatabase, Database
+from pgsync.errors import InvalidArgument
+from pgsync.limits import AsyncLimiter, Limit, Limiter
+from pgsync.locks import AsyncLock, Lock, LockKeeper, LockOptions
+from pgsync.operations import (
+    AsyncOperation,
+    Operation,
+    OperationDeclaration,
+    OperationOptions,
+    OperationState,
+    operation_status,
+)
+from pgsync.queues import (
+    AsyncTask,
+    JobOptions,
+    JobState,
+    Task,
+    TaskDeclaration,
+    TaskOptions,
+    TaskRegistry,
+)
+from pgsync.queues.calls import cancel_job, find_job, pause_queue, resume_queue, retry_job
+from pgsync.queues.tasks import job_options
+from pgsync.schedules import Given, ScheduleDeclaration, ScheduleOptions
+
+__all__ = ["AsyncCoordinator", "Coordinator"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ScheduledTaskOptions(ScheduleOptions, TaskOptions, total=False):
+    """The options of a schedule and of the task that it enqueues."""
+
+
+class WorkerOptions(TypedDict, total=False):
+    """How a worker works.
+
+    ``queues`` are claimed from in this order (``*`` stands for all others), by ``concurrency`` jobs
+    at once. When it is stopped it gives running jobs ``grace`` seconds.
+    """
+
+    queues: Sequence[str]
+    concurrency: int
+    grace: float
+
+
+class _CoordinatorFace:
+    """What both faces share: the server, the locks' keeper, and what was declared."""
+
+    def __init__(self, dsn: str | None) -> None:
+        self.dsn, self._server = _find_server(dsn)
+        self.tasks = TaskRegistry()
+        self.schedules: dict[str, ScheduleDeclaration] = {}
+        self._checked = False
+        self._checking = threading.Lock()
+        self._keeper = LockKeeper(self.dsn, self._check)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {masked(self.dsn)}>"
+
+    def _check(self) -> None:
+        """Before the first use: is the server fit, and is the schema this version's?"""
+        with self._checking:
+            if self._checked:
+                return
+            if self._server is not None:
+                migrate(self.dsn)
+            else:
+                with connect(self.dsn) as connection:
+                    check_server(connection)
+                    check_schema(connection)
+            self._checked = True
+
+    def _close_shared(self) -> None:
+        self._keeper.close()
+        if self._server is not None:
+            self._server.release()
+
+    def _add_task(self, function: Callable[..., Any], options: TaskOptions) -> TaskDeclaration:
+        declaration = TaskDeclaration.of(function, options)
+        self.tasks.add(declaration)
+        return declaration
+
+    def _add_schedule(
+        self, function: Callable[..., Any], given: Given, options: ScheduledTaskOptions
+    ) -> TaskDeclaration:
+        task = TaskDeclaration.of(function, options)
+        task.check({})
+        schedule = ScheduleDeclaration.of(
+            task.name,
+            given,
+            options,
+            queue=task.options.queue,
+            priority=task.options.priority,
+            max_attempts=task.options.max_attempts,
+        )
+        self.tasks.add(task)
+        self.schedules[task.name] = schedule
+        return task
+
+    def _new_operation(
+        self, name: str, function: Callable[..., Any], options: OperationOptions, *, awaits: bool
+    ) -> tuple[OperationDeclaration, JobOptions]:
+        if inspect.iscoroutinefunction(function) is not awaits:
+            wanted = "a coroutine handler" if awaits else "a blocking handler"
+            raise InvalidArgument(f"operation {name!r} needs {wanted} on {type(self).__name__}")
+        return OperationDeclaration.of(name, function, options), job_options(options)
+
+    def _daemon(self, options: WorkerOptions, *, drain: bool, scheduler: bool) -> Daemon:
+        return Daemon(
+            self.dsn,
+            self.tasks,
+            self.schedules.values(),
+            queues=options.get("queues", ("default",)),
+            concurrency=options.get("concurrency", 10),
+            grace=options.get("grace", 30.0),
+            drain=drain,
+            scheduler=scheduler,
+        )
+
+
+def _find_server(dsn: str | None) -> tuple[str, EmbeddedServer | None]:
+    dsn = dsn or os.environ.get("PGSYNC_DSN")
+    if dsn:
+        return dsn, None
+    server = EmbeddedServer()
+    return server.start(), server
+
+
+class Coordinator(_CoordinatorFace):
+    """Coordination on one PostgreSQL database, for blocking code.
+
+    ``dsn`` defaults to the environment's ``PGSYNC_DSN``; where that is missing too, an embedded
+    server is started and its schema installed. Threads may share a coordinator. Close it, or use
+    it in a ``with``: its locks end with it.
+
+    At its first use, not before, it may raise:
+        ConnectionFailed: if the server cannot be reached.
+        ServerUnsupported: if it is too old, or read only.
+        SchemaMissing: if ``pgsync migrate`` has not been run on it.
+    """
+
+    def __init__(self, dsn: str | None = None, *, pool_size: int = 10) -> None:
+        super().__init__(dsn)
+        self.database = Database(self.dsn, size=pool_size, prepare=self._check)
+        self._thread: DaemonThread | None = None
+
+    def __enter__(self) -> Coordinator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the daemon if it runs, release all locks, close all connections."""
+        self.stop()
+        self.database.close()
+        self._close_shared()
+
+    def migrate(self, *, modules: bool = False) -> list[str]:
+        """Bring the database's schema up to this version; returns what was applied."""
+        return migrate(self.dsn, modules=modules)
+
+    def lock(self, name: str, **options: Unpack[LockOptions]) -> Lock:
+        """A lock for ``with``; see :class:`LockOptions`. Nothing is taken yet."""
+        return Lock(self._keeper, name, options)
+
+    def limiter(self, name: str, *limits: Limit) -> Limiter:
+        """A rate limiter whose keys all processes on this database share."""
+        return Limiter(self.database, name, limits)
+
+    def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]:
+        """Declare a function, blocking or coroutine, as a task; see :class:`TaskOptions`."""
+        return lambda function: Task(self._add_task(function, options), self.database)
+
+    def schedule(
+        self, rhythm: Given, **options: Unpack[ScheduledTaskOptions]
+    ) -> Callable[[Callable[P, R]], Task[P, R]]:
+        """Declare a function as a task that daemons enqueue by a rhythm.
+
+        ``rhythm`` is a crontab line, a timedelta or seconds, one aware datetime, or an APScheduler
+        trigger of these kinds; see :class:`ScheduleOptions`.
+        """
+        return lambda function: Task(self._add_schedule(function, rhythm, options), self.database)
+
+    def operation(
+        self, name: str, **options: Unpack[OperationOptions]
+    ) -> Callable[[Callable[..., Any]], Operation]:
+        """Declare a sync operation; see :class:`OperationOptions`."""
+
+        def declare(function: Callable[..., Any]) -> Operation:
+            declaration, job = self._new_operation(name, function, options, awaits=False)
+            operation = Operation(declaration, job, self.database, self._keeper)
+            operation.register(self.tasks)
+            return operation
+
+        return declare
+
+    def status_of(self, operation: str, key: str) -> OperationState | None:
+        """The operation's run on a key (its lock's name) that goes on, or else the last."""
+        return next(iter(self.database.run(operation_status(operation, key))), None)
+
+    def job(self, job_id: int) -> JobState | None:
+        """A job, live or ended; None where there is none."""
+        return next(iter(self.database.run(find_job(job_id))), None)
+
+    def cancel_job(self, job_id: int, reason: str | None = None) -> str | None:
+        """Cancel a job: ``cancelled``, ``running`` (asked to stop), or None where it has ended."""
+        return self.database.run(cancel_job(job_id, reason))
+
+    def retry_job(self, job_id: int) -> str | None:
+        """Make a waiting, discarded or cancelled job available now; None where there is none."""
+        return self.database.run(retry_job(job_id))
+
+    def pause_queue(self, queue: str, by: str | None = None) -> datetime:
+        """Stop claims from a queue; returns since when it is paused."""
+        return self.database.run(pause_queue(queue, by))
+
+    def resume_queue(self, queue: str) -> bool:
+        """End a pause; False where there was none."""
+        return self.database.run(resume_queue(queue))
+
+    def run_worker(
+        self, *, drain: bool = False, scheduler: bool = False, **options: Unpack[WorkerOptions]
+    ) -> WorkerReport:
+        """Perform jobs until SIGTERM or SIGINT, or with ``drain`` until none is available.
+
+        Blocking handlers run in threads, coroutine handlers on a loop of this call's own.
+        Maintenance is done too where no other process does it; with ``scheduler``, schedules are
+        fired.
+        """
+        self._check()
+        return asyncio.run(
+            run_until_signalled(self._daemon(options, drain=drain, scheduler=scheduler))
+        )
+
+    def start(self, **options: Unpack[WorkerOptions]) -> None:
+        """Start a daemon (worker, scheduler, maintenance) in a thread of this process."""
+        if self._thread is not None:
+            raise InvalidArgument("the daemon of this coordinator runs already")
+        self._check()
+        self._thread = DaemonThread(lambda: self._daemon(options, drain=False, scheduler=True))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the daemon that :meth:`start` started, in order; nothing where none runs."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop()
+
+
+class AsyncCoordinator(_CoordinatorFace):
+    """As :class:`Coordinator`, for asyncio; it belongs to the event loop that first uses it."""
+
+    def __init__(self, dsn: str | None = None, *, pool_size: int = 10) -> None:
+        super().__init__(dsn)
+        self.database = AsyncDatabase(self.dsn, size=pool_size, prepare=self._check)
+        self._running: tuple[Daemon, asyncio.Task[WorkerReport]] | None = None
+
+    async def __aenter__(self) -> AsyncCoordinator:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As :meth:`Coordinator.__init__`."""
+        await self.stop()
+        await self.database.close()
+        await asyncio.to_thread(self._close_shared)
+
+    async def migrate(self, *, modules: bool = False) -> list[str]:
+        """As :meth:`Coordinator.migrate`."""
+        return await asyncio.to_thread(migrate, self.dsn, modules=modules)
+
+    def lock(self, name: str, **options: Unpack[LockOptions]) -> AsyncLock:
+        """As :meth:`Coordinator.lock`."""
+        return AsyncLock(self._keeper, name, options)
+
+    def limiter(self, name: str, *limits: Limit) -> AsyncLimiter:
+        """As :meth:`Coordinator.limiter`."""
+        return AsyncLimiter(self.database, name, limits)
+
+    def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], AsyncTask[P, R]]:
+        """As :meth:`Coordinator.task`."""
+        return lambda function: AsyncTask(self._add_task(function, options), self.database)
+
+    def schedule(
+        self, rhythm: Given, **options: Unpack[ScheduledTaskOptions]
+    ) -> Callable[[Callable[P, R]], AsyncTask[P, R]]:
+        """As :meth:`Coordinator.schedule`."""
+        return lambda function: AsyncTask(
+            self._add_schedule(function, rhythm, options), self.database
+        )
+
+    def operation(
+        self, name: str, **options: Unpack[OperationOptions]
+    ) -> Callable[[Callable[..., Any]], AsyncOperation]:
+        """As :meth:`Coordinator.operation`."""
+
+        def declare(function: Callable[..., Any]) -> AsyncOperation:
+            declaration, job = self._new_operation(name, function, options, awaits=True)
+            operation = AsyncOperation(declaration, job, self.database, self._keeper)
+            operation.register(self.tasks)
+            return operation
+
+        return declare
+
+    async def status_of(self, operation: str, key: str) -> OperationState | None:
+        """As :meth:`Coordinator.declare`."""
+        return next(iter(await self.database.run(operation_status(operation, key))), None)
+
+    async def job(self, job_id: int) -> JobState | None:
+        """As :meth:`Coordinator.job`."""
+        return next(iter(await self.database.run(find_job(job_id))), None)
+
+    async def cancel_job(self, job_id: int, reason: str | None = None) -> str | None:
+        """As :meth:`Coordinator.cancel_job`."""
+        return await self.database.run(cancel_job(job_id, reason))
+
+    async def retry_job(self, job_id: int) -> str | None:
+        """As :meth:`Coordinator.retry_job`."""
+        return await self.database.run(retry_job(job_id))
+
+    async def pause_queue(self, queue: str, by: str | None = None) -> datetime:
+        """As :meth:`Coordinator.pause_queue`."""
+        return await self.database.run(pause_queue(queue, by))
+
+    async def resume_queue(self, queue: str) -> bool:
+        """As :meth:`Coordinator.resume_queue`."""
+        return await self.database.run(resume_queue(queue))
+
+    async def run_worker(
+        self, *, drain: bool = False, scheduler: bool = False, **options: Unpack[WorkerOptions]
+    ) -> WorkerReport:
+        """As :meth:`Coordinator.run_worker`."""
+        await asyncio.to_thread(self._check)
+        daemon = self._daemon(options, drain=drain, scheduler=scheduler)
+        return await run_until_signalled(daemon)
+
+    async def start(self, **options: Unpack[WorkerOptions]) -> None:
+        """As :meth:`Coordinator.start`, on this event loop."""
+        if self._running is not None:
+            raise InvalidArgument("the daemon of this coordinator runs already")
+        await asyncio.to_thread(self._check)
+        daemon = self._daemon(options, drain=False, scheduler=True)
+        self._running = daemon, asyncio.create_task(daemon.run())
+
+    async def stop(self) -> None:
+        """As :meth:`Coordinator.stop`."""
+        running, self._running = self._running, None
+        if running is not None:
+            daemon, task = running
+            daemon.stop()
+            await task

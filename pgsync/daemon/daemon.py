@@ -1,0 +1,136 @@
+"""The daemon: worker, scheduler and maintenance in one process, each restarted when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from pgsync.daemon.maintenance import Maintenance
+from pgsync.daemon.scheduler import Scheduler
+from pgsync.daemon.worker import Worker, WorkerReport
+from pgsync.queues import TaskRegistry
+from pgsync.schedules import ScheduleDeclaration
+
+__all__ = ["Daemon", "DaemonThread", "run_until_signalled"]
+
+logger = logging.getLogger("pgsync.daemon")
+
+_LONGEST_PAUSE = 30.0
+
+
+class Daemon:
+    """Runs until stopped; with ``drain`` the worker ends when there is nothing to do, and then all.
+
+    Any number of daemons may run on any number of machines: the database decides who does what.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        tasks: TaskRegistry,
+        schedules: Iterable[ScheduleDeclaration] = (),
+        *,
+        queues: Sequence[str] = ("default",),
+        concurrency: int = 10,
+        drain: bool = False,
+        grace: float = 30.0,
+        scheduler: bool = True,
+    ) -> None:
+        self.worker = Worker(
+            dsn, tasks, queues=queues, concurrency=concurrency, drain=drain, grace=grace
+        )
+        self._loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "maintenance": Maintenance(dsn).run
+        }
+        if scheduler:
+            self._loops["scheduler"] = Scheduler(dsn, schedules).run
+
+    def stop(self) -> None:
+        """End in order. Call it on the daemon's loop."""
+        self.worker.stop()
+
+    async def run(self) -> WorkerReport:
+        """Run until stopped, and report what the worker did."""
+        loops = [
+            asyncio.create_task(_supervise(name, loop), name=f"pgsync-{name}")
+            for name, loop in self._loops.items()
+        ]
+        try:
+            return await self.worker.run()
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    pause = 0.5
+    while True:
+        began = asyncio.get_running_loop().time()
+        try:
+            await loop()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the loop begins anew
+            logger.warning("%s failed, starting it again: %s", name, error)
+        lasted = asyncio.get_running_loop().time() - began
+        pause = 0.5 if lasted > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+
+
+async def run_until_signalled(daemon: Daemon) -> WorkerReport:
+    """Run a daemon; SIGTERM and SIGINT end it in order, where this is the main thread."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    handled = threading.current_thread() is threading.main_thread()
+    if handled:
+        for number in signals:
+            loop.add_signal_handler(number, daemon.stop)
+    try:
+        return await daemon.run()
+    finally:
+        if handled:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+class DaemonThread:
+    """A daemon inside an app: its own thread with its own event loop."""
+
+    def __init__(self, make: Callable[[], Daemon]) -> None:
+        self._make = make
+        self._started = threading.Event()
+        self._daemon: Daemon | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="pgsync-daemon", daemon=True)
+
+    def start(self) -> None:
+        """Start it and return when its loop runs."""
+        self._thread.start()
+        self._started.wait(timeout=30)
+
+    def stop(self, timeout: float = 60.0) -> None:
+        """End it in order, waiting at most ``timeout`` seconds."""
+        if self._loop is not None and self._daemon is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._daemon.stop)
+        self._thread.join(timeout)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            logger.exception("the daemon ended with an error")
+            self._error = error
+        finally:
+            self._started.set()
+
+    async def _main(self) -> None:
+        self._daemon = self._make()
+        self._loop = asyncio.get_running_loop()
+        self._started.set()
+        await self._daemon.run()

@@ -1,0 +1,113 @@
+"""A worker's session: its life as the database sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar, overload
+
+import psycopg
+
+from pgsync.database.calls import Call, Listing
+from pgsync.database.listener import connect_async
+from pgsync.database.pool import execute_async
+from pgsync.errors import ConnectionFailed, OutcomeUnknown
+from pgsync.queues.calls import register_worker, rescue_jobs, unregister_worker
+from pgsync.version import __version__
+
+__all__ = ["SILENCE", "WorkerLink"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("pgsync.worker")
+
+SILENCE = timedelta(seconds=60)
+"""A worker whose heartbeat is older than this is given up for dead."""
+
+_LONGEST_PAUSE = 10.0
+
+
+class WorkerLink:
+    """One session, registered as a worker; connects anew, as a new worker, when it breaks."""
+
+    def __init__(self, dsn: str, name: str, queues: Sequence[str], concurrency: int) -> None:
+        self._dsn = dsn
+        self._name = name
+        self._queues = queues
+        self._concurrency = concurrency
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._connecting = asyncio.Lock()
+        self.worker = 0
+
+    async def open(self) -> None:
+        """Connect and register, trying again with backoff while the database is away."""
+        await self._reconnect(None)
+
+    async def close(self) -> int:
+        """Unregister; returns how many jobs went back unspent."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return 0
+        async with connection:
+            return await execute_async(connection, unregister_worker(self.worker))
+
+    @overload
+    async def run(self, call: Call[T]) -> T: ...
+    @overload
+    async def run(self, call: Listing[T]) -> list[T]: ...
+    async def run(self, call: Call[T] | Listing[T]) -> T | list[T]:
+        """Run a call, once more on a new session where the old one broke.
+
+        Every call of a worker bears that: a repeated completion finds its job gone.
+        """
+        while True:
+            connection = self._connection
+            if connection is None:
+                raise ConnectionFailed("the worker has stopped")
+            try:
+                return await execute_async(connection, call)
+            except OutcomeUnknown as error:
+                logger.warning("worker %s lost its session: %s", self.worker, error)
+                await self._reconnect(connection)
+
+    async def register_again(self) -> None:
+        """Become a new worker: the old one was given up for dead."""
+        await self._reconnect(self._connection)
+
+    async def _reconnect(self, broken: psycopg.AsyncConnection[Any] | None) -> None:
+        async with self._connecting:
+            if self._connection is not broken:
+                return  # Somebody else has done it.
+            if broken is not None:
+                await broken.close()
+            pause = 0.1
+            while True:
+                try:
+                    await self._connect()
+                    return
+                except (psycopg.OperationalError, OutcomeUnknown) as error:
+                    logger.warning("worker cannot connect, trying again: %s", error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _connect(self) -> None:
+        connection = await connect_async(self._dsn, "pgsync worker")
+        self.worker = await execute_async(
+            connection,
+            register_worker(
+                self._name,
+                socket.gethostname(),
+                os.getpid(),
+                __version__,
+                self._queues,
+                self._concurrency,
+            ),
+        )
+        # What a dead worker had, an earlier self of this one included, can be claimed at once.
+        await execute_async(connection, rescue_jobs(SILENCE))
+        self._connection = connection

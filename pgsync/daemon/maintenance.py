@@ -1,0 +1,64 @@
+"""Maintenance: the house-keeping that one process does for all, whoever leads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from pgsync.daemon.link import SILENCE
+from pgsync.database.calls import Call, scalar
+from pgsync.database.listener import connect_async
+from pgsync.database.pool import execute_async
+from pgsync.queues.calls import promote_due_jobs, rescue_jobs
+
+__all__ = ["DUTIES", "Duty", "Maintenance"]
+
+logger = logging.getLogger("pgsync.maintenance")
+
+_LEAD_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """One call that is made every ``every`` seconds; it answers with how much it did."""
+
+    name: str
+    every: float
+    call: Call[int]
+
+
+DUTIES = (
+    Duty("rescue jobs of dead workers", 1.0, rescue_jobs(SILENCE)),
+    Duty("promote due jobs", 0.5, promote_due_jobs()),
+    Duty("end holders past their deadline", 1.0, Call("SELECT pgsync.reap_locks()", {}, scalar)),
+    Duty("remove ended windows", 10.0, Call("SELECT pgsync.prune_rate_limits()", {}, scalar)),
+    Duty("prepare history", 3600.0, Call("SELECT pgsync.prepare_history()", {}, scalar)),
+    Duty("drop old history", 3600.0, Call("SELECT pgsync.prune_history()", {}, scalar)),
+    Duty("forget old runs", 60.0, Call("SELECT pgsync.prune_operations()", {}, scalar)),
+    Duty("forget old fires", 3600.0, Call("SELECT pgsync.prune_schedule_fires()", {}, scalar)),
+)
+
+
+class Maintenance:
+    """Does the duties while its session leads; any number of processes may stand by."""
+
+    def __init__(self, dsn: str, duties: tuple[Duty, ...] = DUTIES) -> None:
+        self._dsn = dsn
+        self._duties = duties
+
+    async def run(self) -> None:
+        """Lead or stand by, until cancelled. A broken connection ends it with an error."""
+        async with await connect_async(self._dsn, "pgsync maintenance") as connection:
+            lead = Call("SELECT pgsync.lead_maintenance()", {}, scalar)
+            while not await execute_async(connection, lead):  # noqa: ASYNC110 - the server decides
+                await asyncio.sleep(_LEAD_SECONDS)
+            due_at = [0.0] * len(self._duties)
+            while True:
+                turn = due_at.index(min(due_at))
+                duty = self._duties[turn]
+                await asyncio.sleep(max(0.0, due_at[turn] - time.monotonic()))
+                if done := await execute_async(connection, duty.call):
+                    logger.info("%s: %s", duty.name, done)
+                due_at[turn] = time.monotonic() + duty.every
