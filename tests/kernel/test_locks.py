@@ -1,0 +1,217 @@
+"""Locks as both faces and plain SQL see them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgsync import InvalidArgument, LockHeld, LockLost, lock_key
+
+pytestmark = pytest.mark.core
+
+
+def test_a_lock_is_held_inside_with_and_free_after(face: Any, database: Any) -> None:
+    with face.lock("report", ttl=60) as lock:
+        row = database.execute("SELECT name, token, owner FROM pgsync.locks").fetchone()
+        assert row == ("report", lock.token, row[2])
+        assert lock.held
+        lock.check()
+    assert database.execute("SELECT count(*) FROM pgsync.locks").fetchone() == (0,)
+    assert not lock.held
+    with pytest.raises(LockLost, match="released"):
+        lock.check()
+
+
+def test_a_held_lock_names_its_holder(new_face: Callable[[], Any]) -> None:
+    first, second = new_face(), new_face()
+    with first.lock("report", ttl=60, owner="the nightly report"):
+        with pytest.raises(LockHeld) as caught:
+            second.lock("report", ttl=60).acquire()
+    assert caught.value.holder == "the nightly report"
+    assert caught.value.expires_at is not None
+    assert caught.value.expires_at > datetime.now(UTC)
+    assert "the nightly report" in str(caught.value)
+
+
+def test_a_lock_is_released_when_the_block_raises(face: Any) -> None:
+    with pytest.raises(ZeroDivisionError), face.lock("report", ttl=60):
+        raise ZeroDivisionError
+    with face.lock("report", ttl=60) as lock:
+        assert lock.held
+
+
+def test_tokens_rise_with_each_grant(face: Any) -> None:
+    tokens = []
+    for _ in range(5):
+        with face.lock("report", ttl=60) as lock:
+            tokens.append(lock.token)
+    assert tokens == sorted(set(tokens))
+
+
+def test_the_same_process_cannot_take_its_lock_twice(face: Any) -> None:
+    with face.lock("report", ttl=60), pytest.raises(LockHeld):
+        face.lock("report", ttl=60).acquire()
+
+
+def test_waiting_ends_with_the_lock_when_it_is_released(new_face: Callable[[], Any]) -> None:
+    first, second = new_face(), new_face()
+    held = first.lock("report", ttl=60)
+    held.acquire()
+    release = threading.Timer(0.3, held.release)
+    release.start()
+    with second.lock("report", ttl=60, wait=20) as lock:
+        assert not held.held
+        assert lock.token > held.token
+    release.join()
+
+
+def test_waiting_ends_with_an_error_when_the_time_is_over(new_face: Callable[[], Any]) -> None:
+    first, second = new_face(), new_face()
+    with first.lock("report", ttl=60):
+        began = time.monotonic()
+        with pytest.raises(LockHeld):
+            second.lock("report", ttl=60, wait=0.4).acquire()
+        assert 0.35 < time.monotonic() - began < 5
+    with second.lock("report", ttl=60) as lock:
+        assert lock.held
+
+
+def test_threads_of_one_process_take_turns(face: Any) -> None:
+    inside = 0
+    most = 0
+    done = []
+
+    def work(number: int) -> None:
+        nonlocal inside, most
+        with face.lock("report", ttl=60, wait=30):
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.002)
+            inside -= 1
+            done.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == 1
+    assert sorted(done) == list(range(8))
+
+
+def test_the_deadline_ends_a_lock_that_is_not_renewed(face: Any, database: Any) -> None:
+    told = threading.Event()
+    reasons: list[str] = []
+
+    def on_lost(reason: str) -> None:
+        reasons.append(reason)
+        told.set()
+
+    with face.lock("report", ttl=0.3, on_lost=on_lost) as lock:
+        assert told.wait(10)
+        assert lock.lost
+        with pytest.raises(LockLost, match="ttl"):
+            lock.check()
+    assert reasons == ["its ttl of 0.3 s passed"]
+    assert database.execute("SELECT count(*) FROM pgsync.locks").fetchone() == (0,)
+
+
+def test_auto_renew_holds_beyond_the_ttl(face: Any) -> None:
+    with face.lock("report", ttl=0.6, auto_renew=True) as lock:
+        first = lock.expires_at
+        until = time.monotonic() + 10
+        while lock.expires_at == first and time.monotonic() < until:
+            time.sleep(0.01)
+        assert lock.expires_at > first
+        lock.check()
+
+
+def test_renew_moves_the_deadline(face: Any) -> None:
+    with face.lock("report", ttl=5) as lock:
+        before = lock.expires_at
+        lock.renew(ttl=500)
+        assert (lock.expires_at - before).total_seconds() > 400
+
+
+def test_a_holder_whose_session_is_ended_is_told(face: Any, database: Any) -> None:
+    told = threading.Event()
+    with face.lock("report", ttl=60, on_lost=lambda _: told.set()) as lock:
+        assert database.execute("SELECT pgsync.force_unlock('report')").fetchone() == (True,)
+        assert told.wait(10)
+        with pytest.raises(LockLost, match="session"):
+            lock.check()
+    with face.lock("report", ttl=60) as again:
+        assert again.token > lock.token
+
+
+def test_a_contender_ends_a_holder_past_its_deadline(database: Any, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as frozen:
+        frozen.execute("SELECT pgsync.try_lock('report', '20 milliseconds', 'frozen')")
+        time.sleep(0.05)
+        taken = database.execute(
+            "SELECT acquired, token FROM pgsync.try_lock('report', '1 minute', 'next')"
+        ).fetchone()
+        assert taken == (True, 2)
+        with pytest.raises(psycopg.OperationalError):
+            frozen.execute("SELECT 1")
+
+
+def test_the_guard_commits_only_while_the_lock_is_held(sync: Any, database: Any) -> None:
+    database.execute("CREATE TABLE guarded (value integer)")
+    with sync.lock("report", ttl=60) as lock:
+        with sync.database.connection() as connection, connection.transaction():
+            connection.execute("INSERT INTO guarded VALUES (1)")
+            lock.guard(connection)
+        token = lock.token
+    with sync.lock("report", ttl=60) as other:
+        assert other.token > token
+        with pytest.raises(psycopg.Error) as caught, database.transaction():
+            database.execute("INSERT INTO guarded VALUES (2)")
+            database.execute("SELECT pgsync.assert_lock('report', %s)", [token])
+        assert caught.value.sqlstate == "PS001"
+    assert database.execute("SELECT array_agg(value) FROM guarded").fetchone() == ([1],)
+
+
+def test_a_guarded_transaction_holds_off_the_next_holder(database: Any, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as holder, psycopg.connect(dsn) as writer:
+        granted = holder.execute("SELECT token FROM pgsync.try_lock('report', '1 minute')")
+        token = granted.fetchone()[0]
+        writer.execute("SELECT pgsync.assert_lock('report', %s)", [token])
+        holder.close()
+        database.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            database.execute("SELECT pgsync.try_lock('report', '1 minute')")
+        writer.commit()
+        # The cancelled try gave its advisory lock back, so this one is not its own second.
+        taken = database.execute("SELECT acquired FROM pgsync.try_lock('report', '1 minute')")
+        assert taken.fetchone() == (True,)
+        assert database.execute("SELECT count(*) FROM pgsync.locks").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1025, "é" * 600, "nul\0", "lone \ud800", None, 7])
+def test_a_name_that_cannot_work_is_refused(face: Any, name: Any) -> None:
+    with pytest.raises(InvalidArgument):
+        face.lock(name, ttl=60)
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "5", True])
+def test_a_ttl_that_cannot_work_is_refused(face: Any, ttl: Any) -> None:
+    with pytest.raises(InvalidArgument):
+        face.lock("report", ttl=ttl)
+
+
+def test_python_and_sql_agree_on_the_key(database: Any) -> None:
+    @given(st.text(max_size=200).filter(lambda name: "\0" not in name))
+    def agree(name: str) -> None:
+        row = database.execute("SELECT pgsync.lock_key(%s)", [name]).fetchone()
+        assert row == (lock_key(name),)
+
+    agree()
