@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import requests
 
@@ -21,6 +21,7 @@ __all__ = [
     "parse",
     "read_body",
     "sent",
+    "struck_out",
     "templates",
 ]
 
@@ -49,8 +50,8 @@ class TemplatePage:
     last: bool
 
 
-def read_body(response: requests.Response, seconds: float) -> bytes | None:
-    """Return the whole body, or None if it is larger than the bound."""
+def read_body(response: requests.Response, seconds: float, token: str) -> bytes | None:
+    """Return the whole body without the token, or None if it is larger than the bound."""
     deadline = time.monotonic() + seconds
     chunks: list[bytes] = []
     size = 0
@@ -61,7 +62,17 @@ def read_body(response: requests.Response, seconds: float) -> bytes | None:
         if time.monotonic() > deadline:
             raise requests.ReadTimeout("the body took too long")
         chunks.append(chunk)
-    return b"".join(chunks)
+    return struck_out(b"".join(chunks), token)
+
+
+def struck_out(body: bytes, token: str) -> bytes:
+    """Return ``body`` without the token, which the API may echo in links and messages.
+
+    Done before anything is read from it, so that no error, log or traceback can hold the token.
+    """
+    for form in (token, quote(token, safe=""), token.replace("/", "\\/")):
+        body = body.replace(form.encode(), b"...")
+    return body
 
 
 def parse(body: bytes | None) -> dict[str, Any] | None:

@@ -100,17 +100,16 @@ def error_from_answer(
     http_status: int,
     retry_after: float | None,
     sending: bool,
-    token: str,
 ) -> GraphRefused:
     """Build the exception for the ``error`` object of an answer.
 
-    The API's words are shortened, and the token is struck out of them wherever it is echoed.
+    The API's words are shortened; the token was struck out of the whole answer before.
     """
 
     def text(value: object) -> str | None:
         if not isinstance(value, str) or not value:
             return None
-        return value.replace(token, "<token>")[:_LONGEST_TEXT]
+        return value[:_LONGEST_TEXT]
 
     code = integer(error.get("code"))
     data = error.get("error_data")

@@ -216,7 +216,7 @@ class GraphClient:
                 stream=True,
             )
             with response:
-                body = read_body(response, self._timeout[1])
+                body = read_body(response, self._timeout[1], self._token)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             failure = _transport_failure(method, path, error)
         else:
@@ -254,7 +254,6 @@ class GraphClient:
             http_status=response.status_code,
             retry_after=wait,
             sending=sending,
-            token=self._token,
         )
 
     def _throttled(self, seconds: float) -> None:

@@ -19,6 +19,8 @@ class WireProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Remember the connection in the state that each of its requests gets a copy of."""
         super().connection_made(transport)
+        # By itself uvicorn logs each request as soon as the application logs anything.
+        self.access_log = False
         self.app_state = {**self.app_state, "transport": transport}
 
 

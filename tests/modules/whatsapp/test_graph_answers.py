@@ -1,0 +1,129 @@
+"""What an answer means, and what was certainly not sent."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+
+import pytest
+import requests
+import urllib3.exceptions
+
+from pgsync.modules.whatsapp import bodies
+from pgsync.modules.whatsapp.errors import (
+    GraphError,
+    GraphInterrupted,
+    GraphUnreachable,
+)
+from pgsync.modules.whatsapp.graph import GraphClient, Sent
+from pgsync.modules.whatsapp.standin import GraphStandin
+from pgsync.modules.whatsapp.transport import certainly_unsent
+from tests.modules.whatsapp.calls import BODY, TO, TOKEN, listed, posts, send
+
+
+def test_a_refused_connection_is_not_ambiguous() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with GraphClient(token=TOKEN, base_url=closed, backoff=0.0) as client:
+            with pytest.raises(GraphUnreachable) as caught:
+                client.send_template("2", to=TO, template="hello", language="de")
+            assert not caught.value.ambiguous
+            with pytest.raises(GraphUnreachable):
+                list(client.template_pages("1"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "unsent"),
+    [
+        (urllib3.exceptions.NewConnectionError(None, "refused"), True),  # type: ignore[arg-type]
+        (urllib3.exceptions.ConnectTimeoutError(), True),
+        (urllib3.exceptions.SSLError(ssl.SSLCertVerificationError()), True),
+        (
+            urllib3.exceptions.ProxyError("", urllib3.exceptions.ConnectTimeoutError()),
+            True,
+        ),
+        (urllib3.exceptions.ProxyError("", OSError("Tunnel connection failed")), False),
+        (urllib3.exceptions.SSLError("decryption failed"), False),
+        (urllib3.exceptions.ReadTimeoutError(None, "", ""), False),  # type: ignore[arg-type]
+        (urllib3.exceptions.ProtocolError("Connection aborted."), False),
+    ],
+)
+def test_what_came_before_sending_is_told_apart(reason: Exception, unsent: bool) -> None:
+    retries = urllib3.exceptions.MaxRetryError(None, "/", reason)  # type: ignore[arg-type]
+    assert certainly_unsent(requests.ConnectionError(retries)) is unsent
+    assert certainly_unsent(requests.ConnectionError(reason)) is unsent
+
+
+def test_an_unknown_host_counts_as_not_sent() -> None:
+    unknown = urllib3.exceptions.NameResolutionError("h", None, socket.gaierror())  # type: ignore[arg-type]
+    assert certainly_unsent(requests.ConnectionError(unknown))
+
+
+def test_a_send_returns_what_the_api_said(client: GraphClient, graph: GraphStandin) -> None:
+    answer = send(client, graph, data="campaign:7:recipient:9")
+    (message,) = graph.log.messages(TO)
+    assert answer == Sent(message.id, "accepted", "4915112345678")
+    assert message.callback_data == "campaign:7:recipient:9"
+    (entry,) = graph.log.entries()
+    assert entry.body == {
+        "messaging_product": "whatsapp",
+        "recipient_type": "individual",
+        "to": TO,
+        "type": "template",
+        "template": {"name": "hello", "language": {"code": "de"}, "components": BODY},
+        "biz_opaque_callback_data": "campaign:7:recipient:9",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("held", "held_for_quality_assessment"), ("paused", "paused")]
+)
+def test_a_held_message_is_told_apart(
+    client: GraphClient, graph: GraphStandin, kind: str, status: str
+) -> None:
+    graph.inject(kind)
+    assert send(client, graph).status == status
+    assert send(client, graph).status == "accepted"
+
+
+def test_an_answer_without_a_message_id_is_ambiguous() -> None:
+    for answer in ({}, {"messages": []}, {"messages": [{"id": ""}]}, {"messages": "x"}):
+        with pytest.raises(GraphInterrupted) as caught:
+            bodies.sent(answer)
+        assert caught.value.ambiguous
+
+
+def test_a_listing_without_data_is_an_error() -> None:
+    for body in ({}, {"data": None}, {"data": ["x"]}):
+        with pytest.raises(GraphInterrupted):
+            bodies.templates(body)
+
+
+def test_a_body_that_is_too_large_is_not_read(
+    client: GraphClient, graph: GraphStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "_LARGEST_BODY", 1000)
+    with pytest.raises(GraphInterrupted, match="larger than 1000 bytes"):
+        listed(client, graph)
+
+
+def test_an_unknown_phone_number_is_refused(client: GraphClient, graph: GraphStandin) -> None:
+    with pytest.raises(GraphError) as caught:
+        client.send_template("999", to=TO, template="hello", language="de")
+    assert (caught.value.code, caught.value.subcode) == (100, 33)
+
+
+def test_many_threads_share_a_client(client: GraphClient, graph: GraphStandin) -> None:
+    def work(worker: int) -> None:
+        for number in range(25):
+            send(client, graph, to=f"+49151{worker:03d}{number:05d}")
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(graph.log.accepted) == posts(graph) == 200
+    assert not graph.log.duplicate_sends
