@@ -74,6 +74,8 @@ class LockSession:
         """Look, without asking the server, whether it has ended this session."""
         if self._turn.acquire(blocking=False):
             try:
+                # The first read takes the server's farewell, the second meets the end.
+                self._connection.pgconn.consume_input()
                 self._connection.pgconn.consume_input()
             except psycopg.Error:
                 pass

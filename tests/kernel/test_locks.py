@@ -32,9 +32,9 @@ def test_a_lock_is_held_inside_with_and_free_after(face: Any, database: Any) -> 
 
 def test_a_held_lock_names_its_holder(new_face: Callable[[], Any]) -> None:
     first, second = new_face(), new_face()
-    with first.lock("report", ttl=60, owner="the nightly report"):
-        with pytest.raises(LockHeld) as caught:
-            second.lock("report", ttl=60).acquire()
+    first.lock("report", ttl=60, owner="the nightly report").acquire()
+    with pytest.raises(LockHeld) as caught:
+        second.lock("report", ttl=60).acquire()
     assert caught.value.holder == "the nightly report"
     assert caught.value.expires_at is not None
     assert caught.value.expires_at > datetime.now(UTC)
@@ -173,9 +173,9 @@ def test_the_guard_commits_only_while_the_lock_is_held(sync: Any, database: Any)
         token = lock.token
     with sync.lock("report", ttl=60) as other:
         assert other.token > token
-        with pytest.raises(psycopg.Error) as caught, database.transaction():
-            database.execute("INSERT INTO guarded VALUES (2)")
-            database.execute("SELECT pgsync.assert_lock('report', %s)", [token])
+        late = "INSERT INTO guarded SELECT 2 FROM pgsync.assert_lock('report', %s)"
+        with pytest.raises(psycopg.Error) as caught:
+            database.execute(late, [token])
         assert caught.value.sqlstate == "PS001"
     assert database.execute("SELECT array_agg(value) FROM guarded").fetchone() == ([1],)
 
