@@ -169,3 +169,13 @@ def test_a_refused_send_is_not_repeated(
     with pytest.raises(GraphError):
         send(client, graph)
     assert posts(graph) == 1
+
+
+def test_a_redirect_is_not_followed(client: GraphClient, graph: GraphStandin) -> None:
+    graph.inject("html", status=307, location="/elsewhere", times=2)
+    with pytest.raises(GraphInterrupted) as caught:
+        send(client, graph)
+    assert caught.value.ambiguous
+    with pytest.raises(GraphInterrupted):
+        listed(client, graph)
+    assert (posts(graph), gets(graph)) == (1, 1)

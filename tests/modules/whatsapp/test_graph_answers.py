@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from typing import Any
 
 import pytest
 import requests
@@ -26,12 +27,17 @@ def test_a_refused_connection_is_not_ambiguous() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with GraphClient(token=TOKEN, base_url=closed, backoff=0.0) as client:
+        calls: list[None] = []
+        with GraphClient(
+            token=TOKEN, base_url=closed, backoff=0.0, before_call=lambda: calls.append(None)
+        ) as client:
             with pytest.raises(GraphUnreachable) as caught:
                 client.send_template("2", to=TO, template="hello", language="de")
             assert not caught.value.ambiguous
+            assert len(calls) == 1
             with pytest.raises(GraphUnreachable):
                 list(client.template_pages("1"))
+            assert len(calls) == 1 + 4
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,8 @@ def test_a_held_message_is_told_apart(
 
 
 def test_an_answer_without_a_message_id_is_ambiguous() -> None:
-    for answer in ({}, {"messages": []}, {"messages": [{"id": ""}]}, {"messages": "x"}):
+    answers: list[dict[str, Any]] = [{}, {"messages": []}, {"messages": [{"id": ""}]}]
+    for answer in [*answers, {"messages": "x"}]:
         with pytest.raises(GraphInterrupted) as caught:
             bodies.sent(answer)
         assert caught.value.ambiguous

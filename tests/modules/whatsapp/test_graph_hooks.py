@@ -72,7 +72,7 @@ def test_on_throttle_is_told_how_long_to_wait(
     with make(graph, on_throttle=waits.append) as client, pytest.raises(GraphError) as caught:
         send(client, graph)
     assert waits == seconds
-    assert caught.value.retry_after == (details.get("retry_after") or (seconds or [None])[0])
+    assert caught.value.retry_after == details.get("retry_after", seconds[0] if seconds else None)
 
 
 def test_a_throttled_account_tells_its_wait(graph: GraphStandin) -> None:

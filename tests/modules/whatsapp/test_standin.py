@@ -92,6 +92,13 @@ def test_bad_parameters_of_a_listing_are_refused(api: Api) -> None:
 def test_a_listing_can_be_filtered(api: Api) -> None:
     found = api.templates(status="REJECTED", limit=5)["data"]
     assert {template["status"] for template in found} == {"REJECTED"}
+    found = api.templates(status="REJECTED,PAUSED", limit=50)["data"]
+    assert {template["status"] for template in found} == {"REJECTED", "PAUSED"}
+
+
+def test_a_listing_can_have_a_summary(api: Api, graph: GraphStandin) -> None:
+    listing = api.templates(limit=1, summary="total_count")
+    assert listing["summary"] == {"total_count": len(graph.templates)}
 
 
 def test_every_status_is_there(graph: GraphStandin) -> None:

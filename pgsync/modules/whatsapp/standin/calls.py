@@ -161,7 +161,20 @@ def _list_templates(account: Account, call: Call, faults: Taken) -> Reply:
         if fault == "next_without_cursor":
             del query["after"], body["paging"]["cursors"]
         body["paging"]["next"] = f"{call.origin}{call.path}?{urlencode(query)}"
+    if "summary" in call.query:
+        body["summary"] = _summary(account, call.query["summary"])
     return Reply(200, body)
+
+
+def _summary(account: Account, names: str) -> dict[str, Any]:
+    count = len(account.templates)
+    known = {
+        "total_count": count,
+        "message_template_count": count,
+        "message_template_limit": 6000,
+        "are_translations_complete": True,
+    }
+    return {name: known[name] for name in names.split(",") if name in known}
 
 
 def _fields(value: str | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pgsync.modules.whatsapp.standin.samples import sample
 
 __all__ = ["FIELDS", "Catalogue", "Listing"]
 
+# What may be asked for; a template without such a field leaves it out, as the API does.
 FIELDS = frozenset(
     {
         "id",
@@ -27,6 +28,10 @@ FIELDS = frozenset(
         "last_updated_time",
         "message_send_ttl_seconds",
         "sub_category",
+        "correct_category",
+        "library_template_name",
+        "cta_url_link_tracking_opted_out",
+        "degrees_of_freedom_spec",
     }
 )
 
@@ -131,13 +136,16 @@ class Catalogue:
     def after(self, position: int, limit: int, filters: Mapping[str, str]) -> Listing:
         """Return up to ``limit`` templates that follow ``position`` and fit the filters.
 
+        A filter is a field and the values it may have, separated by commas.
+
         A cursor is a position, so that templates removed meanwhile do not shift the pages.
         """
         with self._lock:
             found = [
                 (at, row)
                 for at, row in self._rows.values()
-                if at > position and all(row[field] == value for field, value in filters.items())
+                if at > position
+                and all(row[field] in value.split(",") for field, value in filters.items())
             ]
         page = found[:limit]
         first, last = (page[0][0], page[-1][0]) if page else (position, position)

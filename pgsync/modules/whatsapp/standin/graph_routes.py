@@ -120,7 +120,9 @@ async def _deliver(request: Request, reply: Reply, fault: Fault | None) -> Respo
         await truncate(request, reply.status, body if len(body) > 20 else body + b" " * 20)
         return Response()
     if fault is not None and kind == "html":
-        headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+        headers = {} if fault.location is None else {"Location": fault.location}
+        if fault.retry_after is not None:
+            headers["Retry-After"] = f"{fault.retry_after:g}"
         return Response(_HTML, fault.status or 502, headers=headers, media_type="text/html")
     if kind == "invalid_json":
         body = body[:-1] + b",,"
