@@ -26,7 +26,7 @@ class Fault:
     Kinds:
         error: an error answer with ``code``, and ``subcode``, ``status``, ``details`` where given.
         invalid_json, truncated, html, reset: an answer that cannot be read (``html`` is a 502
-            by default, and with ``location`` a redirect); reset closes the connection without a byte.
+            by default, and with ``location`` a redirect); reset closes without a byte.
         slow: the request is carried out at once, and its answer comes after ``seconds``.
         held, paused: a message is accepted as held_for_quality_assessment, or paused.
         empty_page, short_page, repeat_cursor, next_without_cursor, after_without_next: a page of
