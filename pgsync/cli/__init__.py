@@ -1,1 +1,5 @@
 """The command line."""
+
+from pgsync.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,127 @@
+"""``pgsync jobs`` and ``pgsync queues``: what waits, runs and has ended."""
+
+from __future__ import annotations
+
+import click
+
+from pgsync.cli.output import dsn_option, fetch, json_option, show
+from pgsync.coordinator import Coordinator
+from pgsync.errors import InvalidArgument
+
+__all__ = ["jobs", "queues"]
+
+
+@click.group()
+def jobs() -> None:
+    """Jobs, live and ended."""
+
+
+@jobs.command("list")
+@dsn_option
+@json_option
+@click.option("--queue", help="Only this queue.")
+@click.option("--state", help="available, scheduled, running, retryable, completed, discarded...")
+@click.option("--task", help="Only this task.")
+@click.option("--most", type=click.IntRange(1), default=20, show_default=True)
+def jobs_list(
+    dsn: str | None,
+    as_json: bool,
+    queue: str | None,
+    state: str | None,
+    task: str | None,
+    most: int,
+) -> None:
+    """The newest jobs."""
+    rows = fetch(
+        dsn,
+        "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
+        " j.created_at, j.run_at FROM ("
+        "  SELECT l.id, l.queue, l.task, l.args, l.state, l.priority, l.attempt, l.max_attempts,"
+        "   l.created_at, l.run_at FROM pgsync.jobs AS l"
+        "  UNION ALL"
+        "  SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts,"
+        "   h.created_at, h.run_at FROM pgsync.job_history AS h) AS j"
+        " WHERE (%(queue)s::text IS NULL OR j.queue = %(queue)s)"
+        " AND (%(state)s::text IS NULL OR j.state = %(state)s)"
+        " AND (%(task)s::text IS NULL OR j.task = %(task)s)"
+        " ORDER BY j.id DESC LIMIT %(most)s",
+        {"queue": queue, "state": state, "task": task, "most": most},
+    )
+    show(rows, as_json=as_json, empty="no such jobs")
+
+
+@jobs.command("show")
+@dsn_option
+@click.argument("job_id", type=int)
+def jobs_show(dsn: str | None, job_id: int) -> None:
+    """One job with every attempt's error and traceback."""
+    with Coordinator(dsn) as sync:
+        job = sync.job(job_id)
+    if job is None:
+        raise InvalidArgument(f"there is no job {job_id}; it may have been pruned")
+    click.echo(f"job {job.id}: {job.task} on queue {job.queue}, {job.state}")
+    click.echo(f"attempt {job.attempt} of {job.max_attempts}, due {job.run_at}")
+    click.echo(f"arguments {job.args}")
+    if job.result is not None:
+        click.echo(f"result {job.result}")
+    for error in job.errors:
+        click.echo(f"\nattempt {error['attempt']} at {error['at']}: {error['error']}")
+        click.echo(error.get("traceback", "").rstrip())
+
+
+@jobs.command("retry")
+@dsn_option
+@click.argument("job_ids", type=int, nargs=-1, required=True)
+def jobs_retry(dsn: str | None, job_ids: tuple[int, ...]) -> None:
+    """Make waiting, discarded or cancelled jobs available now."""
+    with Coordinator(dsn) as sync:
+        for job_id in job_ids:
+            click.echo(f"{job_id} {sync.retry_job(job_id) or 'nothing to retry'}")
+
+
+@jobs.command("cancel")
+@dsn_option
+@click.option("--reason")
+@click.argument("job_ids", type=int, nargs=-1, required=True)
+def jobs_cancel(dsn: str | None, reason: str | None, job_ids: tuple[int, ...]) -> None:
+    """Cancel waiting jobs, and ask running ones to stop."""
+    with Coordinator(dsn) as sync:
+        for job_id in job_ids:
+            click.echo(f"{job_id} {sync.cancel_job(job_id, reason) or 'has ended'}")
+
+
+@click.group()
+def queues() -> None:
+    """Queues, their depth and their pauses."""
+
+
+@queues.command("list")
+@dsn_option
+@json_option
+def queues_list(dsn: str | None, as_json: bool) -> None:
+    """Each queue with its depth and its oldest job's wait."""
+    rows = fetch(
+        dsn,
+        "SELECT q.name, q.paused, q.available, q.scheduled, q.running, q.oldest_wait, q.workers"
+        " FROM pgsync.queues AS q ORDER BY q.name",
+    )
+    show(rows, as_json=as_json, empty="no queue has jobs or workers")
+
+
+@queues.command("pause")
+@dsn_option
+@click.option("--by", help="Who pauses it.")
+@click.argument("queue")
+def queues_pause(dsn: str | None, by: str | None, queue: str) -> None:
+    """Stop claims from a queue; jobs that run go on."""
+    with Coordinator(dsn) as sync:
+        click.echo(f"{queue} is paused since {sync.pause_queue(queue, by):%Y-%m-%d %H:%M:%S}")
+
+
+@queues.command("resume")
+@dsn_option
+@click.argument("queue")
+def queues_resume(dsn: str | None, queue: str) -> None:
+    """End a queue's pause."""
+    with Coordinator(dsn) as sync:
+        click.echo("resumed" if sync.resume_queue(queue) else "it was not paused")

@@ -1,0 +1,87 @@
+"""``pgsync locks``: who holds what, taking a lock from its holder, running a command under one."""
+
+from __future__ import annotations
+
+import subprocess
+
+import click
+
+from pgsync.cli.output import dsn_option, fetch, json_option, show
+from pgsync.coordinator import Coordinator
+from pgsync.locks.calls import force_unlock
+
+__all__ = ["locks"]
+
+
+@click.group()
+def locks() -> None:
+    """Locks that are held now."""
+
+
+@locks.command("list")
+@dsn_option
+@json_option
+def locks_list(dsn: str | None, as_json: bool) -> None:
+    """Each lock, its holder, its age and its deadline."""
+    rows = fetch(
+        dsn,
+        "SELECT l.name, l.mode, l.owner, l.token, l.age, l.remaining, l.waiting, l.pid"
+        " FROM pgsync.locks AS l ORDER BY l.acquired_at",
+    )
+    show(rows, as_json=as_json, empty="no lock is held")
+
+
+@locks.command("release")
+@dsn_option
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def locks_release(dsn: str | None, name: str, yes: bool) -> None:
+    """Take a lock from its holder, by ending the session that carries it."""
+    holders = fetch(
+        dsn,
+        "SELECT l.owner, (SELECT count(*) FROM pgsync.locks AS o WHERE o.pid = l.pid) AS carried"
+        " FROM pgsync.locks AS l WHERE l.name = %(name)s",
+        {"name": name},
+    )
+    if not holders:
+        click.echo("nobody holds it")
+        return
+    owner, carried = holders[0]["owner"], holders[0]["carried"]
+    if not yes:
+        click.confirm(f"End the session of {owner}, which carries {carried} lock(s)?", abort=True)
+    with Coordinator(dsn) as sync:
+        released = sync.database.run(force_unlock(name))
+    click.echo("released" if released else "it was released meanwhile")
+
+
+@locks.command("run", context_settings={"ignore_unknown_options": True})
+@dsn_option
+@click.option("--ttl", type=float, default=300.0, show_default=True, help="Seconds, renewed.")
+@click.option("--wait", type=float, default=0.0, show_default=True, help="Seconds to wait for it.")
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def locks_run(
+    context: click.Context,
+    dsn: str | None,
+    ttl: float,
+    wait: float,
+    name: str,
+    command: tuple[str, ...],
+) -> None:
+    """Run COMMAND under the lock NAME; exit 3 if somebody else holds it.
+
+    The command is ended if the lock is lost.
+    """
+    with Coordinator(dsn) as sync:
+        process: subprocess.Popen[bytes] | None = None
+
+        def end(reason: str) -> None:
+            click.echo(f"lock {name!r} was lost: {reason}", err=True)
+            if process is not None:
+                process.terminate()
+
+        with sync.lock(name, ttl=ttl, wait=wait, auto_renew=True, on_lost=end):
+            process = subprocess.Popen(command)
+            code = process.wait()
+    context.exit(code if code >= 0 else 128 - code)

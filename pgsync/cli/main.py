@@ -1,0 +1,93 @@
+"""``pgsync``: its commands, and how their errors become exit codes.
+
+Exit codes: 0 done, 1 failed, 2 usage or cannot connect, 3 not acquired or limited, 4 unhealthy.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+from pgsync.cli.db import db
+from pgsync.cli.demo import demo
+from pgsync.cli.jobs import jobs, queues
+from pgsync.cli.locks import locks
+from pgsync.cli.overview import limits, operations, schedules, status, workers
+from pgsync.cli.schema import doctor, migrate
+from pgsync.cli.work import daemon, worker
+from pgsync.errors import (
+    ConnectionFailed,
+    InvalidArgument,
+    LockHeld,
+    OperationBlocked,
+    PgsyncError,
+    RateLimited,
+    SchemaMissing,
+    SchemaTooNew,
+    ServerUnsupported,
+)
+from pgsync.version import __version__
+
+__all__ = ["cli", "exit_code", "main"]
+
+_CANNOT = (InvalidArgument, ConnectionFailed, ServerUnsupported, SchemaMissing, SchemaTooNew)
+_NOT_ACQUIRED = (LockHeld, OperationBlocked, RateLimited)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pgsync")
+def cli() -> None:
+    """Locks, job queues, rate limits, schedules and sync operations on PostgreSQL.
+
+    The database is named by --dsn or PGSYNC_DSN; without either, an embedded server is used.
+    """
+
+
+for command in (
+    db,
+    demo,
+    migrate,
+    doctor,
+    worker,
+    daemon,
+    status,
+    locks,
+    jobs,
+    queues,
+    limits,
+    schedules,
+    operations,
+    workers,
+):
+    cli.add_command(command)
+
+
+def exit_code(error: PgsyncError) -> int:
+    """The exit code that scripts are promised for an error."""
+    if isinstance(error, _CANNOT):
+        return 2
+    return 3 if isinstance(error, _NOT_ACQUIRED) else 1
+
+
+def main() -> NoReturn:
+    """Run the command line; a known error is one line on standard error, never a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough.
+        sys.stderr.close()
+        sys.exit(0)
+    except PgsyncError as error:
+        click.echo(f"pgsync: {' '.join(str(error).split())}", err=True)
+        sys.exit(exit_code(error))
+    sys.exit(0)

@@ -1,0 +1,87 @@
+"""What the commands share: the option that names the database, and lists as tables or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, LiteralString, TypeVar
+
+import click
+from psycopg.rows import dict_row
+from rich.console import Console
+from rich.table import Table
+
+from pgsync.coordinator import Coordinator
+from pgsync.database.faults import translated
+
+__all__ = ["dsn_option", "fetch", "json_option", "show"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_WIDEST = 60
+
+
+def dsn_option(command: F) -> F:
+    """Add ``--dsn``."""
+    return click.option(
+        "--dsn",
+        envvar="PGSYNC_DSN",
+        help="The database, as postgresql://user@host:5432/name. Default: the embedded server.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def fetch(
+    dsn: str | None, query: LiteralString, parameters: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a query on one of pgsync's views."""
+    with (
+        Coordinator(dsn, pool_size=1) as sync,
+        sync.database.connection() as connection,
+        translated(),
+        connection.cursor(row_factory=dict_row) as cursor,
+    ):
+        return cursor.execute(query, parameters or {}).fetchall()
+
+
+def show(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str) -> None:
+    """Print rows as a table for people, or as a JSON array for scripts."""
+    if as_json:
+        click.echo(json.dumps(rows, default=_to_json, ensure_ascii=False))
+    elif not rows:
+        click.echo(empty)
+    else:
+        table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        Console(highlight=False, markup=False).print(table)
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M:%S}"
+        case timedelta():
+            return str(timedelta(seconds=round(value.total_seconds())))
+        case dict() | list():
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        case _:
+            text = str(value)
+    # Text of a job or lock may hold control characters that a terminal would obey.
+    clean = "".join(character if character.isprintable() else " " for character in text)
+    return clean if len(clean) <= _WIDEST else f"{clean[: _WIDEST - 1]}…"

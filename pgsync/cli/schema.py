@@ -1,0 +1,58 @@
+"""``pgsync migrate`` and ``pgsync doctor``: the schema, and whether the server is fit for it."""
+
+from __future__ import annotations
+
+import click
+
+from pgsync.cli.output import dsn_option
+from pgsync.coordinator import Coordinator
+from pgsync.database.dsn import check_server, connect, masked
+from pgsync.database.migrations import check_schema, render
+from pgsync.errors import PgsyncError
+
+__all__ = ["doctor", "migrate"]
+
+_UNHEALTHY = 4
+
+
+@click.command()
+@dsn_option
+@click.option("--modules", is_flag=True, help="Also the tables of the modules (pgsync_modules).")
+@click.option("--sql", "print_sql", is_flag=True, help="Print the SQL for psql; connect nowhere.")
+def migrate(dsn: str | None, modules: bool, print_sql: bool) -> None:
+    """Bring the database's schema up to this version. Safe from many processes at once."""
+    if print_sql:
+        click.echo(render(modules=modules), nl=False)
+        return
+    with Coordinator(dsn) as sync:
+        applied = sync.migrate(modules=modules)
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("the schema is up to date")
+
+
+@click.command()
+@dsn_option
+@click.pass_context
+def doctor(context: click.Context, dsn: str | None) -> None:
+    """Check the connection, the server, its settings and the schema. Exit 4 if one is not fit."""
+    with Coordinator(dsn) as sync, connect(sync.dsn) as connection:
+        click.echo(f"ok    connected to {masked(sync.dsn)}")
+        healthy = True
+        for what, check in (("server", check_server), ("schema", check_schema)):
+            try:
+                check(connection)
+                click.echo(f"ok    {what}")
+            except PgsyncError as error:
+                healthy = False
+                click.echo(f"FAIL  {what}: {error}")
+        row = connection.execute(
+            "SELECT current_setting('server_version'),"
+            " current_setting('max_locks_per_transaction')::int"
+            " * (current_setting('max_connections')::int"
+            "    + current_setting('max_prepared_transactions')::int)"
+        ).fetchone()
+    if row:
+        click.echo(f"ok    PostgreSQL {row[0]}, room for about {row[1]} locks")
+    context.exit(0 if healthy else _UNHEALTHY)
