@@ -74,9 +74,8 @@ def exit_code(error: PgsyncError) -> int:
 def main() -> NoReturn:
     """Run the command line; a known error is one line on standard error, never a traceback."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        # Without standalone mode click returns what a command gave to Context.exit().
+        code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -90,4 +89,4 @@ def main() -> NoReturn:
     except PgsyncError as error:
         click.echo(f"pgsync: {' '.join(str(error).split())}", err=True)
         sys.exit(exit_code(error))
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

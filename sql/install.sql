@@ -1,0 +1,80 @@
+-- Installs the schema pgsync, or brings it up to this version:
+--     psql "$PGSYNC_DSN" -f sql/install.sql
+-- Written by python -m pgsync.database.install_script; do not edit.
+
+\set ON_ERROR_STOP on
+SELECT pg_advisory_lock(1715735445101742194) \g /dev/null
+SELECT to_regclass('pgsync.schema_migration') IS NULL AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0001_foundation.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 1, 'foundation', '4631f687614205a4d86fc596566648b0bd120a0c14a0fc934afc9f8aeab11b53');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 2) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0002_locks.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 2, 'locks', '3b39356aea3b4b40dd9f897b04fb2f235f136f53d89db00637be35414f6cdd2b');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 3) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0003_limits.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 3, 'limits', 'e44b80b58c7345898b0243a629805b069001367523fed4a9c1dbf63d539bd3cb');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 4) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0004_queues.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 4, 'queues', '8a5d300e27998af138202a3a87a8ac1547a1aa4b91d722d6be19be5d79070e0d');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 5) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0005_schedules.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 5, 'schedules', 'a4ae0c109063714676e7bf136d6c2bb7bcb117a12bdbed033f60d24bb5fe1ff6');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 6) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0006_operations.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 6, 'operations', '36af002ab9b4851943456cdcd4ea10c19e14b08164279c42d3a8e2d80ce6b01d');
+COMMIT;
+\endif
+
+BEGIN;
+\ir api/0_foundation.sql
+\ir api/1_locks.sql
+\ir api/2_limits.sql
+\ir api/3_queues.sql
+\ir api/4_workers.sql
+\ir api/5_queue_views.sql
+\ir api/6_schedules.sql
+\ir api/7_operations.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('api', 0, '0.1.0', '4c2233662b31bf73fea1f41a26572ce027ee464e383eaea29d3a415b234c1148')
+ON CONFLICT (component, version) DO UPDATE
+SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
+SELECT pgsync.prepare_history() \g /dev/null
+COMMIT;
