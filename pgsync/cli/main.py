@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from pgsync.cli.dashboard import dashboard
 from pgsync.cli.db import db
 from pgsync.cli.demo import demo
 from pgsync.cli.jobs import jobs, queues
@@ -50,6 +51,7 @@ for command in (
     demo,
     migrate,
     doctor,
+    dashboard,
     worker,
     daemon,
     status,
