@@ -121,8 +121,17 @@ class OperationDeclaration:
         return {name: bound.arguments[name] for name in names}
 
     def key(self, args: dict[str, Any]) -> str:
-        """The lock's name for these arguments."""
-        return self.lock.format(**args)
+        """The lock's name for these arguments; those that it does not use may be left out.
+
+        Raises:
+            InvalidArgument: if one that it uses is missing.
+        """
+        try:
+            return self.lock.format(**args)
+        except (KeyError, IndexError) as error:
+            raise InvalidArgument(
+                f"operation {self.name!r}: its lock {self.lock!r} needs {error}"
+            ) from None
 
     def limited_message(self, decision: Decision) -> str | None:
         """What a caller beyond the limit is told; None for the usual words."""

@@ -41,9 +41,9 @@ class _OperationFace:
         """The operation's name, which is its task's name too."""
         return self.declaration.name
 
-    def key(self, *args: Any, **kwargs: Any) -> str:
-        """The lock's name for these arguments."""
-        return self.declaration.key(self.declaration.bind(args, kwargs))
+    def key(self, **args: Any) -> str:
+        """The lock's name for these arguments, of which only those that it uses are needed."""
+        return self.declaration.key(args)
 
     def _request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         bound = self.declaration.bind(args, kwargs)
@@ -109,9 +109,9 @@ class Operation(_OperationFace):
         """Its task with other options: ``template_sync.options(priority=-1).enqueue(...)``."""
         return self._task.options(**changes)
 
-    def status(self, *args: Any, **kwargs: Any) -> OperationState | None:
+    def status(self, **args: Any) -> OperationState | None:
         """The run that goes on for these arguments, or else the last; None where there was none."""
-        found = self._database.run(operation_status(self.name, self.key(*args, **kwargs)))
+        found = self._database.run(operation_status(self.name, self.key(**args)))
         return found[0] if found else None
 
     def _perform(self, **kwargs: Any) -> Any:
@@ -165,9 +165,9 @@ class AsyncOperation(_OperationFace):
         """As :meth:`Operation.options`."""
         return self._task.options(**changes)
 
-    async def status(self, *args: Any, **kwargs: Any) -> OperationState | None:
+    async def status(self, **args: Any) -> OperationState | None:
         """As :meth:`Operation.status`."""
-        found = await self._database.run(operation_status(self.name, self.key(*args, **kwargs)))
+        found = await self._database.run(operation_status(self.name, self.key(**args)))
         return found[0] if found else None
 
     async def _perform(self, **kwargs: Any) -> Any:
