@@ -26,32 +26,38 @@ _SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "o
 _TEMPLATE = "pgsync_test_template"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the container, where one is asked for, before the workers of pytest-xdist begin."""
+    choice = os.environ.get("PGSYNC_TEST_POSTGRES")
+    if choice is None or hasattr(config, "workerinput") or "PGSYNC_TEST_DSN" in os.environ:
+        return
+    if choice != "testcontainers":
+        raise pytest.UsageError(f"PGSYNC_TEST_POSTGRES={choice} is unknown; use testcontainers")
+    from testcontainers.community.postgres import PostgresContainer
+
+    try:
+        container = PostgresContainer("postgres:18", driver=None)
+        container.start()
+    except Exception as error:  # noqa: BLE001 - docker's client raises many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise pytest.UsageError(
+            f"PGSYNC_TEST_POSTGRES=testcontainers needs a Docker engine: {reason}"
+        ) from None
+    config.add_cleanup(container.stop)
+    os.environ["PGSYNC_TEST_DSN"] = container.get_connection_url()
+
+
 @pytest.fixture(scope="session")
 def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The DSN of a server on which databases may be made."""
     if dsn := os.environ.get("PGSYNC_TEST_DSN"):
         yield dsn
-    elif (other := os.environ.get("PGSYNC_TEST_POSTGRES")) == "testcontainers":
-        yield from _container()
-    elif other:
-        pytest.exit(f"PGSYNC_TEST_POSTGRES={other} is unknown; use testcontainers", 2)
-    else:
-        # All workers of pytest-xdist share the folder, and so the server.
-        base = tmp_path_factory.getbasetemp()
-        shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-        with EmbeddedServer(shared / "server", settings=_SETTINGS) as server:
-            yield server.dsn
-
-
-def _container() -> Iterator[str]:
-    from testcontainers.postgres import PostgresContainer
-
-    try:
-        with PostgresContainer("postgres:18", driver=None) as container:
-            yield container.get_connection_url()
-    except Exception as error:  # noqa: BLE001 - docker's client raises many kinds
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        pytest.exit(f"PGSYNC_TEST_POSTGRES=testcontainers needs a Docker engine: {reason}", 2)
+        return
+    # All workers of pytest-xdist share the folder, and so the server.
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with EmbeddedServer(shared / "server", settings=_SETTINGS) as server:
+        yield server.dsn
 
 
 @pytest.fixture(scope="session")

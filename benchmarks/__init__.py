@@ -1,0 +1,1 @@
+"""Measurements: each figure beside PostgreSQL's own limit, in interleaved runs, as a ratio."""
