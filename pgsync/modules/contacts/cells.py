@@ -1,0 +1,58 @@
+"""The text of one cell: cleaned on the way in, guarded against formulas on the way out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+__all__ = ["clean", "guard_formula", "split_tags", "split_values", "unguard_formula"]
+
+_PACKED = ":::"
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\ufeff]")
+_LINE_END = re.compile(r"\r\n?")
+_TAG_END = re.compile(r":::|[,;|\n]")
+# A cell that begins so is a formula to a spreadsheet; apostrophes before it are counted in, so
+# that adding one and taking one away are exact opposites.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_GUARDED = re.compile(r"'+[=+\-@\t\r\n]")
+
+
+def clean(text: str) -> str | None:
+    """The text without what no database or spreadsheet takes, and without outer space.
+
+    Control characters and lone surrogates are dropped, line ends become ``\\n``, letters are
+    composed (NFC). None where nothing is left: a blank.
+    """
+    if text.isascii() and text.isprintable():
+        return text.strip() or None
+    text = _CONTROL.sub("", _LINE_END.sub("\n", text))
+    return unicodedata.normalize("NFC", text).strip() or None
+
+
+def split_values(text: str) -> list[str]:
+    """The values that Google Contacts packs into one cell with ``:::``."""
+    if _PACKED not in text:
+        return [text]
+    return [value.strip() for value in text.split(_PACKED) if value.strip()]
+
+
+def split_tags(texts: Iterable[str | None]) -> tuple[str, ...]:
+    """The tags in these cells, separated by ``, ; |``, line ends or ``:::``, each once."""
+    tags: dict[str, None] = {}
+    for text in texts:
+        for tag in _TAG_END.split(text) if text else ():
+            # Google marks its own groups with an asterisk.
+            if name := tag.strip().removeprefix("* ").strip():
+                tags.setdefault(name)
+    return tuple(tags)
+
+
+def guard_formula(text: str) -> str:
+    """The text as a cell that no spreadsheet takes for a formula: with an apostrophe before it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unguard_formula(text: str) -> str:
+    """What :func:`guard_formula` was given; other text is left as it is."""
+    return text[1:] if _GUARDED.match(text) else text

@@ -1,0 +1,26 @@
+"""What can be wrong with a file of contacts as a whole, and with one row of it."""
+
+from __future__ import annotations
+
+from pgsync.errors import PgsyncError
+
+__all__ = [
+    "EMPTY_OR_INVALID",
+    "INVALID_PHONE",
+    "MISSING_PHONE",
+    "ContactFileError",
+    "in_row",
+]
+
+EMPTY_OR_INVALID = "CSV file is empty or invalid"
+MISSING_PHONE = "Missing phone number or WhatsApp ID"
+INVALID_PHONE = "Invalid phone number/WhatsApp ID format"
+
+
+class ContactFileError(PgsyncError, ValueError):
+    """The file as a whole cannot be read or written; no contact was changed."""
+
+
+def in_row(row: int, reason: str) -> str:
+    """A reason with the row that it is about, counted as a spreadsheet counts (header: 1)."""
+    return f"Row {row}: {reason}"

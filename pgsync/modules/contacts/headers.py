@@ -1,0 +1,150 @@
+"""Which column of a table holds what, guessed from its header or told by a mapping."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pgsync.modules.contacts.errors import ContactFileError
+
+__all__ = ["FIELDS", "Columns", "find_columns"]
+
+FIELDS = ("wa_id", "phone", "name", "email", "company", "notes", "tags", "status")
+"""What a mapping may name."""
+
+# In order of preference: the first column with a usable value is taken.
+_NAMES: dict[str, Sequence[str]] = {
+    "wa_id": ("wa_id", "whatsapp_id", "waid", "whatsapp"),
+    "phone": (
+        "phone",
+        "phone_number",
+        "mobile",
+        "mobile_phone",
+        "mobile_number",
+        "cell",
+        "cell_phone",
+        "telephone",
+        r"phone_\d+_value",
+        "primary_phone",
+        "home_phone",
+        "business_phone",
+        "work_phone",
+    ),
+    "name": ("full_name", "contact_name", "name", "display_name"),
+    "first": ("first_name", "given_name"),
+    "middle": ("middle_name", "additional_name"),
+    "last": ("last_name", "family_name", "surname"),
+    "email": ("email", "e_mail", "email_address", "e_mail_address", r"e_mail_\d+_value"),
+    "company": (
+        "company",
+        "company_name",
+        "organization",
+        "organisation",
+        "org",
+        "organization_name",
+        r"organization_\d+_name",
+    ),
+    "notes": ("notes", "note", "description", "comments"),
+    "tags": ("tags", "tag", "labels", "label", "group_membership", "categories"),
+    "status": ("status",),
+}
+_PATTERNS = {field: [re.compile(name) for name in names] for field, names in _NAMES.items()}
+_SEPARATORS = re.compile(r"[\W_]+")
+_SHOWN = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of each field, by index from 0, the preferred first.
+
+    ``wa_ids`` are read as international numbers; ``parts`` are those of a name, joined where no
+    column of ``names`` has one.
+    """
+
+    wa_ids: tuple[int, ...] = ()
+    phones: tuple[int, ...] = ()
+    names: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
+    emails: tuple[int, ...] = ()
+    companies: tuple[int, ...] = ()
+    notes: tuple[int, ...] = ()
+    tags: tuple[int, ...] = ()
+    statuses: tuple[int, ...] = ()
+
+
+def find_columns(
+    headers: Sequence[str], mapping: Mapping[str, str | None] | None = None
+) -> Columns:
+    """The columns of a header, whatever its case and spacing.
+
+    ``mapping`` gives, for a field of :data:`FIELDS`, the header to take it from, or None to leave
+    it out; the other fields are guessed.
+
+    Raises:
+        ContactFileError: if no column holds phone numbers, or the mapping names what is not there.
+    """
+    words = [_word(header) for header in headers]
+    found = {field: _guess(words, patterns) for field, patterns in _PATTERNS.items()}
+    for field, header in (mapping or {}).items():
+        if field not in FIELDS:
+            raise ContactFileError(
+                f"the mapping's field {field!r} is unknown; use {', '.join(FIELDS)}"
+            )
+        found[field] = () if header is None else (_index(headers, words, header),)
+        if field in ("wa_id", "phone"):
+            # Told where the number is, no other column is asked for it.
+            found["phone" if field == "wa_id" else "wa_id"] = _told(mapping, headers, words, field)
+        if field == "name":
+            found["first"] = found["middle"] = found["last"] = ()
+    if not found["wa_id"] and not found["phone"]:
+        raise ContactFileError(
+            f"no column holds phone numbers or WhatsApp IDs; the headers are {_shown(headers)}; "
+            'name one "phone", or give a mapping such as {"phone": "your header"}'
+        )
+    return Columns(
+        wa_ids=found["wa_id"],
+        phones=found["phone"],
+        names=found["name"],
+        parts=(*found["first"][:1], *found["middle"][:1], *found["last"][:1]),
+        emails=found["email"],
+        companies=found["company"],
+        notes=found["notes"],
+        tags=found["tags"],
+        statuses=found["status"],
+    )
+
+
+def _told(
+    mapping: Mapping[str, str | None] | None, headers: Sequence[str], words: list[str], field: str
+) -> tuple[int, ...]:
+    header = (mapping or {}).get("phone" if field == "wa_id" else "wa_id")
+    return () if header is None else (_index(headers, words, header),)
+
+
+def _word(header: str) -> str:
+    return _SEPARATORS.sub("_", header.casefold()).strip("_")
+
+
+def _guess(words: list[str], patterns: list[re.Pattern[str]]) -> tuple[int, ...]:
+    found: dict[int, None] = {}
+    for pattern in patterns:
+        for index, word in enumerate(words):
+            if pattern.fullmatch(word):
+                found.setdefault(index)
+    return tuple(found)
+
+
+def _index(headers: Sequence[str], words: list[str], header: str) -> int:
+    if header in headers:
+        return headers.index(header)
+    if _word(header) in words:
+        return words.index(_word(header))
+    raise ContactFileError(
+        f"the mapping's header {header!r} is not in the file; its headers are {_shown(headers)}"
+    )
+
+
+def _shown(headers: Sequence[str]) -> str:
+    shown = ", ".join(repr(header[:_SHOWN]) for header in headers[:_SHOWN])
+    return f"{shown} and {len(headers) - _SHOWN} more" if len(headers) > _SHOWN else shown

@@ -1,0 +1,94 @@
+"""Phone numbers to E.164, from what people and programs write."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import phonenumbers
+from phonenumbers import NumberParseException, PhoneNumberFormat
+
+from pgsync.errors import InvalidArgument
+from pgsync.modules.contacts.numbering import is_plain_valid, national_to_plain
+
+__all__ = ["check_region", "to_e164"]
+
+# Marks that phones put around a copied number to fix its direction.
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_SCHEME = re.compile(r"^(?:whatsapp|tel):|@(?:s\.whatsapp\.net|c\.us)$", re.IGNORECASE)
+_FLOAT = re.compile(r"(\+?\d+)\.0+")
+# What Excel makes of a long number: its last digits are lost.
+_EXPONENT = re.compile(r"[+-]?\d+(?:[.,]\d*)?[eE][+-]?\d+")
+_BARE = re.compile(r"[\d\s().\-/]*\d[\d\s().\-/]*")
+_PUNCTUATION = re.compile(r"[\s().\-]+")
+_LONGEST = 64
+
+
+def check_region(region: str | None) -> str | None:
+    """The region's code in capitals, or None.
+
+    Raises:
+        InvalidArgument: if there is no such region.
+    """
+    if region is None:
+        return None
+    code = region.strip().upper()
+    if code not in phonenumbers.SUPPORTED_REGIONS:
+        raise InvalidArgument(
+            f"{region!r} is no region; give an ISO 3166 code of two letters, such as 'DE'"
+        )
+    return code
+
+
+@lru_cache(maxsize=65_536)
+def to_e164(text: str, region: str | None = None, *, international: bool = False) -> str | None:
+    """The number in E.164 (``+4915123456789``), or None if the text is no valid phone number.
+
+    A number without country code is taken to be of ``region``. With ``international``, as for a
+    WhatsApp ID, digits without ``+`` are first taken to begin with the country code.
+    """
+    if text.startswith("+") and is_plain_valid(text):
+        return text
+    number = _SCHEME.sub("", _INVISIBLE.sub("", text).strip()).strip()
+    if not number or len(number) > _LONGEST or _EXPONENT.fullmatch(number):
+        return None
+    if not number.isascii():
+        number = phonenumbers.normalize_digits_only(number.replace("\uff0b", "+"), True)
+    if whole := _FLOAT.fullmatch(number):
+        number = whole[1]
+    for candidate in _candidates(number, region, international):
+        found = _plain(candidate, region) or _parse(candidate, region)
+        if found is not None:
+            return found
+    return None
+
+
+def _candidates(number: str, region: str | None, international: bool) -> list[str]:
+    """The readings of a number, the likeliest first."""
+    if not _BARE.fullmatch(number):
+        return [number]
+    if number.startswith("00"):
+        return [f"+{number[2:]}", number]
+    if number.startswith(("0", "(")):
+        return [number]
+    # Own country code, own trunk prefix left out: the first is far the likelier slip.
+    if region is not None:
+        international |= number.startswith(str(phonenumbers.country_code_for_region(region)))
+    return [f"+{number}", number] if international else [number, f"+{number}"]
+
+
+def _plain(number: str, region: str | None) -> str | None:
+    plain = _PUNCTUATION.sub("", number)
+    if plain.startswith("+"):
+        return plain if is_plain_valid(plain) else None
+    return national_to_plain(plain, region) if region is not None else None
+
+
+def _parse(number: str, region: str | None) -> str | None:
+    try:
+        parsed = phonenumbers.parse(number, region)
+    except NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(parsed):
+        return None
+    return phonenumbers.format_number(parsed, PhoneNumberFormat.E164)

@@ -1,0 +1,129 @@
+"""From a table's rows to contacts: each row is a clean contact, or refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pgsync.modules.contacts.cells import clean, split_tags, split_values, unguard_formula
+from pgsync.modules.contacts.errors import INVALID_PHONE, MISSING_PHONE, in_row
+from pgsync.modules.contacts.headers import Columns, find_columns
+from pgsync.modules.contacts.phones import check_region, to_e164
+from pgsync.modules.contacts.tables import Table
+
+__all__ = ["STATUSES", "ContactRow", "Reject", "read_contacts"]
+
+STATUSES = ("active", "inactive", "blocked", "opted_out")
+
+_RAW_CELL = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ContactRow:
+    """A row that is a contact; ``row`` is its number in the file, ``phone`` is in E.164."""
+
+    row: int
+    phone: str
+    name: str | None = None
+    email: str | None = None
+    company: str | None = None
+    notes: str | None = None
+    tags: tuple[str, ...] = ()
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that was refused; ``raw`` holds its cells by header, cut to 1,000 characters each."""
+
+    row: int
+    reason: str
+    raw: dict[str, str]
+
+    @property
+    def message(self) -> str:
+        """The reason with the row's number: ``Row 7: Missing phone number or WhatsApp ID``."""
+        return in_row(self.row, self.reason)
+
+
+def read_contacts(
+    table: Table, region: str | None = None, mapping: Mapping[str, str | None] | None = None
+) -> Iterator[ContactRow | Reject]:
+    """The contacts of a table, one for each row that is not blank; one bad row spoils no other.
+
+    ``region`` is the country of numbers written without one; see :func:`find_columns` for
+    ``mapping``.
+
+    Raises:
+        ContactFileError: if no column holds phone numbers, or the file breaks off.
+        InvalidArgument: if there is no such region.
+    """
+    region = check_region(region)
+    columns = find_columns(table.headers, mapping)
+    labels = _labels(table.headers)
+    width = len(labels)
+    for row, cells in table.rows:
+        if len(cells) < width:
+            cells = [*cells, *[""] * (width - len(cells))]
+        phone = _phone(cells, columns, region)
+        if phone.startswith("+"):
+            yield _contact(row, phone, cells, columns)
+        else:
+            yield Reject(row, phone, _raw(cells, labels))
+
+
+def _phone(cells: Sequence[str], columns: Columns, region: str | None) -> str:
+    """The first valid number of a row, or the reason why there is none."""
+    reason = MISSING_PHONE
+    for indexes, international in ((columns.wa_ids, True), (columns.phones, False)):
+        for index in indexes:
+            if not cells[index] or cells[index].isspace():
+                continue
+            for value in split_values(unguard_formula(cells[index])):
+                if found := to_e164(value.strip(), region, international=international):
+                    return found
+                reason = INVALID_PHONE
+    return reason
+
+
+def _contact(row: int, phone: str, cells: Sequence[str], columns: Columns) -> ContactRow:
+    status = _first(cells, columns.statuses)
+    word = status.casefold().replace(" ", "_") if status else None
+    name = _first(cells, columns.names)
+    if name is None and columns.parts:
+        name = " ".join(part for index in columns.parts if (part := _cell(cells[index]))) or None
+    return ContactRow(
+        row,
+        phone,
+        name,
+        _first(cells, columns.emails, packed=True),
+        _first(cells, columns.companies, packed=True),
+        _first(cells, columns.notes),
+        split_tags(_cell(cells[index]) for index in columns.tags),
+        word if word in STATUSES else None,
+    )
+
+
+def _first(cells: Sequence[str], indexes: tuple[int, ...], *, packed: bool = False) -> str | None:
+    for index in indexes:
+        if value := _cell(cells[index]):
+            return next(iter(split_values(value)), None) if packed else value
+    return None
+
+
+def _cell(text: str) -> str | None:
+    return clean(unguard_formula(text)) if text else None
+
+
+def _labels(headers: Sequence[str]) -> list[str]:
+    """A name for each column: its header, where that is there and no other column's."""
+    labels: dict[str, None] = {}
+    for number, header in enumerate(headers, 1):
+        label = clean(header) or f"column {number}"
+        labels.setdefault(f"{label} ({number})" if label in labels else label)
+    return list(labels)
+
+
+def _raw(cells: Sequence[str], labels: list[str]) -> dict[str, str]:
+    names = [*labels, *(f"column {number}" for number in range(len(labels) + 1, len(cells) + 1))]
+    return {name: (clean(cell) or "")[:_RAW_CELL] for name, cell in zip(names, cells, strict=True)}

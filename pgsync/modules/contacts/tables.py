@@ -1,0 +1,146 @@
+"""Reading a table of text cells, row by row, from a CSV or XLSX file with real-world dirt."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from pgsync.modules.contacts.errors import EMPTY_OR_INVALID, ContactFileError, in_row
+from pgsync.modules.contacts.sniffing import sniff_delimiter, sniff_encoding, stated_delimiter
+from pgsync.modules.contacts.workbooks import ZIP_MAGIC, workbook_rows
+
+__all__ = ["Bounds", "Table", "open_table"]
+
+_SAMPLE_LINES = 200
+_END = "\0end of file\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How large a file may be; ``unpacked`` is for XLSX, which is compressed. Sizes in bytes."""
+
+    size: int = 1 << 30
+    unpacked: int = 512 << 20
+    rows: int = 5_000_000
+    columns: int = 1_000
+    line: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An open table: ``rows`` yields each row that is not blank, once, with its number.
+
+    Numbers are those that a spreadsheet shows: blank rows count, and a cell of many lines is one
+    row. ``format`` says how the file was read, for people.
+    """
+
+    headers: list[str]
+    rows: Iterator[tuple[int, list[str]]]
+    format: str
+
+
+@contextmanager
+def open_table(path: str | Path, bounds: Bounds | None = None) -> Iterator[Table]:
+    """Open a file as a table, in constant memory for CSV.
+
+    What kind of file it is, its encoding and its delimiter are judged by its content.
+
+    Raises:
+        ContactFileError: if it is missing, too large, empty, or no table; also while rows are read.
+    """
+    path, bounds = Path(path), bounds or Bounds()
+    try:
+        if path.stat().st_size > bounds.size:
+            raise ContactFileError(
+                f"the file is larger than {bounds.size:,} bytes; split it and import the parts"
+            )
+        with path.open("rb") as file:
+            is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        with _open_workbook(path, bounds) if is_zip else _open_csv(path, bounds) as table:
+            yield table
+    except OSError as error:
+        raise ContactFileError(
+            f"the file {path.name!r} cannot be read: {error.strerror or error}; check its path"
+        ) from error
+
+
+@contextmanager
+def _open_workbook(path: Path, bounds: Bounds) -> Iterator[Table]:
+    with workbook_rows(path, bounds.unpacked) as cells:
+        yield _table(_numbered(cells, bounds), "XLSX")
+
+
+@contextmanager
+def _open_csv(path: Path, bounds: Bounds) -> Iterator[Table]:
+    encoding = sniff_encoding(path)
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        delimiter = _find_delimiter(file, bounds)
+        rows = _numbered(_csv_rows(file, delimiter, bounds), bounds)
+        yield _table(rows, f"CSV in {encoding}, delimiter {delimiter!r}")
+
+
+def _table(rows: Iterator[tuple[int, list[str]]], form: str) -> Table:
+    first = next(rows, None)
+    if first is None:
+        raise ContactFileError(EMPTY_OR_INVALID)
+    return Table([cell.strip() for cell in first[1]], rows, form)
+
+
+def _find_delimiter(file: TextIO, bounds: Bounds) -> str:
+    """Leaves the file at its first row, after a line ``sep=`` where there is one."""
+    first = file.readline(bounds.line)
+    stated = stated_delimiter(first)
+    if stated is not None:
+        return stated
+    lines = [first, *(file.readline(bounds.line) for _ in range(_SAMPLE_LINES))]
+    file.seek(0)
+    return sniff_delimiter(lines)
+
+
+def _csv_rows(file: TextIO, delimiter: str, bounds: Bounds) -> Iterator[list[str]]:
+    reader = csv.reader(_lines(file, bounds), delimiter=delimiter)
+    row, before = 0, None
+    try:
+        for row, cells in enumerate(reader, 1):  # noqa: B007 - read after the loop
+            # One row late: the end's own mark is no row.
+            if before is not None:
+                yield before
+            before = cells
+    except csv.Error:
+        limit = csv.field_size_limit()
+        raise ContactFileError(
+            in_row(row + 1, f"a cell is longer than {limit:,} characters; is a quote left open?")
+        ) from None
+    if before != [_END]:
+        raise ContactFileError(
+            in_row(row, "a quote is opened and never closed; close it, so that no row is lost")
+        )
+
+
+def _lines(file: TextIO, bounds: Bounds) -> Iterator[str]:
+    """Lines of bounded length, then a mark: a quote left open swallows it, and so is found out."""
+    while line := file.readline(bounds.line):
+        if len(line) == bounds.line:
+            raise ContactFileError(
+                f"the file has a line longer than {bounds.line:,} characters; is it a table?"
+            )
+        yield line
+    yield _END
+
+
+def _numbered(rows: Iterator[list[str]], bounds: Bounds) -> Iterator[tuple[int, list[str]]]:
+    for number, cells in enumerate(rows, 1):
+        if number > bounds.rows:
+            raise ContactFileError(
+                f"the file has more than {bounds.rows:,} rows; split it and import the parts"
+            )
+        if len(cells) > bounds.columns:
+            raise ContactFileError(
+                in_row(number, f"more than {bounds.columns:,} columns; remove those not needed")
+            )
+        if any(cells) and any(not cell.isspace() for cell in cells if cell):
+            yield number, cells
