@@ -1,1 +1,29 @@
 """Contacts: import and export of files with real-world dirt."""
+
+from pgsync.modules.contacts.contacts import Contacts
+from pgsync.modules.contacts.errors import ContactFileError
+from pgsync.modules.contacts.headers import Columns, find_columns
+from pgsync.modules.contacts.models import Contact, ContactImport, ContactImportReject
+from pgsync.modules.contacts.phones import to_e164
+from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
+from pgsync.modules.contacts.sample import SampleTruth, write_sample
+from pgsync.modules.contacts.tables import Bounds, Table, open_table
+
+__all__ = [
+    "Bounds",
+    "Columns",
+    "Contact",
+    "ContactFileError",
+    "ContactImport",
+    "ContactImportReject",
+    "ContactRow",
+    "Contacts",
+    "Reject",
+    "SampleTruth",
+    "Table",
+    "find_columns",
+    "open_table",
+    "read_contacts",
+    "to_e164",
+    "write_sample",
+]

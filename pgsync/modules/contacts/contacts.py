@@ -1,0 +1,53 @@
+"""The contacts' operations: an import and an export at a time for a workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from pgsync.coordinator import Coordinator
+from pgsync.modules.contacts.importing import ImportRun
+from pgsync.modules.contacts.merging import OnDuplicate
+from pgsync.operations import Operation, OperationRun
+
+__all__ = ["Contacts"]
+
+
+class Contacts:
+    """Import and export of a workspace's contacts, declared on a coordinator.
+
+    ``batch`` is how many rows are staged, and merged, in one transaction. Run them here
+    (``contacts.imports(workspace_id=1, path="people.csv")``) or enqueue them for a worker that
+    sees the same path (``contacts.imports.enqueue(...)``).
+    """
+
+    imports: Operation
+    """``contact_import(workspace_id, path, region=None, on_duplicate="fill", mapping=None)``"""
+
+    def __init__(
+        self, sync: Coordinator, sessions: sessionmaker[Session], *, batch: int = 10_000
+    ) -> None:
+        self._sessions = sessions
+        self._batch = batch
+        self.imports = sync.operation(
+            "contact_import",
+            lock="contact_import:workspace:{workspace_id}",
+            ttl=600,
+            queue="default",
+            blocked="Contact import is already in progress",
+        )(self._import)
+
+    def _import(
+        self,
+        op: OperationRun,
+        workspace_id: int,
+        path: str,
+        region: str | None = None,
+        on_duplicate: OnDuplicate = "fill",
+        mapping: dict[str, str | None] | None = None,
+    ) -> dict[str, Any]:
+        """Import a CSV or XLSX file of contacts into a workspace; see :class:`ImportRun`."""
+        run = ImportRun(op, self._sessions, workspace_id, on_duplicate, self._batch)
+        return run.run(Path(path), region, mapping)

@@ -1,0 +1,74 @@
+"""Contacts and their imports, as SQLAlchemy knows them; ``sql/modules/0003_contacts.sql``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import FetchedValue, ForeignKey, Identity
+from sqlalchemy.orm import Mapped, mapped_column
+
+from pgsync.modules.database import Base
+
+__all__ = ["Contact", "ContactImport", "ContactImportReject"]
+
+
+class Contact(Base):
+    """A person whom a workspace may write to; one for a phone number (E.164) in a workspace."""
+
+    __tablename__ = "contact"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    workspace_id: Mapped[int] = mapped_column(ForeignKey("pgsync_modules.workspace.id"))
+    phone: Mapped[str]
+    name: Mapped[str | None]
+    email: Mapped[str | None]
+    company: Mapped[str | None]
+    notes: Mapped[str | None]
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    custom: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    status: Mapped[str] = mapped_column(default="active")
+    do_not_contact: Mapped[bool] = mapped_column(default=False)
+    opted_out_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
+    updated_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
+
+    def __repr__(self) -> str:
+        return f"<Contact {self.id} of workspace {self.workspace_id}>"
+
+
+class ContactImport(Base):
+    """An import of a file: how far it came, and what became of its rows."""
+
+    __tablename__ = "contact_import"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    workspace_id: Mapped[int] = mapped_column(ForeignKey("pgsync_modules.workspace.id"))
+    file_name: Mapped[str]
+    on_duplicate: Mapped[str]
+    state: Mapped[str] = mapped_column(default="reading")
+    rows: Mapped[int] = mapped_column(default=0)
+    imported: Mapped[int] = mapped_column(default=0)
+    updated: Mapped[int] = mapped_column(default=0)
+    duplicates: Mapped[int] = mapped_column(default=0)
+    rejected: Mapped[int] = mapped_column(default=0)
+    merged_through: Mapped[str | None]
+    error: Mapped[str | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
+    finished_at: Mapped[datetime | None]
+
+    def __repr__(self) -> str:
+        return f"<ContactImport {self.id} {self.state} of workspace {self.workspace_id}>"
+
+
+class ContactImportReject(Base):
+    """A row that an import refused, with the reason; ``row`` counts the header as 1."""
+
+    __tablename__ = "contact_import_rejects"
+
+    import_id: Mapped[int] = mapped_column(
+        ForeignKey("pgsync_modules.contact_import.id"), primary_key=True
+    )
+    row: Mapped[int] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+    raw: Mapped[dict[str, Any]]
