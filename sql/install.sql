@@ -73,7 +73,7 @@ BEGIN;
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '4c2233662b31bf73fea1f41a26572ce027ee464e383eaea29d3a415b234c1148')
+VALUES ('api', 0, '0.1.0', '920580533b678d1ab46e0d1b06cfa7db397091febc783ca8fa5dd91069428f90')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -8,6 +8,7 @@ import os
 import random
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
@@ -16,7 +17,7 @@ import psycopg
 from pgsync.database.calls import Call, Listing
 from pgsync.database.listener import connect_async
 from pgsync.database.pool import execute_async
-from pgsync.errors import ConnectionFailed, OutcomeUnknown
+from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
 from pgsync.queues.calls import register_worker, rescue_jobs, unregister_worker
 from pgsync.version import __version__
 
@@ -33,13 +34,24 @@ _LONGEST_PAUSE = 10.0
 
 
 class WorkerLink:
-    """One session, registered as a worker; connects anew, as a new worker, when it breaks."""
+    """One session, registered as a worker; connects anew, as a new worker, when it breaks.
 
-    def __init__(self, dsn: str, name: str, queues: Sequence[str], concurrency: int) -> None:
+    Once ``stopping`` is set it no longer waits for a database that is away.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        name: str,
+        queues: Sequence[str],
+        concurrency: int,
+        stopping: asyncio.Event,
+    ) -> None:
         self._dsn = dsn
         self._name = name
         self._queues = queues
         self._concurrency = concurrency
+        self._stopping = stopping
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._connecting = asyncio.Lock()
         self.worker = 0
@@ -90,24 +102,35 @@ class WorkerLink:
                 try:
                     await self._connect()
                     return
-                except (psycopg.OperationalError, OutcomeUnknown) as error:
+                except (psycopg.OperationalError, PgsyncError) as error:
+                    # A first connect that the server refuses for good must not try for ever.
+                    if broken is None and not isinstance(error, psycopg.Error | OutcomeUnknown):
+                        raise
+                    if self._stopping.is_set():
+                        raise ConnectionFailed(f"the worker stops: {error}") from error
                     logger.warning("worker cannot connect, trying again: %s", error)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+                with suppress(TimeoutError):
+                    patience = pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                    await asyncio.wait_for(self._stopping.wait(), patience)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _connect(self) -> None:
         connection = await connect_async(self._dsn, "pgsync worker")
-        self.worker = await execute_async(
-            connection,
-            register_worker(
-                self._name,
-                socket.gethostname(),
-                os.getpid(),
-                __version__,
-                self._queues,
-                self._concurrency,
-            ),
-        )
-        # What a dead worker had, an earlier self of this one included, can be claimed at once.
-        await execute_async(connection, rescue_jobs(SILENCE))
+        try:
+            self.worker = await execute_async(
+                connection,
+                register_worker(
+                    self._name,
+                    socket.gethostname(),
+                    os.getpid(),
+                    __version__,
+                    self._queues,
+                    self._concurrency,
+                ),
+            )
+            # What a dead worker had, an earlier self of this one included, can be claimed at once.
+            await execute_async(connection, rescue_jobs(SILENCE))
+        except BaseException:
+            await connection.close()
+            raise
         self._connection = connection

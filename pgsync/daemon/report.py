@@ -5,26 +5,31 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-__all__ = ["describe_error"]
+__all__ = ["describe_error", "words_of"]
 
 _MOST_CHARACTERS = 10_000
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
     """The error and its traceback, bounded, as text that PostgreSQL can store."""
-    try:
-        words = str(error)
-    except Exception:  # noqa: BLE001 - a handler's exception may be broken itself
-        words = "<its text raises>"
+    words = words_of(error)
     try:
         trace = "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001
         trace = "<its traceback cannot be formatted>"
     kind = type(error).__name__
     return {
-        "error": _storable(f"{kind}: {words}" if words else kind),
+        "error": f"{kind}: {words}" if words else kind,
         "traceback": _storable(trace),
     }
+
+
+def words_of(error: BaseException) -> str:
+    """The error's own text, bounded, as PostgreSQL can store it."""
+    try:
+        return _storable(str(error))
+    except Exception:  # noqa: BLE001 - a handler's exception may be broken itself
+        return "<its text raises>"
 
 
 def _storable(text: str) -> str:

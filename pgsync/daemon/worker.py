@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import timedelta
-from functools import partial
-from typing import Any
 
 import psycopg
 
+from pgsync.daemon.attempt import Attempt
 from pgsync.daemon.link import WorkerLink
-from pgsync.daemon.report import describe_error
-from pgsync.database.json import to_json
+from pgsync.daemon.recorder import Recorder, WorkerReport
+from pgsync.daemon.threads import HandlerThreads
 from pgsync.database.listener import listen
-from pgsync.errors import InvalidArgument
+from pgsync.errors import InvalidArgument, PgsyncError, UnknownTask
 from pgsync.locks import default_owner
-from pgsync.queues import (
-    CancelJob,
-    DiscardJob,
-    Job,
-    JobContext,
-    ReleaseJob,
-    TaskDeclaration,
-    TaskRegistry,
-)
-from pgsync.queues.calls import (
-    claim_jobs,
-    complete_jobs,
-    fail_job,
-    heartbeat,
-    release_job,
-    stop_job,
-)
-from pgsync.queues.context import performing
+from pgsync.queues import CancelJob, Job, JobContext, TaskDeclaration, TaskRegistry
+from pgsync.queues.calls import claim_jobs, give_back_jobs, heartbeat
 
 __all__ = ["Worker", "WorkerReport"]
 
 logger = logging.getLogger("pgsync.worker")
 
-_BATCH = 100
 _POLL_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 5.0
-
-
-@dataclass(slots=True)
-class WorkerReport:
-    """What a worker has done, counted by the answers of the database."""
-
-    completed: int = 0
-    retryable: int = 0
-    discarded: int = 0
-    released: int = 0
-    cancelled: int = 0
-    late: int = 0
-
-
-@dataclass(slots=True)
-class _Running:
-    worker: int
-    context: JobContext
-    task: asyncio.Task[None]
+_MOST_AHEAD = 1_000
+_PACE_SECONDS = 0.05
 
 
 class Worker:
@@ -98,10 +60,15 @@ class Worker:
         self._drain = drain
         self._grace = grace
         self._name = name or default_owner()
-        self._running: dict[int, _Running] = {}
+        # All that is claimed and not recorded yet, and of that what has not begun.
+        self._attempts: dict[int, Attempt] = {}
+        self._next: deque[Attempt] = deque()
+        self._coroutines = 0
+        self._waits = False
+        self._ahead = 0
         self._stopping = asyncio.Event()
+        self._aborting = False
         self._wake = asyncio.Event()
-        self._report = WorkerReport()
 
     def stop(self) -> None:
         """Claim no more and end in order. Call it on the worker's loop."""
@@ -110,51 +77,54 @@ class Worker:
 
     async def run(self) -> WorkerReport:
         """Work until stopped (or, with ``drain``, until there is nothing to do)."""
-        self._link = WorkerLink(self._dsn, self._name, self._queues, self._concurrency)
-        self._done: asyncio.Queue[tuple[_Running, str | None]] = asyncio.Queue()
-        self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="pgsync-job")
+        self._pace = _Pace()
+        self._link = WorkerLink(
+            self._dsn, self._name, self._queues, self._concurrency, self._stopping
+        )
+        self._recorder = Recorder(self._link, self._recorded)
+        self._threads = HandlerThreads(self._room, self._recorder.add)
+        report = self._recorder.report
         await self._link.open()
         background = [
-            asyncio.create_task(self._record_completions()),
-            asyncio.create_task(self._beat()),
+            asyncio.create_task(_keep_going(self._recorder.run)),
+            asyncio.create_task(_keep_going(self._beat)),
             asyncio.create_task(listen(self._dsn, "pgsync_jobs", lambda _: self._wake.set())),
         ]
         try:
             await self._claim_until_done()
+            await self._put_back_waiting()
             await self._finish_running()
         finally:
+            self._aborting = True
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            for running in self._running.values():
-                running.task.cancel()
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            for attempt in self._attempts.values():
+                if attempt.running is not None:
+                    attempt.running.cancel()
+            self._threads.close()
             # Where the database is away its own rescue does this.
-            with suppress(psycopg.Error):
-                self._report.released += await self._link.close()
-        return self._report
+            with suppress(psycopg.Error, PgsyncError):
+                report.released += await self._link.close()
+        return report
+
+    # --- claiming ----------------------------------------------------------------------------
 
     async def _claim_until_done(self) -> None:
-        idle = False
         while not self._stopping.is_set():
             self._wake.clear()
-            room = self._concurrency - len(self._running)
-            jobs = await self._claim(min(room, _BATCH)) if room else []
-            for job in jobs:
-                self._start(job)
-            if idle and jobs:
-                idle = False
-                await self._link.run(heartbeat(self._link.worker, idle=False))
-            if jobs and room > len(jobs):
-                continue
-            if not self._running:
-                if self._drain and self._done.empty():
+            room = self._concurrency + self._ahead - len(self._attempts)
+            jobs = await self._claim(room) if room > 0 else []
+            self._take(jobs)
+            if room > 0 and len(jobs) < room:
+                self._ahead = 0
+                if not jobs and not self._attempts and self._drain:
                     return
-                if not idle:
-                    # Say so, then look once more: an enqueuer that did not see it sent no word.
-                    idle = True
-                    await self._link.run(heartbeat(self._link.worker, idle=True))
-                    continue
+                if await self._say_waits(True):
+                    continue  # Once more: who enqueued before this was seen sent no word.
+            elif room > 0:
+                await self._say_waits(False)
+                continue
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
 
@@ -162,128 +132,134 @@ class Worker:
         try:
             return await self._link.run(claim_jobs(self._link.worker, self._queues, batch))
         except psycopg.Error as error:
-            if error.sqlstate != "PS003":
+            if error.sqlstate == "PS003":
+                logger.warning("worker %s was given up for dead", self._link.worker)
+                await self._link.register_again()
+            elif self._drain:
                 raise
-            logger.warning("worker %s was given up for dead; registering anew", self._link.worker)
-            await self._link.register_again()
+            else:
+                logger.warning("jobs could not be claimed, trying again: %s", error)
+                await asyncio.sleep(_POLL_SECONDS)
             return []
 
-    def _start(self, job: Job) -> None:
-        context = JobContext(job)
-        running = _Running(
-            self._link.worker, context, asyncio.create_task(self._perform(job, context))
-        )
-        self._running[job.id] = running
+    async def _say_waits(self, waits: bool) -> bool:
+        """Say whether enqueuing is to notify this worker; True where that is news."""
+        if waits is self._waits or self._drain:
+            return False
+        self._waits = waits
+        await self._link.run(heartbeat(self._link.worker, idle=waits))
+        return True
 
-    async def _perform(self, job: Job, context: JobContext) -> None:
-        running = self._running[job.id]
-        task: TaskDeclaration | None = None
-        try:
-            task = self._tasks.find(job.task)
-            result = await self._call(task, job, context)
-            encoded = None if result is None else to_json(result, f"the result of {job.task}")
-        except asyncio.CancelledError:
-            if not context.cancelled.is_set():
-                raise
-            await self._cancelled(running, "cancelled while it ran")
-        except ReleaseJob as release:
-            state = await self._link.run(release_job(running.worker, job, release.delay))
-            self._count(job, state, "released")
-        except CancelJob as error:
-            await self._cancelled(running, str(error))
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is recorded
-            await self._failed(running, task, error)
-        else:
-            self._done.put_nowait((running, encoded))
-            return
-        self._ended(job.id)
+    # --- performing --------------------------------------------------------------------------
 
-    async def _call(self, task: TaskDeclaration, job: Job, context: JobContext) -> Any:
-        with performing(context):
-            if task.is_async:
-                return await task.function(**job.args)
-            # The context goes along, so that current_job() is right in the thread too.
-            call = partial(contextvars.copy_context().run, task.function, **job.args)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
-    async def _failed(
-        self, running: _Running, task: TaskDeclaration | None, error: BaseException
-    ) -> None:
-        job = running.context.job
-        retry_in: timedelta | None = None
-        if not isinstance(error, DiscardJob):
-            retry_in = task.backoff.delay(job.attempt) if task else timedelta(minutes=1)
-        logger.warning(
-            "job %s (%s), attempt %s failed: %s",
-            job.id,
-            job.task,
-            job.attempt,
-            type(error).__name__,
-        )
-        call = fail_job(running.worker, job, describe_error(error), retry_in)
-        state = await self._link.run(call)
-        self._count(job, state, state or "late")
-
-    async def _cancelled(self, running: _Running, reason: str) -> None:
-        job = running.context.job
-        state = await self._link.run(stop_job(running.worker, job, reason))
-        self._count(job, state, "cancelled")
-
-    def _count(self, job: Job, state: str | None, outcome: str) -> None:
-        if state is None:
-            outcome = "late"
-            logger.warning("job %s, attempt %s ended too late: refused", job.id, job.attempt)
-        setattr(self._report, outcome, getattr(self._report, outcome) + 1)
-
-    def _ended(self, job_id: int) -> None:
-        self._running.pop(job_id, None)
-        self._wake.set()
-
-    async def _record_completions(self) -> None:
-        """Complete what has ended, as many jobs in one statement as have gathered meanwhile."""
-        while True:
-            batch = [await self._done.get()]
-            while not self._done.empty() and len(batch) < _BATCH:
-                batch.append(self._done.get_nowait())
-            for worker in {running.worker for running, _ in batch}:
-                await self._record(worker, [each for each in batch if each[0].worker == worker])
-
-    async def _record(self, worker: int, batch: list[tuple[_Running, str | None]]) -> None:
-        jobs = [running.context.job for running, _ in batch]
-        done = [(running.context.id, running.context.attempt, result) for running, result in batch]
-        try:
-            accepted = set(await self._link.run(complete_jobs(worker, done)))
-        except Exception:
-            # One result that the server refuses must not hold up the others.
-            if len(batch) == 1:
-                logger.exception("job %s could not be completed", jobs[0].id)
-                self._ended(jobs[0].id)
-                return
-            for each in batch:
-                await self._record(worker, [each])
-            return
+    def _take(self, jobs: list[Job]) -> None:
         for job in jobs:
-            self._count(job, "completed" if job.id in accepted else None, "completed")
-            self._ended(job.id)
+            attempt = Attempt(self._link.worker, JobContext(job), self._find(job.task))
+            self._attempts[job.id] = attempt
+            self._next.append(attempt)
+        self._start_next()
+
+    def _find(self, name: str) -> TaskDeclaration | None:
+        try:
+            return self._tasks.find(name)
+        except UnknownTask:
+            return None
+
+    def _room(self) -> int:
+        return self._concurrency - self._coroutines - self._threads.awake
+
+    def _start_next(self) -> None:
+        while self._next:
+            if self._next[0].blocks:
+                self._threads.add(self._next.popleft())
+            elif self._room() > 0 and not len(self._threads):
+                # Not before those blocking ones that came first.
+                attempt = self._next.popleft()
+                self._coroutines += 1
+                attempt.running = asyncio.create_task(self._perform(attempt))
+            else:
+                break
+        self._threads.work()
+
+    async def _perform(self, attempt: Attempt) -> None:
+        try:
+            await attempt.perform_async()
+        except asyncio.CancelledError as error:
+            if self._aborting:
+                raise
+            asked = attempt.context.cancelled.is_set()
+            attempt.error = CancelJob("cancelled while it ran") if asked else error
+        finally:
+            self._coroutines -= 1
+        self._recorder.add(attempt)
+        self._start_next()
+
+    def _recorded(self, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            self._attempts.pop(attempt.context.id, None)
+        self._ahead = self._pace.ahead(len(attempts), self._ahead)
+        self._start_next()
+        self._wake.set()
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(_HEARTBEAT_SECONDS)
-            idle = not self._running
-            known, cancelled = await self._link.run(heartbeat(self._link.worker, idle=idle))
+            known, cancelled = await self._link.run(heartbeat(self._link.worker, idle=self._waits))
             if not known:
                 await self._link.register_again()
             for job_id in cancelled:
-                running = self._running.get(job_id)
-                if running is not None:
-                    running.context.cancelled.set()
-                    if self._tasks.find(running.context.job.task).is_async:
-                        running.task.cancel()
+                attempt = self._attempts.get(job_id)
+                if attempt is not None:
+                    attempt.context.cancelled.set()
+                    if attempt.running is not None:
+                        attempt.running.cancel()
+
+    # --- ending ------------------------------------------------------------------------------
+
+    async def _put_back_waiting(self) -> None:
+        """Give what has not begun to others at once: what runs may take its whole grace."""
+        waiting = [*self._threads.withdraw(), *self._next]
+        self._next.clear()
+        for attempt in waiting:
+            self._attempts.pop(attempt.context.id, None)
+        if waiting:
+            ids = [attempt.context.id for attempt in waiting]
+            with suppress(psycopg.Error, PgsyncError):
+                call = give_back_jobs(self._link.worker, ids)
+                self._recorder.report.released += await self._link.run(call)
 
     async def _finish_running(self) -> None:
         """Wait for what runs, and for its record, within the grace."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace):
-                while self._running:
+                while self._attempts:
                     self._wake.clear()
                     await self._wake.wait()
+
+
+class _Pace:
+    """How many jobs to claim ahead: as many as are finished in one beat, so that claims grow with
+    the backlog, and long jobs are left to whoever is free first."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._finished = 0
+
+    def ahead(self, finished: int, before: int) -> int:
+        self._finished += finished
+        lasted = self._loop.time() - self._since
+        if lasted < _PACE_SECONDS:
+            return before
+        pace = self._finished / lasted
+        self._since, self._finished = self._loop.time(), 0
+        return min(_MOST_AHEAD, int(pace * _PACE_SECONDS))
+
+
+async def _keep_going(loop: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await loop()
+        except Exception:
+            logger.exception("a loop of the worker failed; starting it again")
+        await asyncio.sleep(_POLL_SECONDS)

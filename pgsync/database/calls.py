@@ -11,9 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
 
-__all__ = ["Call", "Invoke", "Listing", "Row", "Sleep", "Step", "Steps", "nothing", "scalar"]
+__all__ = [
+    "Call",
+    "Invoke",
+    "Listing",
+    "Row",
+    "Sleep",
+    "Step",
+    "Steps",
+    "in_utc",
+    "moment",
+    "nothing",
+    "scalar",
+]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -91,3 +104,13 @@ def scalar(row: Row) -> Any:
 
 def nothing(_row: Row) -> None:
     """Read nothing: the call is made for its effect."""
+
+
+def moment(row: Row) -> Any:
+    """Read the only column of a row: a time, in UTC, or null."""
+    return in_utc(row)[0]
+
+
+def in_utc(row: Row) -> Row:
+    """The row with its times in UTC: psycopg gives them in the session's zone, whichever it is."""
+    return tuple(value.astimezone(UTC) if isinstance(value, datetime) else value for value in row)

@@ -9,7 +9,14 @@ from psycopg import conninfo, pq
 
 from pgsync.errors import ConnectionFailed, InvalidArgument, ServerUnsupported
 
-__all__ = ["MINIMUM_VERSION", "check_server", "connect", "connection_parameters", "masked"]
+__all__ = [
+    "MINIMUM_VERSION",
+    "check_server",
+    "connect",
+    "connection_parameters",
+    "has_ended",
+    "masked",
+]
 
 MINIMUM_VERSION = 15
 """The oldest major version of PostgreSQL that pgsync works on."""
@@ -70,6 +77,17 @@ def connect(dsn: str, application_name: str = "pgsync") -> psycopg.Connection[tu
         raise ConnectionFailed(
             f"cannot connect to {masked(dsn)!r}: {_without_secrets(reason, parameters)}"
         ) from None
+
+
+def has_ended(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether the server has ended an idle connection, as far as this end has heard. No trip."""
+    try:
+        # The first read takes the server's farewell, the second meets the end.
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+    except psycopg.Error:
+        return True
+    return connection.broken or connection.closed
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:

@@ -16,6 +16,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from pgsync.errors import (
     ConnectionFailed,
     InvalidArgument,
+    LockCapacityError,
     OutcomeUnknown,
     PgsyncError,
     SchemaMissing,
@@ -55,6 +56,10 @@ def translate(error: Exception) -> PgsyncError | None:
             return InvalidArgument(message)
         case pg.InvalidSchemaName() | pg.UndefinedFunction() | pg.UndefinedTable():
             return SchemaMissing(f"{message}; run pgsync migrate on this database")
+        case pg.OutOfMemory() if "max_locks_per_transaction" in message:
+            return LockCapacityError(
+                f"the server's lock table is full ({message}); it needs a restart for that"
+            )
         case pg.InsufficientPrivilege():
             return ServerUnsupported(f"{message}; grant the role this right, or use another role")
         case pg.ReadOnlySqlTransaction():

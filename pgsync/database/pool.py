@@ -18,8 +18,9 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgsync.database.calls import Call, Listing, Row, Steps
 from pgsync.database.drive import drive, drive_async
-from pgsync.database.dsn import connection_parameters, masked
+from pgsync.database.dsn import connection_parameters, has_ended, masked
 from pgsync.database.faults import translated
+from pgsync.errors import PgsyncError
 
 __all__ = ["AsyncDatabase", "Database", "execute", "execute_async"]
 
@@ -73,12 +74,14 @@ class Database:
         self._prepare = prepare
         self._opening = threading.Lock()
         self._opened = False
+        self._closed = False
         self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
             kwargs=_pool_parameters(dsn),
             min_size=0,
             max_size=size,
             max_idle=_IDLE_SECONDS,
             timeout=_POOL_TIMEOUT,
+            check=_refuse_ended,
             name="pgsync",
             open=False,
         )
@@ -117,12 +120,15 @@ class Database:
     def close(self) -> None:
         """Close all connections; the pool cannot be used again."""
         with self._opening:
+            self._closed = True
             self._pool.close()
 
     def _open(self) -> None:
-        if self._opened:
+        if self._opened and not self._closed:
             return
         with self._opening:
+            if self._closed:
+                raise PgsyncError("the coordinator has been closed")
             if not self._opened:
                 if self._prepare:
                     self._prepare()
@@ -140,12 +146,14 @@ class AsyncDatabase:
         self._prepare = prepare
         self._opening = asyncio.Lock()
         self._opened = False
+        self._closed = False
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
             kwargs=_pool_parameters(dsn),
             min_size=0,
             max_size=size,
             max_idle=_IDLE_SECONDS,
             timeout=_POOL_TIMEOUT,
+            check=_refuse_ended_async,
             name="pgsync-async",
             open=False,
         )
@@ -184,12 +192,15 @@ class AsyncDatabase:
     async def close(self) -> None:
         """Close all connections; the pool cannot be used again."""
         async with self._opening:
+            self._closed = True
             await self._pool.close()
 
     async def _open(self) -> None:
-        if self._opened:
+        if self._opened and not self._closed:
             return
         async with self._opening:
+            if self._closed:
+                raise PgsyncError("the coordinator has been closed")
             if not self._opened:
                 if self._prepare:
                     await asyncio.to_thread(self._prepare)
@@ -199,3 +210,13 @@ class AsyncDatabase:
 
 def _pool_parameters(dsn: str) -> dict[str, Any]:
     return {**connection_parameters(dsn), "autocommit": True}
+
+
+def _refuse_ended(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Keep the pool from handing out what the server has ended; asks nothing of the server."""
+    if has_ended(connection):
+        raise psycopg.OperationalError("the server has ended this session")
+
+
+async def _refuse_ended_async(connection: psycopg.AsyncConnection[Any]) -> None:
+    _refuse_ended(connection)

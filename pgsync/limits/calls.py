@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pgsync.database.calls import Call, Row, nothing, scalar
+from pgsync.database.calls import Call, Row, in_utc, moment, nothing
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 
@@ -58,7 +58,8 @@ def hit(key: str, limits: Sequence[Limit], cost: int) -> Call[Decision]:
     return Call(
         "SELECT h.allowed, h.remaining, h.retry_after, h.resets_at"
         " FROM set_config('synchronous_commit', 'off', true) AS s,"
-        " pgsync.rate_limit_hit(%(key)s, %(max)s::integer[], %(per)s::interval[], %(cost)s) AS h",
+        " pgsync.rate_limit_hit(%(key)s, %(max)s::integer[], %(per)s::interval[],"
+        " %(cost)s::integer) AS h",
         _parameters(key, limits, cost),
         _decision,
     )
@@ -69,7 +70,7 @@ def peek(key: str, limits: Sequence[Limit], cost: int) -> Call[Decision]:
     return Call(
         "SELECT p.allowed, p.remaining, p.retry_after, p.resets_at"
         " FROM pgsync.rate_limit_peek(%(key)s, %(max)s::integer[], %(per)s::interval[],"
-        " %(cost)s) AS p",
+        " %(cost)s::integer) AS p",
         _parameters(key, limits, cost),
         _decision,
     )
@@ -80,7 +81,7 @@ def penalize(key: str, pause: timedelta, reason: str) -> Call[datetime]:
     return Call(
         "SELECT pgsync.rate_limit_penalize(%(key)s, %(pause)s, %(reason)s)",
         {"key": key, "pause": pause, "reason": reason},
-        scalar,
+        moment,
     )
 
 
@@ -90,6 +91,8 @@ def clear(key: str) -> Call[None]:
 
 
 def _parameters(key: str, limits: Sequence[Limit], cost: int) -> dict[str, object]:
+    if isinstance(cost, bool) or not isinstance(cost, int):
+        raise InvalidArgument(f"cost must be a whole number, not {cost!r}")
     return {
         "key": key,
         "max": [limit.max for limit in limits],
@@ -99,5 +102,5 @@ def _parameters(key: str, limits: Sequence[Limit], cost: int) -> dict[str, objec
 
 
 def _decision(row: Row) -> Decision:
-    allowed, remaining, retry_after, resets_at = row
+    allowed, remaining, retry_after, resets_at = in_utc(row)
     return Decision(allowed, remaining, retry_after.total_seconds(), resets_at)

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pgsync.database.calls import Call, Listing, Row, nothing, scalar
+from pgsync.database.calls import Call, Listing, Row, in_utc, moment, nothing, scalar
 from pgsync.errors import InvalidArgument
 
 __all__ = [
@@ -105,7 +105,7 @@ def renew_lock(name: str, token: int, ttl: timedelta) -> Call[datetime | None]:
     return Call(
         "SELECT pgsync.renew_lock(%(name)s, %(token)s, %(ttl)s)",
         {"name": name, "token": token, "ttl": ttl},
-        scalar,
+        moment,
     )
 
 
@@ -137,9 +137,9 @@ def list_locks() -> Listing[LockInfo]:
         "SELECT l.name, l.mode, l.owner, l.token, l.acquired_at, l.expires_at, l.waiting, l.pid"
         " FROM pgsync.locks AS l ORDER BY l.name",
         {},
-        lambda row: LockInfo(*row),
+        lambda row: LockInfo(*in_utc(row)),
     )
 
 
 def _grant(row: Row) -> Grant:
-    return Grant(*row)
+    return Grant(*in_utc(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pgsync.errors import LockLost
-from pgsync.locks.turns import Turn
 
 if TYPE_CHECKING:
     from pgsync.locks.session import LockSession
 
 __all__ = ["HeldLock", "LockRequest"]
+
+logger = logging.getLogger("pgsync.locks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class LockRequest:
 class HeldLock:
     """The state of one grant, shared by its holder and the watchdog.
 
-    ``deadline`` is on this machine's monotonic clock, so it needs no server to be kept;
+    ``leave`` lets the next caller of this process have its turn. ``deadline`` is on this machine's
+    monotonic clock, so it needs no server to be kept;
     ``expires_at`` is the server's.
     """
 
@@ -44,7 +47,7 @@ class HeldLock:
         expires_at: datetime,
         deadline: float,
         session: LockSession,
-        turn: Turn,
+        leave: Callable[[], None],
     ) -> None:
         self.request = request
         self.name = request.name
@@ -52,8 +55,9 @@ class HeldLock:
         self.token = token
         self.expires_at = expires_at
         self.deadline = deadline
+        self._renew_at = deadline - self.ttl.total_seconds() * 2 / 3
         self.session = session
-        self.turn = turn
+        self.leave = leave
         self.lost_because: str | None = None
         self._released = False
         self._ending = threading.Lock()
@@ -61,18 +65,26 @@ class HeldLock:
     @property
     def next_moment(self) -> float:
         """When the watchdog must act (monotonic): to renew at a third of the ttl, or to end it."""
-        if self.request.auto_renew:
-            return self.deadline - self.ttl.total_seconds() * 2 / 3
-        return self.deadline
+        return min(self._renew_at, self.deadline) if self.request.auto_renew else self.deadline
+
+    @property
+    def overdue(self) -> str:
+        """Why it is lost when its deadline has passed."""
+        return f"its ttl of {self.ttl.total_seconds():g} s passed"
 
     @property
     def ended(self) -> bool:
         """Whether it was released or lost."""
         return self._released or self.lost_because is not None
 
+    def renewing(self, now: float) -> None:
+        """A renewal is under way; without an answer the next one begins a sixth of the ttl on."""
+        self._renew_at = now + self.ttl.total_seconds() / 6
+
     def renewed(self, sent_at: float, expires_at: datetime) -> None:
         """Record a renewal whose request was sent at ``sent_at`` (monotonic)."""
         self.deadline = sent_at + self.ttl.total_seconds()
+        self._renew_at = sent_at + self.ttl.total_seconds() / 3
         self.expires_at = expires_at
 
     def end(self, lost_because: str | None = None) -> bool:
@@ -82,9 +94,25 @@ class HeldLock:
                 return False
             self.lost_because = lost_because
             self._released = lost_because is None
-        if lost_because is not None and self.request.on_lost is not None:
-            self.request.on_lost(lost_because)
+        if lost_because is None:
+            return True
+        self.leave()
+        if self.request.on_lost is not None:
+            # In a thread of its own: the caller's code may be slow or raise, and whoever finds a
+            # lock lost has other locks to see to.
+            threading.Thread(
+                target=self._tell,
+                args=(self.request.on_lost, lost_because),
+                name="pgsync-lock-lost",
+                daemon=True,
+            ).start()
         return True
+
+    def _tell(self, on_lost: Callable[[str], None], reason: str) -> None:
+        try:
+            on_lost(reason)
+        except Exception:
+            logger.exception("lock %r: on_lost raised", self.name)
 
     def check(self) -> None:
         """Raise unless the lock is held still.
@@ -97,4 +125,4 @@ class HeldLock:
         if self._released:
             raise LockLost(self.name, "it was released")
         if time.monotonic() >= self.deadline:
-            raise LockLost(self.name, f"its ttl of {self.ttl.total_seconds():g} s passed")
+            raise LockLost(self.name, self.overdue)

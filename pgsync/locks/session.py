@@ -14,16 +14,14 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TypeVar
 
-import psycopg
-
 from pgsync.database.calls import Call
-from pgsync.database.dsn import connect
+from pgsync.database.dsn import connect, has_ended
 from pgsync.database.pool import execute
 from pgsync.errors import OutcomeUnknown, PgsyncError
 from pgsync.locks.calls import Grant, abandon_lock, wait_lock
 from pgsync.locks.held import LockRequest
 
-__all__ = ["WAITING_SESSIONS", "LockSession", "Sessions", "ask"]
+__all__ = ["WAITING_SESSIONS", "LockSession", "Sessions", "abandon", "ask"]
 
 T = TypeVar("T")
 
@@ -49,6 +47,7 @@ class LockSession:
         # It may idle for long, and a waiter whose client was killed must leave the server's queue.
         self._connection.execute(
             "SELECT set_config('idle_session_timeout', '0', false),"
+            " set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),"
             " set_config('client_connection_check_interval', '5s', false)"
         )
 
@@ -74,15 +73,10 @@ class LockSession:
         """Look, without asking the server, whether it has ended this session."""
         if self._turn.acquire(blocking=False):
             try:
-                # The first read takes the server's farewell, the second meets the end.
-                self._connection.pgconn.consume_input()
-                self._connection.pgconn.consume_input()
-            except psycopg.Error:
-                pass
+                ended = has_ended(self._connection)
             finally:
-                broken = self._connection.broken or self._connection.closed
                 self._turn.release()
-            if broken:
+            if ended:
                 self._end()
         return self.alive
 
@@ -105,9 +99,14 @@ def ask(session: LockSession, call: Call[Grant], name: str) -> Grant:
         raise
     except BaseException:
         # An interrupted try may have been granted after all.
-        with suppress(PgsyncError):
-            session.run(abandon_lock(name))
+        abandon(session, name)
         raise
+
+
+def abandon(session: LockSession, name: str) -> None:
+    """Release what the session holds under the name, if it does, after an interruption."""
+    with suppress(PgsyncError):
+        session.run(abandon_lock(name))
 
 
 class Sessions:
@@ -127,10 +126,12 @@ class Sessions:
         self._idle: list[LockSession] = []
         self._busy: set[LockSession] = set()
         self._room = threading.BoundedSemaphore(WAITING_SESSIONS)
+        self._closed = False
 
     def main(self) -> LockSession:
         """The session that carries the locks which are granted at once."""
         with self._mutex:
+            self._refuse_closed()
             if self._main is None or not self._main.alive:
                 if self._main is None and self._prepare is not None:
                     self._prepare()
@@ -171,18 +172,24 @@ class Sessions:
         self._room.release()
 
     def close(self) -> None:
-        """End all sessions."""
+        """End all sessions, for good."""
         with self._mutex:
+            self._closed = True
             for session in (self._main, *self._idle, *self._busy):
                 if session is not None:
                     session.close()
             self._idle.clear()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise PgsyncError("the coordinator has been closed")
 
     def _borrow(self, until: float) -> LockSession | None:
         if not self._room.acquire(timeout=max(0.0, until - time.monotonic())):
             return None
         try:
             with self._mutex:
+                self._refuse_closed()
                 while self._idle:
                     session = self._idle.pop()
                     if session.alive:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pgsync.database.calls import Call, Listing, scalar
+from pgsync.database.calls import Call, Listing, in_utc, scalar
 from pgsync.database.json import to_json
 
 __all__ = [
@@ -132,5 +132,5 @@ def operation_status(operation: str, key: str) -> Listing[OperationState]:
         " s.total, s.outcome, s.error, s.blocked_by, s.job_id"
         " FROM pgsync.operation_status(%(operation)s, %(key)s) AS s",
         {"operation": operation, "key": key},
-        lambda row: OperationState(*row),
+        lambda row: OperationState(*in_utc(row)),
     )

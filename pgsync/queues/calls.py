@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pgsync.database.calls import Call, Listing, scalar
+from pgsync.database.calls import Call, Listing, in_utc, moment, scalar
 from pgsync.database.json import to_json
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "complete_jobs",
     "fail_job",
     "find_job",
+    "give_back_jobs",
     "heartbeat",
     "pause_queue",
     "promote_due_jobs",
@@ -170,7 +171,7 @@ def claim_jobs(worker: int, queues: Sequence[str], batch: int) -> Listing[Job]:
         "SELECT c.id, c.queue, c.task, c.args, c.priority, c.attempt, c.max_attempts,"
         " c.created_at, c.run_at FROM pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s) AS c",
         {"worker": worker, "queues": list(queues), "batch": batch},
-        lambda row: Job(*row),
+        lambda row: Job(*in_utc(row)),
     )
 
 
@@ -229,6 +230,15 @@ def stop_job(worker: int, job: Job, reason: str) -> Call[str | None]:
     )
 
 
+def give_back_jobs(worker: int, ids: Sequence[int]) -> Call[int]:
+    """Put running jobs of a worker back, their attempts unspent; returns how many."""
+    return Call(
+        "SELECT pgsync.give_back_jobs(%(worker)s, NULL, %(ids)s::bigint[])",
+        {"worker": worker, "ids": list(ids)},
+        scalar,
+    )
+
+
 def rescue_jobs(silence: timedelta) -> Call[int]:
     """Make the jobs of dead workers available again; returns how many."""
     return Call("SELECT pgsync.rescue_jobs(%(silence)s)", {"silence": silence}, scalar)
@@ -253,7 +263,7 @@ def retry_job(id: int) -> Call[str | None]:
 
 def pause_queue(queue: str, by: str | None) -> Call[datetime]:
     """Stop claims from a queue; returns since when it is paused."""
-    return Call("SELECT pgsync.pause_queue(%(queue)s, %(by)s)", {"queue": queue, "by": by}, scalar)
+    return Call("SELECT pgsync.pause_queue(%(queue)s, %(by)s)", {"queue": queue, "by": by}, moment)
 
 
 def resume_queue(queue: str) -> Call[bool]:
@@ -272,5 +282,5 @@ def find_job(id: int) -> Listing[JobState]:
         " h.created_at, h.run_at, coalesce(h.errors, '[]'), h.result"
         " FROM pgsync.job_history AS h WHERE h.id = %(id)s",
         {"id": id},
-        lambda row: JobState(*row),
+        lambda row: JobState(*in_utc(row)),
     )

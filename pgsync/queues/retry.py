@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,13 @@ class Backoff:
     factor: float = 2.0
     jitter: float = 0.1
     longest: float = 3600.0
+
+    def __post_init__(self) -> None:
+        numbers = (*self.delays, self.factor, self.jitter, self.longest)
+        if not self.delays or not all(math.isfinite(n) and n >= 0 for n in numbers):
+            raise InvalidArgument("a Backoff needs delays, and no number below zero or infinite")
+        if self.jitter > 1:
+            raise InvalidArgument(f"jitter is a share from 0 to 1, not {self.jitter}")
 
     def base(self, attempt: int) -> float:
         """The delay in seconds after the failure of ``attempt`` (from 1), before jitter."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
-from pgsync.database.calls import Call, Listing, scalar
+from pgsync.database.calls import Call, Listing, in_utc, scalar
 from pgsync.database.json import to_json
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
@@ -110,7 +110,7 @@ def declare_schedule(
             "misfire_grace": declaration.misfire_grace,
             "next_fire_at": next_fire_at,
         },
-        lambda row: (row[0], row[1]),
+        lambda row: (row[0], in_utc(row)[1]),
     )
 
 
@@ -120,7 +120,7 @@ def due_schedules() -> Listing[Due]:
         "SELECT d.name, d.kind, d.expression, d.timezone, d.misfire, d.misfire_grace,"
         " d.next_fire_at, d.now FROM pgsync.due_schedules() AS d",
         {},
-        lambda row: Due(row[0], Rhythm(row[1], row[2], row[3]), *row[4:]),
+        lambda row: Due(row[0], Rhythm(*row[1:4]), *in_utc(row[4:])),
     )
 
 
@@ -144,7 +144,9 @@ def fire_schedule(
 def next_schedule_at() -> Call[tuple[datetime | None, datetime]]:
     """When the next schedule is due, and the server's time."""
     return Call(
-        "SELECT pgsync.next_schedule_at(), pgsync.clock()", {}, lambda row: (row[0], row[1])
+        "SELECT pgsync.next_schedule_at(), pgsync.clock()",
+        {},
+        lambda row: in_utc(row)[:2],
     )
 
 

@@ -50,9 +50,10 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     granted pgsync.lock_holder;
 BEGIN
-    -- DELETE takes the row lock that a guarded transaction (assert_lock) holds off: the new
-    -- holder begins when the old one's protected commits have ended.
-    DELETE FROM pgsync.lock_holder AS h WHERE h.key = record_holder.key;
+    -- A guarded transaction (assert_lock) keeps the former holder's row locked: the lock is free
+    -- when those protected commits have ended, and not before.
+    DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
+        SELECT f.token FROM pgsync.lock_holder AS f WHERE f.key = record_holder.key FOR UPDATE NOWAIT));
     INSERT INTO pgsync.lock_holder AS h
         (token, key, name, mode, owner, pid, backend_start, acquired_at, expires_at)
     SELECT nextval('pgsync.lock_token'), record_holder.key, record_holder.name,
@@ -61,15 +62,21 @@ BEGIN
     FROM (SELECT pgsync.clock() AS now) AS moment
     RETURNING h.* INTO granted;
     RETURN granted;
-EXCEPTION WHEN query_canceled OR OTHERS THEN
+EXCEPTION
     -- The session lock outlives this transaction: give it back, or nobody ever does.
-    PERFORM pg_advisory_unlock(record_holder.key);
-    RAISE;
+    WHEN lock_not_available THEN
+        PERFORM pg_advisory_unlock(record_holder.key);
+        UPDATE pgsync.lock_holder AS h SET pid = 0
+        WHERE h.key = record_holder.key AND h.pid = pg_backend_pid();
+        RETURN NULL;
+    WHEN query_canceled OR OTHERS THEN
+        PERFORM pg_advisory_unlock(record_holder.key);
+        RAISE;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.record_holder(text, bigint, interval, text, text) IS
-    'Internal: writes the holder''s row for an advisory lock that this session has just taken.';
+    'Internal: writes the holder''s row for an advisory lock that this session has just taken; gives the lock back and returns null where a guarded transaction of the former holder has not ended.';
 
 CREATE OR REPLACE FUNCTION pgsync.take_expired_lock(key bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
@@ -125,8 +132,10 @@ BEGIN
     IF acquired THEN
         held := pgsync.record_holder(name, lock_key, ttl, coalesce(owner, session_user), mode);
         token := held.token;
-    ELSIF held IS NULL THEN
-        -- Taken between our look and our try.
+        acquired := token IS NOT NULL;
+    END IF;
+    IF held.token IS NULL THEN
+        -- Taken between our look and our try, or guarded still.
         SELECT h.* INTO held FROM pgsync.lock_holder AS h WHERE h.key = lock_key;
     END IF;
     holder := held.owner;
@@ -164,12 +173,16 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Wait no longer than the holder's deadline: after it the next try may end the holder.
-    patience := greatest(least(patience, expires_at - pgsync.clock()), interval '1 millisecond');
+    -- Wait no longer than a deadline ahead: after it the next try may end the holder.
+    IF expires_at > pgsync.clock() THEN
+        patience := least(patience, expires_at - pgsync.clock());
+    END IF;
     PERFORM set_config('lock_timeout', ceil(extract(epoch FROM patience) * 1000)::text, true);
     BEGIN
         PERFORM pg_advisory_lock(lock_key);
         acquired := true;
+        -- A guarded transaction of the former holder is waited for as the lock is.
+        PERFORM FROM pgsync.lock_holder AS h WHERE h.key = lock_key FOR UPDATE;
     EXCEPTION WHEN lock_not_available THEN
         -- The timeout may strike just after the grant: ask, and never leave the lock behind.
         acquired := EXISTS (
@@ -183,10 +196,12 @@ BEGIN
     waited := clock_timestamp() - began;
     IF acquired THEN
         held := pgsync.record_holder(name, lock_key, ttl, coalesce(owner, session_user), mode);
-    ELSE
+        token := held.token;
+        acquired := token IS NOT NULL;
+    END IF;
+    IF held.token IS NULL THEN
         SELECT h.* INTO held FROM pgsync.lock_holder AS h WHERE h.key = lock_key;
     END IF;
-    token := CASE WHEN acquired THEN held.token END;
     holder := held.owner;
     acquired_at := held.acquired_at;
     expires_at := held.expires_at;
@@ -223,15 +238,24 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     lock_key bigint := pgsync.lock_key(name);
 BEGIN
-    DELETE FROM pgsync.lock_holder AS h
-    WHERE h.key = lock_key AND h.token = unlock.token
-      AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start();
+    DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
+        SELECT f.token FROM pgsync.lock_holder AS f
+        WHERE f.key = lock_key AND f.token = unlock.token
+          AND f.pid = pg_backend_pid() AND f.backend_start = pgsync.session_start()
+        FOR UPDATE SKIP LOCKED));
+    IF NOT FOUND THEN
+        -- A guarded transaction keeps the row locked, and with it holds off the next holder. To
+        -- wait for it here would hang a caller who commits after releasing.
+        UPDATE pgsync.lock_holder AS h SET pid = 0, expires_at = pgsync.clock()
+        WHERE h.key = lock_key AND h.token = unlock.token
+          AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start();
+    END IF;
     RETURN FOUND AND pg_advisory_unlock(lock_key);
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.unlock(text, bigint) IS
-    'Releases a lock of this session; false where the token does not hold it here. Waits for guarded transactions.';
+    'Releases a lock of this session; false where the token does not hold it here. A guarded transaction that is still open holds off the next holder until it ends.';
 
 CREATE OR REPLACE FUNCTION pgsync.abandon_lock(name text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
@@ -276,13 +300,19 @@ BEGIN
     FOR held IN
         SELECT h.* FROM pgsync.lock_holder AS h WHERE h.expires_at <= pgsync.clock()
     LOOP
-        IF pgsync.end_session(held.pid, held.backend_start) THEN
-            reaped := reaped + 1;
-        END IF;
+        BEGIN
+            IF pgsync.end_session(held.pid, held.backend_start) THEN
+                reaped := reaped + 1;
+            END IF;
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE WARNING 'lock % is past its deadline, but % may not end its session', held.name, session_user;
+        END;
         -- Its session has gone, by us or before; a holder of a new grant has another token.
-        DELETE FROM pgsync.lock_holder AS h WHERE h.token = held.token
-            AND NOT EXISTS (SELECT FROM pg_stat_activity AS a
-                            WHERE a.pid = held.pid AND a.backend_start = held.backend_start);
+        DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
+            SELECT f.token FROM pgsync.lock_holder AS f WHERE f.token = held.token
+              AND NOT EXISTS (SELECT FROM pg_stat_activity AS a
+                              WHERE a.pid = held.pid AND a.backend_start = held.backend_start)
+            FOR UPDATE SKIP LOCKED));
     END LOOP;
     RETURN reaped;
 END

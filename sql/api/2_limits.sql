@@ -15,6 +15,8 @@ BEGIN
     ELSIF cost > (SELECT min(m) FROM unnest(max) AS m) THEN
         RAISE invalid_parameter_value USING MESSAGE = format('a cost of %s can never pass a limit of %s',
             cost, (SELECT min(m) FROM unnest(max) AS m));
+    ELSIF cardinality(per) > (SELECT count(DISTINCT p) FROM unnest(per) AS p) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'two limits of a key have the same window';
     END IF;
     PERFORM pgsync.check_duration(p, 'per') FROM unnest(per) AS p;
 END
@@ -22,6 +24,49 @@ $$;
 
 COMMENT ON FUNCTION pgsync.check_limit(integer[], interval[], integer) IS
     'Raises invalid_parameter_value for limits or costs that can never work.';
+
+CREATE OR REPLACE FUNCTION pgsync.judge_limits(
+    key text,
+    max integer[],
+    per interval[],
+    cost integer,
+    moment timestamptz,
+    OUT allowed boolean,
+    OUT remaining integer,
+    OUT retry_after interval,
+    OUT resets_at timestamptz
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    penalised_until timestamptz;
+BEGIN
+    SELECT p.until INTO penalised_until FROM pgsync.rate_limit_penalty AS p
+    WHERE p.key = judge_limits.key AND p.until > moment;
+
+    -- The window with least room; of the full ones, that which opens last.
+    SELECT w.room >= judge_limits.cost, greatest(w.room, 0), w.resets_at
+    INTO allowed, remaining, resets_at
+    FROM (
+        SELECT (l.max - coalesce(c.hits, 0))::integer AS room, coalesce(c.resets_at, moment) AS resets_at
+        FROM unnest(judge_limits.max, judge_limits.per) AS l (max, per)
+        LEFT JOIN pgsync.rate_limit_counter AS c
+          ON c.key = judge_limits.key AND c.per = l.per AND c.resets_at > moment
+    ) AS w
+    ORDER BY w.room >= judge_limits.cost, CASE WHEN w.room < judge_limits.cost THEN w.resets_at END DESC, w.room
+    LIMIT 1;
+
+    IF penalised_until IS NOT NULL THEN
+        resets_at := CASE WHEN allowed THEN penalised_until ELSE greatest(resets_at, penalised_until) END;
+        allowed := false;
+        remaining := 0;
+    END IF;
+    retry_after := CASE WHEN allowed THEN interval '0' ELSE resets_at - moment END;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.judge_limits(text, integer[], interval[], integer, timestamptz) IS
+    'Internal: what the counters say at a moment; of several limits the one that binds.';
 
 CREATE OR REPLACE FUNCTION pgsync.rate_limit_peek(
     key text,
@@ -34,32 +79,11 @@ CREATE OR REPLACE FUNCTION pgsync.rate_limit_peek(
     OUT resets_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE AS $$
-#variable_conflict use_column
-DECLARE
-    moment timestamptz := pgsync.clock();
-    penalised_until timestamptz;
 BEGIN
-    SELECT p.until INTO penalised_until FROM pgsync.rate_limit_penalty AS p
-    WHERE p.key = rate_limit_peek.key AND p.until > moment;
-
-    -- The window with least room; of the full ones, that which opens last.
-    SELECT w.room >= rate_limit_peek.cost, greatest(w.room, 0), w.resets_at
-    INTO allowed, remaining, resets_at
-    FROM (
-        SELECT (l.max - coalesce(c.hits, 0))::integer AS room, coalesce(c.resets_at, moment) AS resets_at
-        FROM unnest(rate_limit_peek.max, rate_limit_peek.per) AS l (max, per)
-        LEFT JOIN pgsync.rate_limit_counter AS c
-          ON c.key = rate_limit_peek.key AND c.per = l.per AND c.resets_at > moment
-    ) AS w
-    ORDER BY w.room >= rate_limit_peek.cost, CASE WHEN w.room < rate_limit_peek.cost THEN w.resets_at END DESC, w.room
-    LIMIT 1;
-
-    IF penalised_until IS NOT NULL THEN
-        resets_at := CASE WHEN allowed THEN penalised_until ELSE greatest(resets_at, penalised_until) END;
-        allowed := false;
-        remaining := 0;
-    END IF;
-    retry_after := CASE WHEN allowed THEN interval '0' ELSE resets_at - moment END;
+    PERFORM pgsync.check_name(key, 'limit key');
+    PERFORM pgsync.check_limit(max, per, cost);
+    SELECT j.* INTO allowed, remaining, retry_after, resets_at
+    FROM pgsync.judge_limits(key, max, per, cost, pgsync.clock()) AS j;
 END
 $$;
 
@@ -79,21 +103,21 @@ CREATE OR REPLACE FUNCTION pgsync.rate_limit_hit(
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
-    moment timestamptz;
+    moment timestamptz := pgsync.clock();
+    locked integer;
 BEGIN
     PERFORM pgsync.check_name(key, 'limit key');
     PERFORM pgsync.check_limit(max, per, cost);
 
     -- Denied without a write where that can be known: six times cheaper than an upsert.
-    SELECT p.* INTO allowed, remaining, retry_after, resets_at
-    FROM pgsync.rate_limit_peek(key, max, per, cost) AS p;
+    SELECT j.* INTO allowed, remaining, retry_after, resets_at
+    FROM pgsync.judge_limits(key, max, per, cost, moment) AS j;
     IF NOT allowed THEN
         RETURN;
     END IF;
 
     IF cardinality(max) = 1 THEN
         -- The upsert decides again, now with the row locked.
-        moment := pgsync.clock();
         INSERT INTO pgsync.rate_limit_counter AS c
             (key, per, hits, max_hits, window_started_at, resets_at)
         VALUES (rate_limit_hit.key, per[1], cost, max[1], moment, moment + per[1])
@@ -106,19 +130,23 @@ BEGIN
         RETURNING c.max_hits - c.hits, c.resets_at INTO remaining, resets_at;
         allowed := FOUND;
     ELSE
-        -- All rows locked in one order, all judged, then all written.
-        INSERT INTO pgsync.rate_limit_counter AS c
-            (key, per, hits, max_hits, window_started_at, resets_at)
-        SELECT rate_limit_hit.key, l.per, 0, l.max, '-infinity', '-infinity'
-        FROM unnest(rate_limit_hit.max, rate_limit_hit.per) AS l (max, per)
-        ORDER BY l.per
-        ON CONFLICT (key, per) DO NOTHING;
-        PERFORM FROM pgsync.rate_limit_counter AS c
-        WHERE c.key = rate_limit_hit.key AND c.per = ANY (rate_limit_hit.per)
-        ORDER BY c.per FOR UPDATE;
+        -- All rows locked in one order, all judged, then all written. Once more where the clean-up
+        -- removed an ended window just before it was locked.
+        LOOP
+            INSERT INTO pgsync.rate_limit_counter AS c
+                (key, per, hits, max_hits, window_started_at, resets_at)
+            SELECT rate_limit_hit.key, l.per, 0, l.max, moment, moment
+            FROM unnest(rate_limit_hit.max, rate_limit_hit.per) AS l (max, per)
+            ORDER BY l.per
+            ON CONFLICT (key, per) DO NOTHING;
+            PERFORM FROM pgsync.rate_limit_counter AS c
+            WHERE c.key = rate_limit_hit.key AND c.per = ANY (rate_limit_hit.per)
+            ORDER BY c.per FOR UPDATE;
+            GET DIAGNOSTICS locked = ROW_COUNT;
+            EXIT WHEN locked = cardinality(max);
+        END LOOP;
         moment := pgsync.clock();
-        SELECT p.allowed, p.remaining - rate_limit_hit.cost INTO allowed, remaining
-        FROM pgsync.rate_limit_peek(key, max, per, cost) AS p;
+        SELECT j.allowed INTO allowed FROM pgsync.judge_limits(key, max, per, cost, moment) AS j;
         IF allowed THEN
             UPDATE pgsync.rate_limit_counter AS c
             SET hits = CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END + rate_limit_hit.cost,
@@ -127,8 +155,8 @@ BEGIN
                 resets_at = CASE WHEN c.resets_at <= moment THEN moment + l.per ELSE c.resets_at END
             FROM unnest(rate_limit_hit.max, rate_limit_hit.per) AS l (max, per)
             WHERE c.key = rate_limit_hit.key AND c.per = l.per;
-            SELECT p.resets_at INTO resets_at
-            FROM pgsync.rate_limit_peek(key, max, per, 1) AS p;
+            SELECT j.remaining, j.resets_at INTO remaining, resets_at
+            FROM pgsync.judge_limits(key, max, per, 1, moment) AS j;
         END IF;
     END IF;
 
@@ -137,8 +165,8 @@ BEGIN
     ELSE
         -- Filled since our look. Should its window have ended this instant, the denial stands and
         -- the caller may ask again at once.
-        SELECT p.remaining, p.retry_after, p.resets_at INTO remaining, retry_after, resets_at
-        FROM pgsync.rate_limit_peek(key, max, per, cost) AS p;
+        SELECT j.remaining, j.retry_after, j.resets_at INTO remaining, retry_after, resets_at
+        FROM pgsync.judge_limits(key, max, per, cost, moment) AS j;
     END IF;
 END
 $$;
@@ -212,19 +240,20 @@ COMMENT ON FUNCTION pgsync.prune_rate_limits(integer) IS
     'Removes up to batch ended windows, skipping rows in use, and says how many.';
 
 CREATE OR REPLACE VIEW pgsync.rate_limits AS
-SELECT c.key,
+SELECT coalesce(c.key, p.key) AS key,
        c.per,
-       CASE WHEN c.resets_at <= moment.now THEN 'open'
-            WHEN c.hits >= c.max_hits THEN 'full' ELSE 'open' END AS state,
-       CASE WHEN c.resets_at <= moment.now THEN 0 ELSE c.hits END AS hits,
+       CASE WHEN p.until IS NOT NULL THEN 'penalised'
+            WHEN c.is_open AND c.hits >= c.max_hits THEN 'full' ELSE 'open' END AS state,
+       CASE WHEN c.is_open THEN c.hits ELSE 0 END AS hits,
        c.max_hits AS max,
-       CASE WHEN c.resets_at <= moment.now THEN c.max_hits ELSE c.max_hits - c.hits END AS remaining,
+       CASE WHEN p.until IS NOT NULL THEN 0
+            WHEN c.is_open THEN greatest(c.max_hits - c.hits, 0) ELSE c.max_hits END AS remaining,
        c.window_started_at,
        c.resets_at,
        p.until AS penalised_until,
        p.reason AS penalty_reason
-FROM pgsync.rate_limit_counter AS c
-CROSS JOIN (SELECT pgsync.clock() AS now) AS moment
-LEFT JOIN pgsync.rate_limit_penalty AS p ON p.key = c.key AND p.until > moment.now;
+FROM (SELECT *, resets_at > pgsync.clock() AS is_open FROM pgsync.rate_limit_counter) AS c
+FULL JOIN (SELECT * FROM pgsync.rate_limit_penalty WHERE until > pgsync.clock()) AS p ON p.key = c.key;
 
-COMMENT ON VIEW pgsync.rate_limits IS 'The current window of each limited key.';
+COMMENT ON VIEW pgsync.rate_limits IS
+    'The current window of each limited key, and keys that a penalty closes (per is null where they have no window).';

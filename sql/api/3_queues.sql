@@ -110,12 +110,19 @@ BEGIN
     run_at := coalesce(run_at, moment + delay);
     id := nextval('pgsync.job_id');
     IF unique_key IS NOT NULL THEN
-        INSERT INTO pgsync.job_unique AS u (key, job_id) VALUES (unique_key, add_job.id)
-        ON CONFLICT (key) DO UPDATE SET key = excluded.key
-        RETURNING u.job_id, u.job_id = add_job.id INTO id, added;
-        IF NOT added THEN
-            RETURN;
-        END IF;
+        LOOP
+            INSERT INTO pgsync.job_unique AS u (key, job_id) VALUES (unique_key, add_job.id)
+            ON CONFLICT (key) DO NOTHING;
+            added := FOUND;
+            EXIT WHEN added;
+            -- Only looked at, not locked: a long transaction of the caller's must not hold up the
+            -- completion of the other job. Where that has just ended, ours is tried again.
+            SELECT u.job_id INTO id FROM pgsync.job_unique AS u WHERE u.key = unique_key;
+            IF FOUND THEN
+                RETURN;
+            END IF;
+            id := nextval('pgsync.job_id');
+        END LOOP;
     END IF;
     added := true;
     IF run_at > moment THEN
@@ -213,12 +220,21 @@ COMMENT ON FUNCTION pgsync.end_waiting_job(bigint, text, text) IS
 CREATE OR REPLACE FUNCTION pgsync.cancel_job(id bigint, reason text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    IF pgsync.end_waiting_job(id, 'cancelled', reason) THEN
-        RETURN 'cancelled';
-    END IF;
-    UPDATE pgsync.job_running AS r SET cancel_requested_at = pgsync.clock()
-    WHERE r.id = cancel_job.id;
-    RETURN CASE WHEN FOUND THEN 'running' END;
+    LOOP
+        IF pgsync.end_waiting_job(id, 'cancelled', reason) THEN
+            RETURN 'cancelled';
+        END IF;
+        UPDATE pgsync.job_running AS r SET cancel_requested_at = pgsync.clock()
+        WHERE r.id = cancel_job.id;
+        IF FOUND THEN
+            RETURN 'running';
+        END IF;
+        -- A job that moves between tables just now may be missed in both: look again.
+        PERFORM FROM pgsync.jobs AS j WHERE j.id = cancel_job.id;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
+    END LOOP;
 END
 $$;
 
@@ -238,9 +254,17 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     job pgsync.job_finished;
 BEGIN
-    UPDATE pgsync.job_scheduled AS s SET run_at = pgsync.clock() WHERE s.id = retry_job.id;
+    WITH taken AS (
+        DELETE FROM pgsync.job_scheduled AS s WHERE s.id = retry_job.id RETURNING s.*
+    )
+    INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts,
+                                  created_at, run_at, unique_key, errors)
+    SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts,
+           t.created_at, pgsync.clock(), t.unique_key, t.errors
+    FROM taken AS t
+    RETURNING queue INTO job.queue;
     IF FOUND THEN
-        PERFORM pgsync.promote_due_jobs();
+        PERFORM pgsync.notify_workers(job.queue);
         RETURN 'available';
     END IF;
     DELETE FROM pgsync.job_finished AS f

@@ -45,47 +45,57 @@ $$;
 COMMENT ON FUNCTION pgsync.worker_heartbeat(bigint, boolean) IS
     'Says that a worker lives and whether it sleeps until notified. One row: known (false: it was given up for dead), and which of its jobs are to be cancelled.';
 
-CREATE OR REPLACE FUNCTION pgsync.give_back_jobs(worker bigint, error text) RETURNS integer
+CREATE OR REPLACE FUNCTION pgsync.give_back_jobs(
+    worker bigint, error text, ids bigint[] DEFAULT NULL
+) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
     given_back integer;
+    ready_queues text[];
 BEGIN
     -- With an error the attempt is spent; without one it is as if it had not begun.
     WITH taken AS (
-        DELETE FROM pgsync.job_running AS r WHERE r.worker = give_back_jobs.worker RETURNING r.*
+        DELETE FROM pgsync.job_running AS r
+        WHERE r.worker = give_back_jobs.worker
+          AND (give_back_jobs.ids IS NULL OR r.id = ANY (give_back_jobs.ids))
+        RETURNING r.*
     ), told AS (
         SELECT t.*,
-               give_back_jobs.error IS NOT NULL AND t.attempt >= t.max_attempts AS is_over,
+               CASE WHEN t.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                    WHEN give_back_jobs.error IS NOT NULL AND t.attempt >= t.max_attempts THEN 'discarded'
+               END AS ending,
                CASE WHEN give_back_jobs.error IS NULL THEN t.errors ELSE
                    coalesce(t.errors, '[]') || jsonb_build_object(
                        'attempt', t.attempt, 'at', moment, 'worker', t.worker,
                        'error', give_back_jobs.error) END AS all_errors
         FROM taken AS t
-    ), discarded AS (
+    ), ended AS (
         INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts,
             created_at, run_at, unique_key, errors, state, worker, started_at, finished_at)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts,
-               t.created_at, t.run_at, t.unique_key, t.all_errors, 'discarded', t.worker, t.started_at, moment
-        FROM told AS t WHERE t.is_over
+               t.created_at, t.run_at, t.unique_key, t.all_errors, t.ending, t.worker, t.started_at, moment
+        FROM told AS t WHERE t.ending IS NOT NULL
     ), freed AS (
         DELETE FROM pgsync.job_unique AS u USING told AS t
-        WHERE t.is_over AND t.unique_key IS NOT NULL AND u.key = t.unique_key
+        WHERE t.ending IS NOT NULL AND t.unique_key IS NOT NULL AND u.key = t.unique_key
     ), returned AS (
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts,
             created_at, run_at, unique_key, errors)
         SELECT t.id, t.queue, t.task, t.args, t.priority,
                t.attempt - CASE WHEN give_back_jobs.error IS NULL THEN 1 ELSE 0 END,
                t.max_attempts, t.created_at, t.run_at, t.unique_key, t.all_errors
-        FROM told AS t WHERE NOT t.is_over ORDER BY t.priority, t.started_at, t.id
+        FROM told AS t WHERE t.ending IS NULL ORDER BY t.priority, t.started_at, t.id
     )
-    SELECT count(*) INTO given_back FROM told;
+    SELECT count(*), array_agg(DISTINCT t.queue) FILTER (WHERE t.ending IS NULL)
+    INTO given_back, ready_queues FROM told AS t;
+    PERFORM pgsync.notify_workers(q) FROM unnest(ready_queues) AS q;
     RETURN given_back;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.give_back_jobs(bigint, text) IS
-    'Internal: takes all running jobs from a worker; an error spends their attempt.';
+COMMENT ON FUNCTION pgsync.give_back_jobs(bigint, text, bigint[]) IS
+    'Takes running jobs (all, or those named) from a worker and makes them available again; an error spends their attempt, and discards those that have no other. Where a cancel was asked for they end as cancelled.';
 
 CREATE OR REPLACE FUNCTION pgsync.unregister_worker(worker bigint) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
@@ -239,6 +249,7 @@ DECLARE
     job pgsync.job_running;
     moment timestamptz := pgsync.clock();
     all_errors jsonb;
+    ending text;
 BEGIN
     DELETE FROM pgsync.job_running AS r
     WHERE r.id = fail_job.id AND r.attempt = fail_job.attempt AND r.worker = fail_job.worker
@@ -248,47 +259,52 @@ BEGIN
     END IF;
     all_errors := coalesce(job.errors, '[]') || (
         jsonb_build_object('attempt', job.attempt, 'at', moment, 'worker', job.worker) || error);
-    IF retry_in IS NOT NULL AND job.attempt < job.max_attempts THEN
+    IF retry_in IS NOT NULL AND job.attempt < job.max_attempts AND job.cancel_requested_at IS NULL THEN
         INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts,
             created_at, run_at, unique_key, errors, state)
         VALUES (job.id, job.queue, job.task, job.args, job.priority, job.attempt, job.max_attempts,
                 job.created_at, moment + retry_in, job.unique_key, all_errors, 'retryable');
         RETURN 'retryable';
     END IF;
+    ending := CASE WHEN job.cancel_requested_at IS NULL THEN 'discarded' ELSE 'cancelled' END;
     INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts,
         created_at, run_at, unique_key, errors, state, worker, started_at, finished_at)
     VALUES (job.id, job.queue, job.task, job.args, job.priority, job.attempt, job.max_attempts,
-            job.created_at, job.run_at, job.unique_key, all_errors, 'discarded', job.worker,
+            job.created_at, job.run_at, job.unique_key, all_errors, ending, job.worker,
             job.started_at, moment);
     DELETE FROM pgsync.job_unique AS u WHERE u.key = job.unique_key;
-    RETURN 'discarded';
+    RETURN ending;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.fail_job(bigint, bigint, integer, jsonb, interval) IS
-    'Records a failed attempt: retryable in retry_in, or discarded where that is null or attempts are spent; null where the attempt is no longer the running one.';
+    'Records a failed attempt: retryable in retry_in, discarded where that is null or attempts are spent, or cancelled where that was asked for; null where the attempt is no longer the running one.';
 
 CREATE OR REPLACE FUNCTION pgsync.release_job(
-    worker bigint, id bigint, attempt integer, delay interval, reason text DEFAULT NULL
+    worker bigint, id bigint, attempt integer, delay interval
 ) RETURNS text
-LANGUAGE sql VOLATILE AS $$
-    -- The reason is for the caller's log and the operation's history; the job's attempt is unspent.
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
     WITH taken AS (
         DELETE FROM pgsync.job_running AS r
-        WHERE r.id = release_job.id AND r.attempt = release_job.attempt AND r.worker = release_job.worker
+        WHERE r.id = release_job.id AND r.attempt = release_job.attempt
+          AND r.worker = release_job.worker AND r.cancel_requested_at IS NULL
         RETURNING r.*
-    ), returned AS (
-        INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts,
-            created_at, run_at, unique_key, errors, state)
-        SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt - 1, t.max_attempts,
-               t.created_at, pgsync.clock() + delay, t.unique_key, t.errors, 'scheduled'
-        FROM taken AS t
     )
-    SELECT 'scheduled' FROM taken
+    INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts,
+        created_at, run_at, unique_key, errors, state)
+    SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt - 1, t.max_attempts,
+           t.created_at, pgsync.clock() + delay, t.unique_key, t.errors, 'scheduled'
+    FROM taken AS t;
+    IF FOUND THEN
+        RETURN 'scheduled';
+    END IF;
+    RETURN pgsync.stop_job(worker, id, attempt, '{"reason": "cancelled while it ran"}');
+END
 $$;
 
-COMMENT ON FUNCTION pgsync.release_job(bigint, bigint, integer, interval, text) IS
-    'Puts a running job back for later without spending its attempt; null where the attempt is no longer the running one.';
+COMMENT ON FUNCTION pgsync.release_job(bigint, bigint, integer, interval) IS
+    'Puts a running job back for later without spending its attempt, or cancels it where that was asked for; null where the attempt is no longer the running one.';
 
 CREATE OR REPLACE FUNCTION pgsync.stop_job(
     worker bigint, id bigint, attempt integer, reason jsonb

@@ -51,9 +51,12 @@ COMMENT ON VIEW pgsync.queues IS 'Each queue that has jobs, workers or a pause: 
 
 CREATE OR REPLACE VIEW pgsync.workers AS
 SELECT w.id, w.name, w.host, w.pid, w.version, w.queues, w.concurrency,
-       CASE WHEN w.idle THEN 'idle' ELSE 'busy' END AS state,
-       (SELECT count(*) FROM pgsync.job_running AS r WHERE r.worker = w.id) AS running,
+       CASE WHEN r.running > 0 THEN 'busy' ELSE 'idle' END AS state,
+       r.running,
        w.started_at, w.seen_at, pgsync.clock() - w.seen_at AS silence
-FROM pgsync.worker AS w;
+FROM pgsync.worker AS w
+CROSS JOIN LATERAL (
+    SELECT count(*) AS running FROM pgsync.job_running AS j WHERE j.worker = w.id
+) AS r;
 
 COMMENT ON VIEW pgsync.workers IS 'Workers that have not ended in order: what they claim, and when they were last heard of.';

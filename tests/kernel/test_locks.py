@@ -182,15 +182,23 @@ def test_the_guard_commits_only_while_the_lock_is_held(sync: Any, database: Any)
 
 def test_a_guarded_transaction_holds_off_the_next_holder(database: Any, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as holder, psycopg.connect(dsn) as writer:
-        granted = holder.execute("SELECT token FROM pgsync.try_lock('report', '1 minute')")
+        granted = holder.execute(
+            "SELECT token FROM pgsync.try_lock('report', '1 minute', 'the first')"
+        )
         token = granted.fetchone()[0]
         writer.execute("SELECT pgsync.assert_lock('report', %s)", [token])
         holder.close()
-        database.execute("SET statement_timeout = '300ms'")
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            database.execute("SELECT pgsync.try_lock('report', '1 minute')")
+        refused = database.execute(
+            "SELECT acquired, holder FROM pgsync.try_lock('report', '1 minute', 'next')"
+        )
+        assert refused.fetchone() == (False, "the first")
+        waited = database.execute(
+            "SELECT acquired, waited >= '50 milliseconds'"
+            " FROM pgsync.wait_lock('report', '1 minute', 'next', '50 milliseconds')"
+        )
+        assert waited.fetchone() == (False, True)
         writer.commit()
-        # The cancelled try gave its advisory lock back, so this one is not its own second.
+        # The refused tries gave the advisory lock back, so this one is not its session's second.
         taken = database.execute("SELECT acquired FROM pgsync.try_lock('report', '1 minute')")
         assert taken.fetchone() == (True,)
         assert database.execute("SELECT count(*) FROM pgsync.locks").fetchone() == (1,)

@@ -1,0 +1,71 @@
+"""One attempt at a job: what a worker runs, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+from pgsync.database.json import to_json
+from pgsync.errors import UnknownTask
+from pgsync.queues import CancelJob, JobContext, TaskDeclaration
+from pgsync.queues.context import performing
+
+__all__ = ["Attempt"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A claimed job, the worker's number that claimed it, and what came of it.
+
+    ``task`` is None where this process has not declared it. Without an ``error`` it completed,
+    with ``result`` as JSON. ``running`` is the asyncio task of a coroutine handler.
+    """
+
+    worker: int
+    context: JobContext
+    task: TaskDeclaration | None
+    result: str | None = None
+    error: BaseException | None = None
+    running: asyncio.Task[None] | None = None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it needs a thread: its handler is a blocking one."""
+        return self.task is not None and not self.task.is_async
+
+    def perform(self) -> None:
+        """Run a blocking handler to its end, in a context of its own; never raises."""
+        copy_context().run(self._perform)
+
+    def _perform(self) -> None:
+        try:
+            with performing(self.context):
+                self._keep(self._begin().function(**self.context.job.args))
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is recorded
+            self.error = error
+
+    async def perform_async(self) -> None:
+        """Await a coroutine handler's end; raises CancelledError where it was cancelled."""
+        try:
+            with performing(self.context):
+                self._keep(await self._begin().function(**self.context.job.args))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is recorded
+            self.error = error
+
+    def _begin(self) -> TaskDeclaration:
+        if self.context.cancelled.is_set():
+            raise CancelJob("cancelled before it ran")
+        if self.task is None:
+            raise UnknownTask(
+                f"no task named {self.context.job.task!r} is declared in this process; import the "
+                "module that declares it, or give the worker other queues"
+            )
+        return self.task
+
+    def _keep(self, result: Any) -> None:
+        if result is not None:
+            self.result = to_json(result, f"the result of {self.context.job.task}")

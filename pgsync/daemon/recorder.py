@@ -1,0 +1,127 @@
+"""Recording how attempts ended: completions in batches, whatever else one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pgsync.daemon.attempt import Attempt
+from pgsync.daemon.link import WorkerLink
+from pgsync.daemon.report import describe_error, words_of
+from pgsync.database.calls import Call
+from pgsync.errors import InvalidArgument
+from pgsync.queues import CancelJob, DiscardJob, ReleaseJob
+from pgsync.queues.calls import complete_jobs, fail_job, release_job, stop_job
+from pgsync.queues.retry import Backoff
+
+__all__ = ["Recorder", "WorkerReport"]
+
+logger = logging.getLogger("pgsync.worker")
+
+_BATCH = 1_000
+_PAUSE_SECONDS = 1.0
+_UNDECLARED = Backoff((60.0,), factor=1.0)
+
+
+@dataclass(slots=True)
+class WorkerReport:
+    """What a worker has done, counted by the answers of the database."""
+
+    completed: int = 0
+    retryable: int = 0
+    discarded: int = 0
+    released: int = 0
+    cancelled: int = 0
+    late: int = 0
+
+
+class Recorder:
+    """Tells the database how attempts ended, and ``recorded`` when it has heard."""
+
+    def __init__(self, link: WorkerLink, recorded: Callable[[list[Attempt]], None]) -> None:
+        self._link = link
+        self._recorded = recorded
+        self._ended: list[Attempt] = []
+        self._some = asyncio.Event()
+        self.report = WorkerReport()
+
+    def add(self, attempt: Attempt) -> None:
+        """Have the end of an attempt recorded."""
+        self._ended.append(attempt)
+        self._some.set()
+
+    async def run(self) -> None:
+        """Record what has ended, as many in one statement as have gathered meanwhile."""
+        while True:
+            await self._some.wait()
+            batch = self._ended[:_BATCH]
+            completed = [attempt for attempt in batch if attempt.error is None]
+            for worker in {attempt.worker for attempt in completed}:
+                await self._complete([each for each in completed if each.worker == worker])
+            for attempt in batch:
+                # Also what the server would not take as completed.
+                if attempt.error is not None:
+                    await self._end(attempt, attempt.error)
+            del self._ended[: len(batch)]
+            if not self._ended:
+                self._some.clear()
+            self._recorded(batch)
+
+    async def _complete(self, attempts: list[Attempt]) -> None:
+        done = [(each.context.id, each.context.attempt, each.result) for each in attempts]
+        try:
+            accepted = set(await self._ask(complete_jobs(attempts[0].worker, done)))
+        except InvalidArgument as error:
+            # One result that the server refuses must not hold up the others.
+            if len(attempts) == 1:
+                attempts[0].error = error
+                return
+            for each in attempts:
+                await self._complete([each])
+            return
+        for each in attempts:
+            self._count(each, "completed" if each.context.id in accepted else None)
+
+    async def _end(self, attempt: Attempt, error: BaseException) -> None:
+        job, worker = attempt.context.job, attempt.worker
+        if isinstance(error, ReleaseJob):
+            state = await self._ask(release_job(worker, job, error.delay))
+            self._count(attempt, "released" if state == "scheduled" else state)
+            return
+        if isinstance(error, CancelJob):
+            self._count(attempt, await self._ask(stop_job(worker, job, words_of(error))))
+            return
+        retry_in = None
+        if not isinstance(error, DiscardJob):
+            backoff = attempt.task.backoff if attempt.task else _UNDECLARED
+            retry_in = backoff.delay(job.attempt)
+        logger.warning(
+            "job %s (%s), attempt %s failed: %s",
+            job.id,
+            job.task,
+            job.attempt,
+            type(error).__name__,
+        )
+        call = fail_job(worker, job, describe_error(error), retry_in)
+        self._count(attempt, await self._ask(call))
+
+    async def _ask(self, call: Call[Any]) -> Any:
+        """Ask until there is an answer: a disk that is full now may have room later."""
+        while True:
+            try:
+                return await self._link.run(call)
+            except InvalidArgument:
+                raise
+            except Exception as error:  # noqa: BLE001 - an ending must not get lost
+                logger.warning("the end of jobs could not be recorded, trying again: %s", error)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _count(self, attempt: Attempt, outcome: str | None) -> None:
+        if outcome is None:
+            outcome = "late"
+            job = attempt.context.job
+            logger.warning("job %s, attempt %s ended too late: refused", job.id, job.attempt)
+        setattr(self.report, outcome, getattr(self.report, outcome) + 1)
