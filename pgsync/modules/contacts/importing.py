@@ -14,13 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
-from pgsync.modules.contacts.guarding import guarded
 from pgsync.modules.contacts.merging import OnDuplicate, merge_batch
 from pgsync.modules.contacts.models import ContactImport
 from pgsync.modules.contacts.phones import check_region
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
 from pgsync.modules.contacts.staging import discard_staging, stage
 from pgsync.modules.contacts.tables import Bounds, open_table
+from pgsync.modules.guarding import guarded
 from pgsync.modules.models import Workspace
 from pgsync.operations import OperationRun
 

@@ -1,1 +1,6 @@
 """Message templates of WhatsApp, kept in step with the Graph API."""
+
+from pgsync.modules.whatsapp.connections import ConnectionDisabled, UnknownConnection
+from pgsync.modules.whatsapp.templates import SYNC_LIMIT, WhatsApp
+
+__all__ = ["SYNC_LIMIT", "ConnectionDisabled", "UnknownConnection", "WhatsApp"]

@@ -1,0 +1,119 @@
+"""Calling the Graph API for a connection, within the budget that all modules and workers share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from pgsync.coordinator import Coordinator
+from pgsync.errors import PgsyncError
+from pgsync.limits import Limit
+from pgsync.modules.models import Connection
+from pgsync.modules.whatsapp.graph import GraphClient
+
+__all__ = ["ConnectionDisabled", "Connections", "UnknownConnection"]
+
+logger = logging.getLogger("pgsync.modules.whatsapp")
+
+_MINUTE = 60
+_PATIENCE = 120.0
+
+
+class UnknownConnection(PgsyncError):
+    """There is no connection with that number."""
+
+
+class ConnectionDisabled(PgsyncError):
+    """The connection makes no calls, since its token or its rights were refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    token: str
+    calls_per_minute: int
+    graph: GraphClient
+
+
+class Connections:
+    """Hands out clients; each of their calls takes a permit of its connection's shared budget.
+
+    ``patience`` is how long a call waits for a permit, in seconds.
+    """
+
+    def __init__(
+        self,
+        sync: Coordinator,
+        sessions: sessionmaker[Session],
+        *,
+        graph_url: str | None = None,
+        graph_version: str | None = None,
+        patience: float = _PATIENCE,
+    ) -> None:
+        self._sync = sync
+        self._sessions = sessions
+        self._graph_url = graph_url
+        self._graph_version = graph_version
+        self._patience = patience
+        self._clients: dict[int, _Client] = {}
+        self._mutex = threading.Lock()
+
+    def find(self, connection_id: int) -> Connection:
+        """The connection.
+
+        Raises:
+            UnknownConnection: if there is none.
+            ConnectionDisabled: if it must make no calls.
+        """
+        with self._sessions() as session:
+            connection = session.get(Connection, connection_id)
+        if connection is None:
+            raise UnknownConnection(f"there is no connection {connection_id}")
+        if connection.disabled_at is not None:
+            raise ConnectionDisabled(
+                f"connection {connection_id} is disabled since {connection.disabled_at:%Y-%m-%d}: "
+                f"{connection.disabled_reason}; renew its token and enable it"
+            )
+        return connection
+
+    def graph(self, connection: Connection) -> GraphClient:
+        """The client of a connection; kept, so that its HTTP connections are used again."""
+        key = (connection.token, connection.calls_per_minute)
+        with self._mutex:
+            known = self._clients.get(connection.id)
+            if known is None or (known.token, known.calls_per_minute) != key:
+                known = _Client(*key, self._new_client(connection))
+                self._clients[connection.id] = known
+            return known.graph
+
+    def disable(self, connection_id: int, reason: str) -> None:
+        """Let the connection make no more calls, and alert."""
+        logger.error("connection %s is disabled: %s", connection_id, reason)
+        with self._sessions.begin() as session:
+            session.execute(
+                update(Connection)
+                .where(Connection.id == connection_id, Connection.disabled_at.is_(None))
+                .values(disabled_at=func.clock_timestamp(), disabled_reason=reason)
+            )
+
+    def _new_client(self, connection: Connection) -> GraphClient:
+        # The name and key are the same in every process, and so the budget is one.
+        limiter = self._sync.limiter("graph", Limit(connection.calls_per_minute, per=_MINUTE))
+        key = f"connection:{connection.id}"
+
+        def take_permit() -> None:
+            limiter.acquire(key, timeout=self._patience)
+
+        def pause_everybody(seconds: float) -> None:
+            limiter.penalize(key, seconds, reason="the Graph API asked to wait")
+
+        return GraphClient(
+            token=connection.token,
+            base_url=self._graph_url,
+            version=self._graph_version,
+            before_call=take_permit,
+            on_throttle=pause_everybody,
+        )

@@ -1,0 +1,197 @@
+"""Template sync: fetch all pages first, then one transaction with a savepoint for each template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, sessionmaker
+
+from pgsync.coordinator import Coordinator
+from pgsync.limits import Limit
+from pgsync.modules.guarding import guarded
+from pgsync.modules.whatsapp.answers import Answer
+from pgsync.modules.whatsapp.connections import Connections
+from pgsync.modules.whatsapp.errors import GraphRefused
+from pgsync.modules.whatsapp.listing import BadTemplate, columns_of, remote_id_of
+from pgsync.modules.whatsapp.models import Template, TemplateEvent
+from pgsync.operations import Operation, OperationRun
+
+__all__ = ["SYNC_LIMIT", "WhatsApp"]
+
+SYNC_LIMIT = Limit(10, per=60)
+"""Requests of template syncs a minute, for each connection."""
+
+_PAGE_SIZE = 100
+
+
+class WhatsApp:
+    """Template sync on a coordinator, and the clients that other modules send with.
+
+    ``graph_url`` and ``graph_version`` default to the environment's ``PGSYNC_GRAPH_URL`` and
+    ``PGSYNC_GRAPH_VERSION``.
+    """
+
+    template_sync: Operation
+    """``template_sync(connection_id)``: returns created, updated, missing, errors, total."""
+
+    def __init__(
+        self,
+        sync: Coordinator,
+        sessions: sessionmaker[Session],
+        *,
+        graph_url: str | None = None,
+        graph_version: str | None = None,
+        sync_limit: Limit = SYNC_LIMIT,
+        page_size: int = _PAGE_SIZE,
+    ) -> None:
+        self._sessions = sessions
+        self._page_size = page_size
+        self.connections = Connections(
+            sync, sessions, graph_url=graph_url, graph_version=graph_version
+        )
+        self.template_sync = sync.operation(
+            "template_sync",
+            lock="template_sync:connection:{connection_id}",
+            ttl=300,
+            limit=sync_limit,
+            queue="sync",
+            blocked="Template sync is already in progress",
+            limited="Rate limit: Maximum {max} sync requests per minute. "
+            "Please wait {retry_after} seconds.",
+        )(self._sync)
+
+    def _sync(self, op: OperationRun, connection_id: int) -> dict[str, Any]:
+        """Bring a connection's templates up to the Graph API's listing."""
+        connection = self.connections.find(connection_id)
+        try:
+            listed = self._fetch(op, connection)
+        except GraphRefused as error:
+            if error.answer is Answer.DISABLE_CONNECTION:
+                self.connections.disable(connection_id, str(error))
+            raise
+        with guarded(self._sessions, op) as session:
+            result = _Merge(session, connection_id).run(listed)
+        op.progress(len(listed), len(listed))
+        return result
+
+    def _fetch(self, op: OperationRun, connection: Any) -> list[Mapping[str, Any]]:
+        graph = self.connections.graph(connection)
+        listed: list[Mapping[str, Any]] = []
+        for page in graph.template_pages(connection.waba_id, page_size=self._page_size):
+            listed.extend(page.templates)
+            op.progress(len(listed))
+            if not page.last:
+                # The run began with a permit for the first page; each further one takes its own,
+                # and waits for the window while the lock lasts.
+                op.permit()
+        return listed
+
+
+class _Merge:
+    """One connection's templates against a complete listing, inside one transaction."""
+
+    def __init__(self, session: Session, connection_id: int) -> None:
+        self._session = session
+        self._connection_id = connection_id
+        self._now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        # Locked in one order, so that two merges of overlapping sets cannot deadlock.
+        known = session.scalars(
+            select(Template)
+            .where(Template.connection_id == connection_id)
+            .order_by(Template.id)
+            .with_for_update()
+        )
+        self._known = {template.remote_id: template for template in known}
+        self._errors: list[dict[str, str]] = []
+
+    def run(self, listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        # Those gone free their names before others take them.
+        missing = self._mark_missing({remote_id_of(each) for each in listed})
+        created = updated = 0
+        for each in listed:
+            is_new = remote_id_of(each) not in self._known
+            if self._take(each):
+                created += is_new
+                updated += not is_new
+        return {
+            "created": created,
+            "updated": updated,
+            "missing": missing,
+            "errors": self._errors,
+            "total": len(listed),
+        }
+
+    def _take(self, listed: Mapping[str, Any]) -> bool:
+        remote_id = remote_id_of(listed)
+        known = self._known.get(remote_id)
+        try:
+            if not remote_id:
+                raise BadTemplate("it has no id")
+            columns = columns_of(listed)
+            with self._session.begin_nested():
+                self._known[remote_id] = self._upsert(known, remote_id, columns)
+        except (BadTemplate, DBAPIError) as error:
+            reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+            name = str(listed.get("name") or remote_id or "?")[:200]
+            self._errors.append({"template": name, "error": reason.splitlines()[0][:500]})
+            if known is not None:
+                self._session.refresh(known)
+                known.last_error = reason[:500]
+                self._session.flush()
+            return False
+        return True
+
+    def _upsert(
+        self, known: Template | None, remote_id: str, columns: Mapping[str, Any]
+    ) -> Template:
+        if known is None:
+            known = Template(
+                connection_id=self._connection_id,
+                remote_id=remote_id,
+                last_synced_at=self._now,
+                **columns,
+            )
+            self._session.add(known)
+        else:
+            self._note_changes(known, columns)
+            for name, value in columns.items():
+                setattr(known, name, value)
+            known.remotely_deleted_at = None
+            known.last_error = None
+            known.last_synced_at = self._now
+        self._session.flush()
+        return known
+
+    def _note_changes(self, known: Template, columns: Mapping[str, Any]) -> None:
+        if known.remotely_deleted_at is not None:
+            self._note(known, "restored", None, columns["status"])
+        if known.status != columns["status"]:
+            self._note(known, "status", known.status, columns["status"])
+        before, after = _score(known.quality_score), _score(columns["quality_score"])
+        if before != after:
+            self._note(known, "quality", before, after)
+
+    def _mark_missing(self, seen: set[str]) -> int:
+        gone = [
+            template
+            for template in self._known.values()
+            if template.remote_id not in seen and template.remotely_deleted_at is None
+        ]
+        for template in gone:
+            template.remotely_deleted_at = self._now
+            self._note(template, "deleted", template.status, None)
+        self._session.flush()
+        return len(gone)
+
+    def _note(self, template: Template, event: str, before: str | None, after: str | None) -> None:
+        self._session.add(
+            TemplateEvent(template_id=template.id, event=event, before=before, after=after)
+        )
+
+
+def _score(quality: Mapping[str, Any] | None) -> str | None:
+    return str(quality["score"]) if quality and "score" in quality else None
