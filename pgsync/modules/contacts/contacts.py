@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
+from pgsync.modules.contacts.exporting import ExportRun
 from pgsync.modules.contacts.importing import ImportRun
 from pgsync.modules.contacts.merging import OnDuplicate
 from pgsync.operations import Operation, OperationRun
@@ -26,6 +27,9 @@ class Contacts:
     imports: Operation
     """``contact_import(workspace_id, path, region=None, on_duplicate="fill", mapping=None)``"""
 
+    exports: Operation
+    """``contact_export(workspace_id, path, tags=None, statuses=None, form=None)``"""
+
     def __init__(
         self, sync: Coordinator, sessions: sessionmaker[Session], *, batch: int = 10_000
     ) -> None:
@@ -38,6 +42,13 @@ class Contacts:
             queue="default",
             blocked="Contact import is already in progress",
         )(self._import)
+        self.exports = sync.operation(
+            "contact_export",
+            lock="contact_export:workspace:{workspace_id}",
+            ttl=300,
+            queue="default",
+            blocked="Contact export is already in progress",
+        )(self._export)
 
     def _import(
         self,
@@ -51,3 +62,16 @@ class Contacts:
         """Import a CSV or XLSX file of contacts into a workspace; see :class:`ImportRun`."""
         run = ImportRun(op, self._sessions, workspace_id, on_duplicate, self._batch)
         return run.run(Path(path), region, mapping)
+
+    def _export(
+        self,
+        op: OperationRun,
+        workspace_id: int,
+        path: str,
+        tags: list[str] | None = None,
+        statuses: list[str] | None = None,
+        form: str | None = None,
+    ) -> dict[str, Any]:
+        """Export a workspace's contacts to a CSV or XLSX file; see :class:`ExportRun`."""
+        run = ExportRun(op, self._sessions, workspace_id, tags or (), statuses or ())
+        return run.run(Path(path), form)

@@ -147,6 +147,7 @@ def test_a_lost_lock_stops_the_import(
         reports.append(total)
         if reports.count(1_000) == 3:
             database.execute("SELECT pgsync.force_unlock(%s)", [key])
+            database.execute("SELECT pgsync.try_lock(%s, '1 minute', 'another')", [key])
         progress(op, done, total)
 
     monkeypatch.setattr(OperationRun, "progress", report_then_lose)
