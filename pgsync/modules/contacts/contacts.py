@@ -20,29 +20,29 @@ class Contacts:
     """Import and export of a workspace's contacts, declared on a coordinator.
 
     ``batch`` is how many rows are staged, and merged, in one transaction. Run them here
-    (``contacts.imports(workspace_id=1, path="people.csv")``) or enqueue them for a worker that
-    sees the same path (``contacts.imports.enqueue(...)``).
+    (``contacts.contact_import(workspace_id=1, path="people.csv")``) or enqueue them for a worker
+    that sees the same path (``contacts.contact_import.enqueue(...)``).
     """
 
-    imports: Operation
-    """``contact_import(workspace_id, path, region=None, on_duplicate="fill", mapping=None)``"""
+    contact_import: Operation
+    """``(workspace_id, path, region=None, on_duplicate="fill", mapping=None)``"""
 
-    exports: Operation
-    """``contact_export(workspace_id, path, tags=None, statuses=None, form=None)``"""
+    contact_export: Operation
+    """``(workspace_id, path, tags=None, statuses=None, form=None)``"""
 
     def __init__(
         self, sync: Coordinator, sessions: sessionmaker[Session], *, batch: int = 10_000
     ) -> None:
         self._sessions = sessions
         self._batch = batch
-        self.imports = sync.operation(
+        self.contact_import = sync.operation(
             "contact_import",
             lock="contact_import:workspace:{workspace_id}",
             ttl=600,
             queue="default",
             blocked="Contact import is already in progress",
         )(self._import)
-        self.exports = sync.operation(
+        self.contact_export = sync.operation(
             "contact_export",
             lock="contact_export:workspace:{workspace_id}",
             ttl=300,

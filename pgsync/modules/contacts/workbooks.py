@@ -34,10 +34,12 @@ def workbook_rows(path: Path, unpacked: int) -> Iterator[Iterator[list[str]]]:
         raise ContactFileError(
             f"the workbook is larger than {unpacked:,} bytes when unpacked; save it as CSV"
         )
-    with _translated():
-        workbook = load_workbook(path, read_only=True, data_only=True)
-    with closing(workbook):
-        yield _rows(workbook)
+    # Given a path, openpyxl would judge it by its name.
+    with path.open("rb") as file:
+        with _translated():
+            workbook = load_workbook(file, read_only=True, data_only=True)
+        with closing(workbook):
+            yield _rows(workbook)
 
 
 def _rows(workbook: Any) -> Iterator[list[str]]:

@@ -30,23 +30,23 @@ def test_what_goes_out_comes_back(
     contacts: Contacts, book: Any, sessions: Any, tmp_path: Path, form: str
 ) -> None:
     write_sample(tmp_path / "sample.csv", rows=1_000, seed=11)
-    contacts.imports(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
+    contacts.contact_import(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
     book.add("+16465550100", name='=HYPERLINK("x")', company="'=kept", notes="-1\n+2", tags=["@a"])
     book.add("+16465550101", name="'", email="+a@example.org", status="opted_out")
     out = str(tmp_path / f"out.{form}")
-    result = contacts.exports(workspace_id=book.workspace, path=out)
+    result = contacts.contact_export(workspace_id=book.workspace, path=out)
     before = book.all()
     assert result == {"rows": len(before), "path": out, "format": form}
     with sessions.begin() as session:
         session.add(other := Workspace(name="Other", default_region="DE"))
-    back = contacts.imports(workspace_id=other.id, path=out)
+    back = contacts.contact_import(workspace_id=other.id, path=out)
     assert (back["imported"], back["rows"]) == (len(before), len(before))
     assert _facts(book.all(other.id)) == _facts(before)
 
 
 def test_the_columns_and_the_guard(contacts: Contacts, book: Any, tmp_path: Path) -> None:
     book.add(PHONE, name="=1+1", company="@x", notes="\tx", tags=["a", "b"])
-    contacts.exports(workspace_id=book.workspace, path=str(tmp_path / "out.csv"))
+    contacts.contact_export(workspace_id=book.workspace, path=str(tmp_path / "out.csv"))
     text = (tmp_path / "out.csv").read_bytes().decode("utf-8-sig")
     header, row = csv.reader(text.splitlines())
     assert header == HEADER
@@ -60,7 +60,7 @@ def test_the_columns_and_the_guard(contacts: Contacts, book: Any, tmp_path: Path
         "a; b",
         "'\tx",
     ]
-    contacts.exports(workspace_id=book.workspace, path=str(tmp_path / "out.xlsx"))
+    contacts.contact_export(workspace_id=book.workspace, path=str(tmp_path / "out.xlsx"))
     sheet = load_workbook(tmp_path / "out.xlsx").worksheets[0]
     assert all(cell.data_type != "f" for line in sheet for cell in line)
 
@@ -72,7 +72,7 @@ def test_filters(contacts: Contacts, book: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "out.csv")
 
     def export(**filters: Any) -> int:
-        return contacts.exports(workspace_id=book.workspace, path=path, **filters)["rows"]
+        return contacts.contact_export(workspace_id=book.workspace, path=path, **filters)["rows"]
 
     assert export() == 3
     assert export(tags=["vip", "none"]) == 1
@@ -94,7 +94,7 @@ def test_a_failed_export_leaves_the_old_file(
 
     monkeypatch.setattr(OperationRun, "progress", lose)
     with pytest.raises(LockLost):
-        contacts.exports(workspace_id=book.workspace, path=str(out))
+        contacts.contact_export(workspace_id=book.workspace, path=str(out))
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
     assert out.read_text() == "old"
 
@@ -107,15 +107,17 @@ def test_a_second_export_at_once_is_refused(
         other.lock(f"contact_export:workspace:{book.workspace}", ttl=60),
         pytest.raises(OperationBlocked) as caught,
     ):
-        contacts.exports(workspace_id=book.workspace, path=str(tmp_path / "out.csv"))
+        contacts.contact_export(workspace_id=book.workspace, path=str(tmp_path / "out.csv"))
     assert str(caught.value) == "Contact export is already in progress"
 
 
 def test_bad_targets_are_refused(contacts: Contacts, book: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="format"):
-        contacts.exports(workspace_id=book.workspace, path=str(tmp_path / "out.pdf"))
+        contacts.contact_export(workspace_id=book.workspace, path=str(tmp_path / "out.pdf"))
     with pytest.raises(ContactFileError, match="folder"):
-        contacts.exports(workspace_id=book.workspace, path=str(tmp_path / "none" / "out.csv"))
+        contacts.contact_export(
+            workspace_id=book.workspace, path=str(tmp_path / "none" / "out.csv")
+        )
     with pytest.raises(InvalidArgument, match="workspace"):
-        contacts.exports(workspace_id=-1, path=str(tmp_path / "out.csv"))
+        contacts.contact_export(workspace_id=-1, path=str(tmp_path / "out.csv"))
     assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ def test_the_sample_becomes_what_it_was_built_from(
     contacts: Contacts, book: Any, database: Any, tmp_path: Path
 ) -> None:
     truth = write_sample(tmp_path / "sample.csv", rows=5_000, seed=7)
-    result = contacts.imports(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
+    result = contacts.contact_import(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
     assert result["rows"] == truth.rows
     assert _counts(result) == {
         "imported": len(truth.contacts),
@@ -55,9 +55,9 @@ def test_the_sample_becomes_what_it_was_built_from(
 def test_a_second_run_changes_nothing(contacts: Contacts, book: Any, tmp_path: Path) -> None:
     path = tmp_path / "sample.csv"
     truth = write_sample(path, rows=2_500, seed=8)
-    contacts.imports(workspace_id=book.workspace, path=str(path))
+    contacts.contact_import(workspace_id=book.workspace, path=str(path))
     before = {phone: contact.updated_at for phone, contact in book.all().items()}
-    again = contacts.imports(workspace_id=book.workspace, path=str(path))
+    again = contacts.contact_import(workspace_id=book.workspace, path=str(path))
     rejected = len(truth.rejects)
     assert _counts(again) == {"duplicates": truth.rows - rejected, "rejected": rejected}
     assert {phone: contact.updated_at for phone, contact in book.all().items()} == before
@@ -70,7 +70,7 @@ def test_a_second_import_at_once_is_refused(contacts: Contacts, book: Any, dsn: 
         other.lock(f"contact_import:workspace:{book.workspace}", ttl=60),
         pytest.raises(OperationBlocked) as caught,
     ):
-        contacts.imports(workspace_id=book.workspace, path=path)
+        contacts.contact_import(workspace_id=book.workspace, path=path)
     assert str(caught.value) == "Contact import is already in progress"
     assert not book.all()
 
@@ -93,7 +93,7 @@ def test_what_a_known_contact_gets(
     counts: dict[str, int],
 ) -> None:
     book.add(PHONE, name="Old", company="Acme", tags=["vip"])
-    result = contacts.imports(
+    result = contacts.contact_import(
         workspace_id=book.workspace,
         path=book.file(
             "phone,name,email,company,tags",
@@ -116,7 +116,7 @@ def test_no_import_clears_an_opt_out(
     book.add(PHONE, status=status, do_not_contact=True)
     database.execute("UPDATE pgsync_modules.contact SET opted_out_at = '2026-01-01'")
     before = book.all()[PHONE].opted_out_at
-    contacts.imports(
+    contacts.contact_import(
         workspace_id=book.workspace,
         path=book.file("phone,name,status", f"{PHONE},Ana,active"),
         on_duplicate=on_duplicate,
@@ -129,7 +129,7 @@ def test_no_import_clears_an_opt_out(
 def test_an_opt_out_in_the_file_is_kept(contacts: Contacts, book: Any) -> None:
     book.add(PHONE)
     lines = ("phone,status", f"{PHONE},Opted out", f"{OTHER},opted_out")
-    contacts.imports(workspace_id=book.workspace, path=book.file(*lines))
+    contacts.contact_import(workspace_id=book.workspace, path=book.file(*lines))
     for contact in book.all().values():
         assert contact.status == "opted_out"
         assert contact.opted_out_at is not None
@@ -140,7 +140,7 @@ def test_a_lost_lock_stops_the_import(
 ) -> None:
     contacts = Contacts(sync, sessions, batch=100)
     write_sample(tmp_path / "sample.csv", rows=1_000)
-    key = contacts.imports.key(workspace_id=book.workspace)
+    key = contacts.contact_import.key(workspace_id=book.workspace)
     progress, reports = OperationRun.progress, []
 
     def report_then_lose(op: OperationRun, done: int, total: int | None = None) -> None:
@@ -152,7 +152,7 @@ def test_a_lost_lock_stops_the_import(
 
     monkeypatch.setattr(OperationRun, "progress", report_then_lose)
     with pytest.raises(LockLost):
-        contacts.imports(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
+        contacts.contact_import(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
     assert reports.count(1_000) == 3
     state, imported, through = database.execute(
         "SELECT state, imported, merged_through FROM pgsync_modules.contact_import"
@@ -178,7 +178,7 @@ def test_a_crashed_import_is_started_over(
         " VALUES (77, 2, %s, 'half')",
         [PHONE],
     )
-    result = contacts.imports(workspace_id=book.workspace, path=str(path))
+    result = contacts.contact_import(workspace_id=book.workspace, path=str(path))
     assert result["imported"] == len(truth.contacts) == len(book.all())
     states = database.execute("SELECT state FROM pgsync_modules.contact_import ORDER BY id DESC")
     assert states.fetchall() == [("abandoned",), ("completed",)]
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_read_changes_nothing(
         ("nom,prénom\na,b", "no column holds phone numbers"),
     ):
         with pytest.raises(ContactFileError, match=message):
-            contacts.imports(workspace_id=book.workspace, path=book.file(content))
+            contacts.contact_import(workspace_id=book.workspace, path=book.file(content))
     assert not book.all()
     states = database.execute(
         "SELECT DISTINCT state, error IS NULL FROM pgsync_modules.contact_import"
@@ -207,23 +207,23 @@ def test_a_file_that_cannot_be_read_changes_nothing(
 def test_bad_arguments_are_refused(contacts: Contacts, book: Any) -> None:
     path = book.file("phone", PHONE)
     with pytest.raises(InvalidArgument, match="workspace"):
-        contacts.imports(workspace_id=book.workspace + 1, path=path)
+        contacts.contact_import(workspace_id=book.workspace + 1, path=path)
     with pytest.raises(InvalidArgument, match="region"):
-        contacts.imports(workspace_id=book.workspace, path=path, region="Atlantis")
+        contacts.contact_import(workspace_id=book.workspace, path=path, region="Atlantis")
     with pytest.raises(InvalidArgument, match="on_duplicate"):
-        contacts.imports(workspace_id=book.workspace, path=path, on_duplicate="merge")
+        contacts.contact_import(workspace_id=book.workspace, path=path, on_duplicate="merge")
 
 
 def test_a_worker_imports_with_a_mapping(sync: Coordinator, contacts: Contacts, book: Any) -> None:
     path = book.file("Kunde;Handy", "Zoë;0151 23456789", "Nobody;")
-    job = contacts.imports.enqueue(
+    job = contacts.contact_import.enqueue(
         workspace_id=book.workspace,
         path=path,
         region="de",
         mapping={"phone": "Handy", "name": "Kunde"},
     )
     sync.run_worker(queues=["default"], drain=True)
-    state = contacts.imports.status(workspace_id=book.workspace)
+    state = contacts.contact_import.status(workspace_id=book.workspace)
     assert state is not None
     assert (state.state, state.done, state.total) == ("completed", 2, 2)
     assert job.id

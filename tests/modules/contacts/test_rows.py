@@ -1,0 +1,207 @@
+"""Headers, phone numbers, cells: what a row becomes, or why it is refused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import phonenumbers
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgsync import InvalidArgument
+from pgsync.modules.contacts import (
+    ContactFileError,
+    ContactRow,
+    Reject,
+    find_columns,
+    open_table,
+    read_contacts,
+    to_e164,
+    write_sample,
+)
+from pgsync.modules.contacts.cells import clean, guard_formula, unguard_formula
+from pgsync.modules.contacts.sample import REGION
+
+PHONE = "+12015550123"
+
+
+def _rows(folder: Path, text: str, region: str = "US", **given: Any) -> list[ContactRow | Reject]:
+    path = folder / "people.csv"
+    path.write_text(text, encoding="utf-8")
+    with open_table(path) as table:
+        return list(read_contacts(table, region, **given))
+
+
+@pytest.mark.parametrize("rows", [1, 5_000])
+def test_the_sample_is_read_as_it_was_built(tmp_path: Path, rows: int) -> None:
+    truth = write_sample(tmp_path / "sample.csv", rows=rows, seed=3)
+    again = write_sample(tmp_path / "again.csv", rows=rows, seed=3)
+    assert truth == again
+    assert (tmp_path / "sample.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+    with open_table(tmp_path / "sample.csv") as table:
+        found = list(read_contacts(table, REGION))
+    assert len(found) == truth.rows == rows
+    assert [(one.row, one.reason) for one in found if isinstance(one, Reject)] == truth.rejects
+    phones = [one.phone for one in found if isinstance(one, ContactRow)]
+    assert set(phones) == truth.contacts.keys()
+    assert len(phones) - len(set(phones)) == truth.duplicates
+    for phone in truth.contacts:
+        assert phonenumbers.is_valid_number(phonenumbers.parse(phone))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "wa_id",
+        "WhatsApp ID",
+        "PHONE",
+        "Phone Number",
+        " mobile ",
+        "Phone 1 - Value",
+        "Mobile Phone",
+    ],
+)
+def test_headers_of_phones(tmp_path: Path, header: str) -> None:
+    (row,) = _rows(tmp_path, f"x,{header}\n1,{PHONE}")
+    assert isinstance(row, ContactRow)
+    assert row.phone == PHONE
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            """First Name,Middle Name,Last Name,Organization Name,Labels,Notes,E-mail 1 - Value,\
+Phone 1 - Value,Phone 2 - Value
+Zoë,,Müller,Acme,* myContacts ::: Family,Hi,a@x.org ::: b@x.org,\
+none ::: +1 201-555-0123 ::: +1 201-555-0124,""",
+            ContactRow(2, PHONE, "Zoë Müller", "a@x.org", "Acme", "Hi", ("myContacts", "Family")),
+        ),
+        (
+            (
+                "Given Name,Family Name,Organization 1 - Name,Phone 1 - Value,Phone 2 - Value\n"
+                "Zoë,Müller,Acme,n/a,(201) 555-0123"
+            ),
+            ContactRow(2, PHONE, "Zoë Müller", None, "Acme"),
+        ),
+        (
+            (
+                "First Name;Last Name;Company;E-mail Address;Home Phone;Mobile Phone\n"
+                "Zoë;;;z@x.org;12;2015550123"
+            ),
+            ContactRow(2, PHONE, "Zoë", "z@x.org"),
+        ),
+        (
+            (
+                "contact_name,org,description,tag,wa_id,status\n"
+                ' Zoë\u0000 ,,\'=1+1,"a, b;a",12015550123,Inactive'
+            ),
+            ContactRow(2, PHONE, "Zoë", None, None, "=1+1", ("a", "b"), "inactive"),
+        ),
+    ],
+)
+def test_exports_of_others(tmp_path: Path, text: str, expected: ContactRow) -> None:
+    assert _rows(tmp_path, text) == [expected]
+
+
+def test_refused_rows_say_why(tmp_path: Path) -> None:
+    rows = _rows(tmp_path, f"phone,name\n,Ana\n12,Bob\n{PHONE}\nsome long cell,,,extra")
+    assert [row.message for row in rows if isinstance(row, Reject)] == [
+        "Row 2: Missing phone number or WhatsApp ID",
+        "Row 3: Invalid phone number/WhatsApp ID format",
+        "Row 5: Invalid phone number/WhatsApp ID format",
+    ]
+    last = rows[-1]
+    assert isinstance(last, Reject)
+    assert last.raw == {"phone": "some long cell", "name": "", "column 3": "", "column 4": "extra"}
+
+
+def test_a_mapping_overrides_the_guess(tmp_path: Path) -> None:
+    text = f"phone,name,other\n{PHONE},Ana,(201) 555-0124"
+    (row,) = _rows(tmp_path, text, mapping={"phone": "Other", "name": None, "notes": "name"})
+    assert row == ContactRow(2, "+12015550124", None, None, None, "Ana")
+    with pytest.raises(ContactFileError, match=r"'gone' is not in the file.*'phone', 'name'"):
+        _rows(tmp_path, text, mapping={"phone": "gone"})
+    with pytest.raises(ContactFileError, match="'fone' is unknown"):
+        _rows(tmp_path, text, mapping={"fone": "phone"})
+    with pytest.raises(ContactFileError, match=r"no column holds phone.*'nom', 'prénom'"):
+        find_columns(["nom", "prénom"])
+    with pytest.raises(InvalidArgument, match="region"):
+        _rows(tmp_path, text, region="XX")
+
+
+@pytest.mark.parametrize(
+    ("text", "region", "expected"),
+    [
+        ("+49 1512 3456789", None, "+4915123456789"),
+        ("0049 (0)1512 3456789", "US", "+4915123456789"),
+        ("01512/3456789", "DE", "+4915123456789"),
+        ("4915123456789", "DE", "+4915123456789"),
+        ("4915123456789", "US", "+4915123456789"),
+        ("4915123456789.0", "US", "+4915123456789"),
+        ("\uff0b\uff14\uff1915123456789", None, "+4915123456789"),
+        ("٠٠٤٩١٥١٢٣٤٥٦٧٨٩", "US", "+4915123456789"),
+        ("\u202a+49 1512 3456789\u202c", None, "+4915123456789"),
+        ("whatsapp:+4915123456789", None, "+4915123456789"),
+        ("4915123456789@s.whatsapp.net", None, "+4915123456789"),
+        ("(201) 555-0123", "US", PHONE),
+        ("1 201.555.0123", "US", PHONE),
+        ("+39 06 1234 5678", None, "+390612345678"),
+        *((bad, "DE", None) for bad in ("", "+", "0", "abc", "4.9E+11", "4,9e11", "12", "+999 1")),
+        *((bad, "US", None) for bad in ("555-0123", "1" * 300, "\ud800", "\0", "+1 201 555 01234")),
+    ],
+)
+def test_phone_numbers(text: str, region: str | None, expected: str | None) -> None:
+    assert to_e164(text, region) == expected
+    if expected is not None:
+        assert to_e164(expected, "FR") == expected
+        assert to_e164(expected[1:], "FR", international=True) == expected
+
+
+def test_the_quick_way_agrees_with_the_library() -> None:
+    chance = random.Random(5)
+    quick = 0
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        example = phonenumbers.example_number(region)
+        assert example is not None
+        plain = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.E164)
+        for _ in range(10):
+            text = f"{plain[:-3]}{chance.randrange(1_000):03}"
+            parsed = phonenumbers.parse(text, None)
+            national = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.NATIONAL)
+            valid = phonenumbers.is_valid_number(parsed)
+            assert (to_e164(text) is not None) == valid
+            if valid:
+                again = phonenumbers.parse(national, region)
+                read = phonenumbers.format_number(again, phonenumbers.PhoneNumberFormat.E164)
+                if phonenumbers.is_valid_number(again):
+                    assert to_e164(national, region) in (read, text)
+                quick += 1
+    assert quick > 1_000
+
+
+@given(st.text(st.sampled_from("+0123456789 ()-./E٣"), max_size=18), st.sampled_from(["US", "DE"]))
+def test_phones_are_idempotent(text: str, region: str) -> None:
+    found = to_e164(text, region)
+    if found is not None:
+        assert to_e164(found, region) == found
+        assert to_e164(found, None) == found
+
+
+@given(st.text())
+def test_the_guard_is_undone(text: str) -> None:
+    guarded = guard_formula(text)
+    assert guarded[:1] not in ("=", "+", "-", "@", "\t", "\r") or not guarded
+    assert unguard_formula(guarded) == text
+
+
+@given(st.text(st.characters(codec=None)))
+def test_clean_text_is_clean(text: str) -> None:
+    found = clean(text)
+    if found is not None:
+        assert found.encode()
+        assert "\0" not in found
+        assert clean(found) == found

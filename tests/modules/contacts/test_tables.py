@@ -1,0 +1,162 @@
+"""Files as programs and people leave them: encodings, delimiters, quotes, row numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openpyxl import Workbook
+
+from pgsync.modules.contacts import Bounds, ContactFileError, open_table, read_contacts
+
+EMPTY = "^CSV file is empty or invalid$"
+
+
+def _read(content: bytes, bounds: Bounds | None = None) -> list[tuple[int, list[str]]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table"
+        path.write_bytes(content)
+        with open_table(path, bounds) as table:
+            return [(0, table.headers), *table.rows]
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"]
+)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_encoding_and_delimiter_are_found(encoding: str, delimiter: str, end: str) -> None:
+    rows = [["phone", "name"], ["1", f"Zoë{delimiter} “€”"], ["2", "two\nlines"], ["3", 'a "b"']]
+    file = io.StringIO()
+    csv.writer(
+        file, "excel", delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL
+    ).writerows(rows)
+    marks = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}
+    content = marks.get(encoding, b"") + file.getvalue().encode(encoding)
+    assert _read(content) == [(0, rows[0]), (2, rows[1]), (3, rows[2]), (4, rows[3])]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a,b\n\n1,2\n , \n3,4", [(0, ["a", "b"]), (3, ["1", "2"]), (5, ["3", "4"])]),
+        (b"\n\n a ;b\n1;2", [(0, ["a", "b"]), (4, ["1", "2"])]),
+        (b"sep=|\r\na,x|b\r\n1|2", [(0, ["a,x", "b"]), (2, ["1", "2"])]),
+        (b'a,b\n"x\ny\nz",1\n2,3', [(0, ["a", "b"]), (2, ["x\ny\nz", "1"]), (3, ["2", "3"])]),
+        (
+            b"a;b;c,d\n1;2;3\n1,5;2;3",
+            [(0, ["a", "b", "c,d"]), (2, ["1", "2", "3"]), (3, ["1,5", "2", "3"])],
+        ),
+        (b"phone\n1\n2", [(0, ["phone"]), (2, ["1"]), (3, ["2"])]),
+        (b"a,b\n1\n1,2,3", [(0, ["a", "b"]), (2, ["1"]), (3, ["1", "2", "3"])]),
+        (b'a,b\n"x"y,2', [(0, ["a", "b"]), (2, ["xy", "2"])]),
+        (b"a,b\n\x00,\x01", [(0, ["a", "b"]), (2, ["\x00", "\x01"])]),
+        (b"a,b", [(0, ["a", "b"])]),
+    ],
+)
+def test_rows_and_their_numbers(content: bytes, expected: Any) -> None:
+    assert _read(content) == expected
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b" , \n", b"\xef\xbb\xbf", b"\xff\xfe", b"PK\x03\x04broken"]
+)
+def test_empty_and_broken_files(content: bytes) -> None:
+    with pytest.raises(ContactFileError, match=EMPTY):
+        _read(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "bounds", "message"),
+    [
+        (b"a,b\n1,2", Bounds(size=3), "larger than 3 bytes"),
+        (b"a,b\n1,2\n3,4", Bounds(rows=2), "more than 2 rows"),
+        (b"a,b\n1,2,3", Bounds(columns=2), "Row 2: more than 2 columns"),
+        (b"a,b\n" + b"x" * 100, Bounds(line=50), "line longer than 50"),
+        (b"a,b\n" + b"x" * 140_000, None, "Row 2: a cell is longer than 131,072"),
+        (b'a,b\n1,2\n3,"open\n5,6\n', None, "Row 3: a quote is opened and never closed"),
+    ],
+)
+def test_bounds_are_told(content: bytes, bounds: Bounds | None, message: str) -> None:
+    with pytest.raises(ContactFileError, match=message):
+        _read(content, bounds)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(ContactFileError, match="check its path"), open_table(path):
+            pass
+
+
+def test_a_workbook_is_read_as_text(tmp_path: Path) -> None:
+    workbook = Workbook()
+    sheet = workbook.active
+    assert sheet is not None
+    sheet.append(["Phone", "Name", "Seen"])
+    sheet.append([4915123456789, "Zoë", None])
+    sheet["A5"] = 491512345678.0
+    sheet["B5"] = 1.5
+    workbook.save(tmp_path / "book.csv")
+    with open_table(tmp_path / "book.csv") as table:
+        assert table.headers == ["Phone", "Name", "Seen"]
+        rows = [(number, [cell for cell in cells if cell]) for number, cells in table.rows]
+    assert rows == [(2, ["4915123456789", "Zoë"]), (5, ["491512345678", "1.5"])]
+    with (
+        pytest.raises(ContactFileError, match="when unpacked"),
+        open_table(tmp_path / "book.csv", Bounds(unpacked=100)),
+    ):
+        pass
+
+
+_CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12)
+
+
+@given(
+    st.integers(2, 5).flatmap(
+        lambda width: st.lists(st.lists(_CELLS, min_size=width, max_size=width), max_size=6)
+    ),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_what_was_written_is_read(rows: list[list[str]], delimiter: str, encoding: str) -> None:
+    header = [f"column {number}" for number in range(len(rows[0]) if rows else 2)]
+    file = io.StringIO()
+    csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+    expected = [
+        (number, row)
+        for number, row in enumerate(rows, 2)
+        if any(cell and not cell.isspace() for cell in row)
+    ]
+    assert _read(file.getvalue().encode(encoding)) == [(0, header), *expected]
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"phone,name\n", b"\xff\xfe", b"PK\x03\x04"]))
+def test_random_bytes_raise_nothing_else(content: bytes, start: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table"
+        path.write_bytes(start + content)
+        with suppress(ContactFileError), open_table(path) as table:
+            for found in read_contacts(table, "US"):
+                assert found.row > 1
+
+
+def test_a_long_file_is_read_in_constant_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    with path.open("w") as file:
+        file.write("phone,name\n")
+        file.writelines(f"+1201555{number:04},somebody\n" for number in range(100_000))
+    tracemalloc.start()
+    try:
+        with open_table(path) as table:
+            assert sum(1 for _ in table.rows) == 100_000
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
