@@ -1,0 +1,173 @@
+"""Recipients: claimed under row locks before the call, recorded after it by the same attempt.
+
+The API has no idempotency key. So a claim is committed before the call, and what is claimed is
+never claimed again by itself: if the sender dies in between, nobody can know whether the message
+was accepted, and the recipient becomes ``unknown``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+__all__ = ["Claim", "Recipients"]
+
+# Opt-outs are looked at once more here: this is the last moment before the call.
+_CLAIM = text(
+    """
+    WITH picked AS (
+        SELECT r.id, EXISTS (
+                   SELECT FROM pgsync_modules.contact AS c
+                   JOIN pgsync_modules.campaign AS k ON k.workspace_id = c.workspace_id
+                   WHERE k.id = :campaign_id AND c.phone = r.phone
+                     AND (c.status <> 'active' OR c.do_not_contact)) AS opted_out
+        FROM pgsync_modules.campaign_recipient AS r
+        WHERE r.campaign_id = :campaign_id AND r.state = 'pending'
+          AND (r.send_after IS NULL OR r.send_after <= clock_timestamp())
+        ORDER BY r.id LIMIT :batch
+        FOR UPDATE OF r SKIP LOCKED
+    )
+    UPDATE pgsync_modules.campaign_recipient AS r
+    SET state = CASE WHEN p.opted_out THEN 'skipped' ELSE 'sending' END,
+        attempt = r.attempt + CASE WHEN p.opted_out THEN 0 ELSE 1 END,
+        error = CASE WHEN p.opted_out THEN 'opted out' END,
+        lease_until = CASE WHEN NOT p.opted_out THEN clock_timestamp() + :lease END
+    FROM picked AS p WHERE r.id = p.id
+    RETURNING r.id, r.phone, r.parameters, r.attempt, r.state
+    """
+)
+
+# Success is recorded also where the lease had passed: the message is out, whatever was thought.
+_SENT = text(
+    """
+    UPDATE pgsync_modules.campaign_recipient
+    SET state = 'sent', message_id = :message_id, sent_at = clock_timestamp(),
+        lease_until = NULL, send_after = NULL, error = NULL, error_code = NULL
+    WHERE id = :id AND attempt = :attempt AND state IN ('sending', 'unknown')
+    """
+)
+
+_NOT_SENT = text(
+    """
+    UPDATE pgsync_modules.campaign_recipient
+    SET state = CAST(:state AS text), error_code = :code, error = :error, lease_until = NULL,
+        send_after = CASE WHEN CAST(:state AS text) = 'pending' THEN clock_timestamp() + :wait END,
+        failed_at = CASE WHEN CAST(:state AS text) = 'failed' THEN clock_timestamp() END
+    WHERE id = :id AND attempt = :attempt AND state = 'sending'
+    """
+)
+
+_EXPIRE = text(
+    """
+    UPDATE pgsync_modules.campaign_recipient
+    SET state = 'unknown', lease_until = NULL,
+        error = 'its sender was lost before the answer was recorded'
+    WHERE campaign_id = :campaign_id AND state = 'sending'
+      AND (lease_until <= clock_timestamp() OR CAST(:all AS boolean))
+    """
+)
+
+_SUPPRESS = text(
+    """
+    UPDATE pgsync_modules.contact AS c
+    SET status = 'opted_out', opted_out_at = coalesce(c.opted_out_at, clock_timestamp())
+    FROM pgsync_modules.campaign AS k
+    WHERE k.id = :campaign_id AND c.workspace_id = k.workspace_id AND c.phone = :phone
+    """
+)
+
+_LEFT = text(
+    """
+    SELECT count(*) FILTER (WHERE state NOT IN ('pending', 'sending')),
+           count(*),
+           extract(epoch FROM min(send_after) FILTER (WHERE state = 'pending') - clock_timestamp())
+    FROM pgsync_modules.campaign_recipient WHERE campaign_id = :campaign_id
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A recipient that this sender, and nobody else, may call the API for, once."""
+
+    id: int
+    phone: str
+    parameters: list[str]
+    attempt: int
+
+
+class Recipients:
+    """The recipients of one campaign. ``lease`` is how long a call may take at the longest."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        campaign_id: int,
+        lease: timedelta = timedelta(minutes=5),
+    ) -> None:
+        self._sessions = sessions
+        self.campaign_id = campaign_id
+        self._lease = lease
+
+    def claim(self, batch: int) -> list[Claim]:
+        """Take up to ``batch`` recipients; committed when this returns."""
+        parameters = {"campaign_id": self.campaign_id, "batch": batch, "lease": self._lease}
+        while True:
+            with self._sessions.begin() as session:
+                rows = session.execute(_CLAIM, parameters).all()
+            claimed = [Claim(*row[:4]) for row in rows if row.state == "sending"]
+            if claimed or not rows:
+                return sorted(claimed, key=lambda claim: claim.id)
+
+    def sent(self, claim: Claim, message_id: str) -> None:
+        """Record that the API accepted the message."""
+        with self._sessions.begin() as session:
+            session.execute(
+                _SENT, {"id": claim.id, "attempt": claim.attempt, "message_id": message_id}
+            )
+
+    def not_sent(
+        self,
+        claim: Claim,
+        state: str,
+        *,
+        error: str,
+        code: int | None = None,
+        wait: float = 0.0,
+    ) -> None:
+        """Record ``failed``, ``unknown``, or ``pending`` again after ``wait`` seconds."""
+        parameters: dict[str, Any] = {
+            "id": claim.id,
+            "attempt": claim.attempt,
+            "state": state,
+            "code": code,
+            "error": error[:1000],
+            "wait": timedelta(seconds=wait),
+        }
+        with self._sessions.begin() as session:
+            session.execute(_NOT_SENT, parameters)
+
+    def suppress(self, phone: str) -> None:
+        """Mark the contact as opted out, in the campaign's workspace."""
+        with self._sessions.begin() as session:
+            session.execute(_SUPPRESS, {"campaign_id": self.campaign_id, "phone": phone})
+
+    def expire(self, *, all_of_them: bool = False) -> int:
+        """Mark those whose sender is lost as unknown, and say how many.
+
+        ``all_of_them`` regardless of their lease is for the one who knows that no other lives.
+        """
+        parameters = {"campaign_id": self.campaign_id, "all": all_of_them}
+        with self._sessions.begin() as session:
+            expired: Any = session.execute(_EXPIRE, parameters)
+            return int(expired.rowcount)
+
+    def progress(self) -> tuple[int, int, float | None]:
+        """How many are done, of how many, and in how many seconds a waiting one may be sent."""
+        with self._sessions() as session:
+            done, total, seconds = session.execute(_LEFT, {"campaign_id": self.campaign_id}).one()
+        return done, total, None if seconds is None else float(seconds)

@@ -1,0 +1,101 @@
+"""One message: the call, and what its answer means for the recipient and the campaign."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgsync.errors import RateLimited
+from pgsync.modules.broadcasts.models import Campaign
+from pgsync.modules.broadcasts.recipients import Claim, Recipients
+from pgsync.modules.whatsapp.answers import Answer, pair_delay
+from pgsync.modules.whatsapp.errors import GraphError, GraphInterrupted, GraphUnreachable
+from pgsync.modules.whatsapp.graph import GraphClient
+
+__all__ = ["Sender", "Verdict", "callback_data"]
+
+_MOST_ATTEMPTS = 10
+_BACK_OFF = 5.0
+
+_STOPPING = frozenset(
+    {
+        Answer.PAUSE_CAMPAIGN,
+        Answer.DISABLE_CONNECTION,
+        Answer.STOP_EARLY_TEMPLATE,
+        Answer.PAUSE_TEMPLATE,
+        Answer.REGISTRATION,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a message's answer means beyond its recipient: nothing, or that sending must stop."""
+
+    stop: str | None = None
+    disable_connection: bool = False
+
+
+def callback_data(campaign_id: int, recipient_id: int, attempt: int) -> str:
+    """What the status webhooks bring back: it names the recipient and the attempt."""
+    return f"campaign-{campaign_id}:{recipient_id}.{attempt}"
+
+
+class Sender:
+    """Sends a campaign's message to claimed recipients, each exactly once."""
+
+    def __init__(self, graph: GraphClient, campaign: Campaign, phone_number_id: str) -> None:
+        self._graph = graph
+        self._campaign = campaign
+        self._phone_number_id = phone_number_id
+
+    def send(self, claim: Claim, recipients: Recipients) -> Verdict:
+        """Call the API once and record the outcome."""
+        try:
+            sent = self._graph.send_template(
+                self._phone_number_id,
+                to=claim.phone,
+                template=self._campaign.template_name,
+                language=self._campaign.language,
+                components=_components(claim.parameters),
+                callback_data=callback_data(self._campaign.id, claim.id, claim.attempt),
+            )
+        except RateLimited as error:
+            # No permit came in time: nothing was sent.
+            recipients.not_sent(claim, "pending", error=str(error), wait=error.retry_after)
+            return Verdict()
+        except GraphError as error:
+            return self._refused(claim, recipients, error)
+        # Held messages are accepted too, and never sent again.
+        recipients.sent(claim, sent.message_id)
+        return Verdict()
+
+    def _refused(self, claim: Claim, recipients: Recipients, error: GraphError) -> Verdict:
+        if error.ambiguous or isinstance(error, GraphInterrupted):
+            recipients.not_sent(claim, "unknown", error=str(error), code=error.code)
+            return Verdict()
+        answer = Answer.BACK_OFF if isinstance(error, GraphUnreachable) else error.answer
+        if answer in _STOPPING:
+            recipients.not_sent(claim, "pending", error=str(error), code=error.code)
+            return Verdict(str(error), disable_connection=answer is Answer.DISABLE_CONNECTION)
+        if answer is Answer.SUPPRESS_CONTACT:
+            recipients.suppress(claim.phone)
+        final = answer in (Answer.SUPPRESS_CONTACT, Answer.FAIL_RECIPIENT)
+        state = "failed" if final or claim.attempt >= _MOST_ATTEMPTS else "pending"
+        wait = _wait(answer, claim.attempt, error.retry_after)
+        recipients.not_sent(claim, state, error=str(error), code=error.code, wait=wait)
+        return Verdict()
+
+
+def _wait(answer: Answer, attempt: int, retry_after: float | None) -> float:
+    if answer is Answer.RETRY_RECIPIENT_LATER:
+        return max(pair_delay(attempt), retry_after or 0.0)
+    if retry_after is not None:
+        return retry_after
+    return float(min(_BACK_OFF * 2.0 ** (attempt - 1), 3600.0))
+
+
+def _components(parameters: list[str]) -> list[dict[str, object]]:
+    if not parameters:
+        return []
+    texts = [{"type": "text", "text": text} for text in parameters]
+    return [{"type": "body", "parameters": texts}]

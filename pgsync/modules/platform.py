@@ -1,0 +1,46 @@
+"""The platform of the seed: its three modules on one coordinator.
+
+``pgsync worker --app pgsync.modules.platform:coordinator --queue default --queue sync
+--queue campaigns --queue webhooks`` performs its jobs.
+"""
+
+from __future__ import annotations
+
+from pgsync.coordinator import Coordinator
+from pgsync.modules.broadcasts import Broadcasts
+from pgsync.modules.contacts import Contacts
+from pgsync.modules.database import sessions_for
+from pgsync.modules.whatsapp import WhatsApp
+
+__all__ = ["QUEUES", "Platform", "coordinator"]
+
+QUEUES = ("webhooks", "sync", "campaigns", "default")
+"""The platform's queues, in the order in which its workers look at them."""
+
+
+class Platform:
+    """WhatsApp, contacts and broadcasts, which share a coordinator and its database.
+
+    ``graph_url`` and ``graph_version`` default to ``PGSYNC_GRAPH_URL`` and
+    ``PGSYNC_GRAPH_VERSION``, and those to Meta's own.
+    """
+
+    def __init__(
+        self,
+        sync: Coordinator,
+        *,
+        graph_url: str | None = None,
+        graph_version: str | None = None,
+    ) -> None:
+        self.sync = sync
+        self.sessions = sessions_for(sync.dsn, pool_size=16)
+        self.whatsapp = WhatsApp(
+            sync, self.sessions, graph_url=graph_url, graph_version=graph_version
+        )
+        self.contacts = Contacts(sync, self.sessions)
+        self.broadcasts = Broadcasts(sync, self.sessions, self.whatsapp)
+
+
+def coordinator() -> Coordinator:
+    """A coordinator that has declared the platform's operations and tasks, for workers."""
+    return Platform(Coordinator()).sync

@@ -1,0 +1,44 @@
+"""A campaign on the stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from pgsync import Coordinator
+from pgsync.modules.broadcasts import Broadcasts
+from pgsync.modules.models import Connection
+from pgsync.modules.whatsapp import WhatsApp
+from pgsync.modules.whatsapp.standin import GraphStandin
+
+
+@pytest.fixture
+def broadcasts(
+    sync: Coordinator, sessions: sessionmaker[Session], whatsapp: WhatsApp
+) -> Broadcasts:
+    """The broadcasts module on the test's database and stand-in."""
+    return Broadcasts(sync, sessions, whatsapp, batch=20)
+
+
+@pytest.fixture
+def new_campaign(
+    broadcasts: Broadcasts, connection: Connection, standin: GraphStandin
+) -> Callable[[int], int]:
+    """Makes drafts with so many recipients, of a template with one parameter."""
+    standin.templates.add(name="hello", language="de", body="Hello {{1}}")
+
+    def make(recipients: int) -> int:
+        campaign = broadcasts.campaigns.create(
+            workspace_id=connection.workspace_id,
+            connection_id=connection.id,
+            name="Hello",
+            template_name="hello",
+            language="de",
+        )
+        phones = [f"+4915112{number:06d}" for number in range(recipients)]
+        assert broadcasts.campaigns.add_phones(campaign, phones) == recipients
+        return campaign
+
+    return make

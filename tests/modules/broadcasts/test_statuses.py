@@ -1,0 +1,138 @@
+"""Status webhooks: repeated, out of order, early; signed, and counted once."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+import uvicorn
+
+from pgsync import Coordinator
+from pgsync.modules.broadcasts import Broadcasts, webhook_app
+from pgsync.modules.broadcasts.sending import callback_data
+from pgsync.modules.whatsapp.standin import GraphStandin
+from tests.eventually import eventually
+
+NewCampaign = Callable[[int], int]
+
+
+@pytest.fixture
+def webhook_url(broadcasts: Broadcasts, standin: GraphStandin) -> Iterator[str]:
+    """Serves the webhook endpoint on a free port."""
+    app = webhook_app(broadcasts, app_secret=standin.app_secret, verify_token="shake")
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(30)
+
+
+def _recipient(database: Any) -> Any:
+    return database.execute(
+        "SELECT state, sent_at IS NOT NULL, delivered_at IS NOT NULL, read_at IS NOT NULL"
+        " FROM pgsync_modules.campaign_recipient"
+    ).fetchone()
+
+
+@pytest.fixture
+def message_id(broadcasts: Broadcasts, new_campaign: NewCampaign, database: Any) -> str:
+    """The id of a message that was sent to the only recipient of a campaign."""
+    campaign = new_campaign(1)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    row = database.execute("SELECT message_id FROM pgsync_modules.campaign_recipient").fetchone()
+    return str(row[0])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["sent", "delivered", "read"])))
+def test_the_order_of_statuses_does_not_matter(
+    broadcasts: Broadcasts, message_id: str, database: Any, order: tuple[str, ...]
+) -> None:
+    for status in (*order, *order):
+        broadcasts.campaign_status_update(message_id=message_id, status=status, at=1_700_000_000.0)
+    assert _recipient(database) == ("read", True, True, True)
+
+
+def test_a_failure_after_delivery_is_ignored(
+    broadcasts: Broadcasts, message_id: str, database: Any
+) -> None:
+    for status in ("delivered", "failed"):
+        broadcasts.campaign_status_update(message_id=message_id, status=status, at=1_700_000_000.0)
+    assert _recipient(database)[0] == "delivered"
+
+
+def test_an_unknown_recipient_is_settled_by_its_callback_data(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(1)
+    standin.inject("reset", path="messages", accept=True)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    assert _recipient(database)[0] == "unknown"
+    (recipient,) = database.execute("SELECT id FROM pgsync_modules.campaign_recipient").fetchone()
+    outcome = broadcasts.campaign_status_update(
+        message_id="wamid.settled",
+        status="delivered",
+        at=1_700_000_000.0,
+        callback_data=callback_data(campaign, recipient, 1),
+    )
+    assert outcome == {"outcome": "recorded"}
+    assert _recipient(database)[0] == "delivered"
+
+
+def test_a_status_before_its_message_is_parked_and_applied(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, database: Any
+) -> None:
+    new_campaign(1)
+    parked = broadcasts.statuses.record("wamid.early", "delivered", 1_700_000_000.0)
+    assert parked == "parked"
+    database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET state = 'sent', message_id = 'wamid.early'"
+    )
+    assert broadcasts.statuses.unpark() == 1
+    assert _recipient(database)[0] == "delivered"
+    assert broadcasts.statuses.unpark() == 0
+
+
+def test_webhooks_doubled_and_shuffled_settle_a_campaign(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    standin: GraphStandin,
+    webhook_url: str,
+    sync: Coordinator,
+    database: Any,
+) -> None:
+    campaign = new_campaign(10)
+    standin.send_webhooks(webhook_url, statuses=("sent", "delivered", "read"), copies=2)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    standin.webhooks.flush()
+
+    def settled() -> bool:
+        sync.run_worker(queues=["webhooks"], drain=True)
+        rows = database.execute("SELECT DISTINCT state FROM pgsync_modules.campaign_recipient")
+        return rows.fetchall() == [("read",)]
+
+    eventually(settled, 30)
+
+
+def test_the_handshake_wants_the_token(webhook_url: str) -> None:
+    query = {"hub.mode": "subscribe", "hub.challenge": "1158201444"}
+    right = requests.get(webhook_url, {**query, "hub.verify_token": "shake"}, timeout=10)
+    assert (right.status_code, right.text) == (200, "1158201444")
+    wrong = requests.get(webhook_url, {**query, "hub.verify_token": "guess"}, timeout=10)
+    assert wrong.status_code == 403
+
+
+def test_an_event_with_a_wrong_signature_is_refused(webhook_url: str, database: Any) -> None:
+    for headers in ({}, {"X-Hub-Signature-256": "sha256=" + "0" * 64}):
+        answer = requests.post(webhook_url, b"{}", headers=headers, timeout=10)
+        assert answer.status_code == 403
+    assert database.execute("SELECT count(*) FROM pgsync.jobs").fetchone() == (0,)
