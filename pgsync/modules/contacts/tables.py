@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -53,19 +53,24 @@ def open_table(path: str | Path, bounds: Bounds | None = None) -> Iterator[Table
         ContactFileError: if it is missing, too large, empty, or no table; also while rows are read.
     """
     path, bounds = Path(path), bounds or Bounds()
-    try:
-        if path.stat().st_size > bounds.size:
+    with ExitStack() as stack:
+        try:
+            table = stack.enter_context(_open(path, bounds))
+        except OSError as error:
             raise ContactFileError(
-                f"the file is larger than {bounds.size:,} bytes; split it and import the parts"
-            )
-        with path.open("rb") as file:
-            is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
-        with _open_workbook(path, bounds) if is_zip else _open_csv(path, bounds) as table:
-            yield table
-    except OSError as error:
+                f"the file {path.name!r} cannot be read: {error.strerror or error}; check its path"
+            ) from error
+        yield table
+
+
+def _open(path: Path, bounds: Bounds) -> AbstractContextManager[Table]:
+    if path.stat().st_size > bounds.size:
         raise ContactFileError(
-            f"the file {path.name!r} cannot be read: {error.strerror or error}; check its path"
-        ) from error
+            f"the file is larger than {bounds.size:,} bytes; split it and import the parts"
+        )
+    with path.open("rb") as file:
+        is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    return _open_workbook(path, bounds) if is_zip else _open_csv(path, bounds)
 
 
 @contextmanager
