@@ -73,7 +73,7 @@ BEGIN;
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '920580533b678d1ab46e0d1b06cfa7db397091febc783ca8fa5dd91069428f90')
+VALUES ('api', 0, '0.1.0', 'cd32bd039217b6938b540c336d6d95f196e01d9bd20830c20734f07edd05aaa2')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -284,7 +284,13 @@ BEGIN
     ELSIF held.pid = pg_backend_pid() THEN
         RETURN pgsync.unlock(name, held.token);
     END IF;
-    RETURN pgsync.end_session(held.pid, held.backend_start);
+    IF NOT pgsync.end_session(held.pid, held.backend_start) THEN
+        RETURN false;
+    END IF;
+    -- From now on its token proves nothing, though nobody else holds the lock yet.
+    DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
+        SELECT f.token FROM pgsync.lock_holder AS f WHERE f.token = held.token FOR UPDATE SKIP LOCKED));
+    RETURN true;
 END
 $$;
 
