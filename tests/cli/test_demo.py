@@ -48,7 +48,8 @@ def test_the_demo_runs_on_an_empty_database_and_again(empty_dsn: str) -> None:
     assert first["jobs"] == {"completed": 2, "failed": 0}
     with psycopg.connect(empty_dsn) as connection:
         rejects = connection.execute(
-            'SELECT count(*), count(reason), count("row") FROM pgsync_modules.contact_import_rejects'
+            'SELECT count(*), count(reason), count("row")'
+            " FROM pgsync_modules.contact_import_rejects"
         ).fetchone()
         assert rejects == (contacts["rejected"],) * 3
 
