@@ -42,15 +42,15 @@ async def run_within_async(target: Any, call: Call[T]) -> T:
     if isinstance(target, psycopg.AsyncConnection):
         return await execute_async(target, call)
     connection = target
-    if callable(getattr(connection, "connection", None)):  # AsyncSession -> AsyncConnection
-        connection = await connection.connection()
-    if callable(getattr(connection, "get_raw_connection", None)):
-        pooled = await connection.get_raw_connection()
-        driver = getattr(pooled, "driver_connection", None)
-        if isinstance(driver, psycopg.AsyncConnection):
-            return await execute_async(driver, call)
-        raise _unsupported(target, driver)
-    raise _unsupported(target, None)
+    # The attribute ``connection`` of an AsyncConnection raises, so that is asked of others only.
+    if not hasattr(target, "get_raw_connection") and callable(getattr(target, "connection", None)):
+        connection = await target.connection()  # AsyncSession -> AsyncConnection
+    if not callable(getattr(connection, "get_raw_connection", None)):
+        raise _unsupported(target, None)
+    driver = getattr(await connection.get_raw_connection(), "driver_connection", None)
+    if isinstance(driver, psycopg.AsyncConnection):
+        return await execute_async(driver, call)
+    raise _unsupported(target, driver)
 
 
 def _unsupported(target: Any, driver: Any) -> InvalidArgument:

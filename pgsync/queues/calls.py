@@ -95,8 +95,9 @@ class JobState:
 def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueued]:
     """Enqueue one job."""
     return Call(
-        "SELECT j.id, j.added FROM pgsync.add_job(%(task)s, %(args)s::jsonb, %(queue)s,"
-        " %(priority)s, %(run_at)s, %(unique_key)s, %(max_attempts)s, %(delay)s) AS j",
+        "SELECT j.id, j.added FROM pgsync.add_job(%(task)s, %(args)s::jsonb,"
+        " %(queue)s::text, %(priority)s::integer, %(run_at)s, %(unique_key)s::text,"
+        " %(max_attempts)s::integer, %(delay)s) AS j",
         {
             "task": task,
             "args": to_json(args, f"the arguments of {task}"),
@@ -116,8 +117,8 @@ def add_jobs(
 ) -> Call[list[int]]:
     """Enqueue many jobs of one task; their ids come back in the same order."""
     return Call(
-        "SELECT pgsync.add_jobs(%(task)s, %(args)s::text[]::jsonb[], %(queue)s, %(priority)s,"
-        " %(run_at)s, %(max_attempts)s, %(delay)s)",
+        "SELECT pgsync.add_jobs(%(task)s, %(args)s::text[]::jsonb[], %(queue)s::text,"
+        " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer, %(delay)s)",
         {
             "task": task,
             "args": [to_json(args, f"the arguments of {task}") for args in many_args],
@@ -252,13 +253,13 @@ def promote_due_jobs() -> Call[int]:
 def cancel_job(id: int, reason: str | None) -> Call[str | None]:
     """Cancel a job: ``cancelled``, ``running`` (it has been asked to stop), or None."""
     return Call(
-        "SELECT pgsync.cancel_job(%(id)s, %(reason)s)", {"id": id, "reason": reason}, scalar
+        "SELECT pgsync.cancel_job(%(id)s::bigint, %(reason)s)", {"id": id, "reason": reason}, scalar
     )
 
 
 def retry_job(id: int) -> Call[str | None]:
     """Make a job available now; None where there is none to retry."""
-    return Call("SELECT pgsync.retry_job(%(id)s)", {"id": id}, scalar)
+    return Call("SELECT pgsync.retry_job(%(id)s::bigint)", {"id": id}, scalar)
 
 
 def pause_queue(queue: str, by: str | None) -> Call[datetime]:
@@ -276,11 +277,11 @@ def find_job(id: int) -> Listing[JobState]:
     return Listing(
         "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
         " j.created_at, j.run_at, coalesce(j.errors, '[]'), NULL::jsonb"
-        " FROM pgsync.jobs AS j WHERE j.id = %(id)s"
+        " FROM pgsync.jobs AS j WHERE j.id = %(id)s::bigint"
         " UNION ALL"
         " SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts,"
         " h.created_at, h.run_at, coalesce(h.errors, '[]'), h.result"
-        " FROM pgsync.job_history AS h WHERE h.id = %(id)s",
+        " FROM pgsync.job_history AS h WHERE h.id = %(id)s::bigint",
         {"id": id},
         lambda row: JobState(*in_utc(row)),
     )

@@ -161,6 +161,12 @@ class _TaskFace(Generic[P, R]):
             raise InvalidArgument("give run_at or delay, not both")
         if run_at is not None and run_at.tzinfo is None:
             raise InvalidArgument("run_at must have a time zone, for example datetime.now(UTC)")
+        for name in ("queue", "unique_key"):
+            if not isinstance(given.get(name, ""), str):
+                raise InvalidArgument(f"{name} must be text, not {given[name]!r}")
+        for name in ("priority", "max_attempts"):
+            if not isinstance(given.get(name, 0), int):
+                raise InvalidArgument(f"{name} must be a whole number, not {given[name]!r}")
         if "delay" in given:
             given["delay"] = to_timedelta(given["delay"], "delay", zero=True)
         return replace(self.declaration, options=replace(self.declaration.options, **given))

@@ -1,0 +1,359 @@
+"""Workers: what they run, what becomes of each outcome, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pgsync import (
+    Backoff,
+    CancelJob,
+    Coordinator,
+    DiscardJob,
+    InvalidArgument,
+    ReleaseJob,
+    current_job,
+)
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.core
+
+
+def drain(face: Any, **options: Any) -> Any:
+    return face.run_worker(drain=True, **options)
+
+
+@contextmanager
+def working(face: Any, **options: Any) -> Iterator[None]:
+    face.start(**options)
+    try:
+        yield
+    finally:
+        face.stop()
+
+
+def test_a_drain_runs_all_that_is_there(face: Any) -> None:
+    seen: list[tuple[str, int]] = []
+    blocking = face.task(name="blocking")(lambda n: seen.append(("blocking", n)))
+
+    @face.task()
+    async def awaiting(n: int) -> dict[str, int]:
+        seen.append(("awaiting", n))
+        return {"twice": 2 * n}
+
+    blocking.enqueue_many({"n": n} for n in range(300))
+    jobs = awaiting.enqueue_many({"n": n} for n in range(300))
+    report = drain(face, concurrency=7)
+    assert report.completed == 600
+    expected = [(kind, n) for kind in ("awaiting", "blocking") for n in range(300)]
+    assert sorted(seen) == expected
+    assert face.job(jobs[21]).result == {"twice": 42}
+    assert drain(face).completed == 0
+
+
+@pytest.mark.parametrize("kind", ["blocking", "awaiting"])
+def test_no_more_than_the_concurrency_run_at_once(sync: Coordinator, kind: str) -> None:
+    now = most = 0
+    full = threading.Event()
+
+    def enter() -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        if now == 3:
+            full.set()
+
+    @sync.task()
+    def blocking() -> None:
+        nonlocal now
+        enter()
+        full.wait(10)
+        now -= 1
+
+    @sync.task()
+    async def awaiting() -> None:
+        nonlocal now
+        enter()
+        await asyncio.to_thread(full.wait, 10)
+        now -= 1
+
+    task: Any = {"blocking": blocking, "awaiting": awaiting}[kind]
+    task.enqueue_many([{}] * 20)
+    assert drain(sync, concurrency=3).completed == 20
+    assert most == 3
+
+
+def test_current_job_is_the_handlers_own(sync: Coordinator) -> None:
+    both = threading.Barrier(2)
+    seen: dict[int, tuple[int, int]] = {}
+
+    @sync.task()
+    def look(n: int) -> None:
+        both.wait(10)
+        context = current_job()
+        assert context is not None
+        seen[n] = (context.id, context.attempt)
+
+    ids = look.enqueue_many([{"n": 0}, {"n": 1}])
+    drain(sync, concurrency=2)
+    assert seen == {0: (ids[0], 1), 1: (ids[1], 1)}
+    assert current_job() is None
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def outcomes() -> dict[str, tuple[Callable[[], Any], str, str]]:
+    """Handlers by name, the state each leaves its job in, and a part of its error or reason."""
+
+    def raises(error: BaseException) -> Callable[[], Any]:
+        def handler() -> None:
+            raise error
+
+        return handler
+
+    return {
+        "fails": (raises(ValueError("no")), "retryable", "ValueError: no"),
+        "gives_up": (raises(DiscardJob("hopeless")), "discarded", "hopeless"),
+        "cancels": (raises(CancelJob("not needed")), "cancelled", "not needed"),
+        "releases": (raises(ReleaseJob(60)), "scheduled", ""),
+        "unspeakable": (raises(Unspeakable()), "retryable", "Unspeakable: <its text raises>"),
+        "nul": (raises(ValueError("a\0b")), "retryable", "a\N{SYMBOL FOR NULL}b"),
+        "surrogate": (raises(ValueError("a\ud800b")), "retryable", "a?b"),
+        "long": (raises(ValueError("x" * 100_000)), "retryable", "characters left out"),
+        "exits": (raises(SystemExit(3)), "retryable", "SystemExit: 3"),
+        "cancels_itself": (raises(asyncio.CancelledError()), "retryable", "CancelledError"),
+        "odd_cancel": (raises(CancelJob("a\0\ud800")), "cancelled", "a"),
+        "not_json": (lambda: {1, 2}, "retryable", "must be JSON"),
+        "nan": (lambda: float("nan"), "retryable", "must be JSON"),
+        "nul_result": (lambda: "a\0b", "retryable", "NUL"),
+        "overflow": (lambda: 10**140_000, "retryable", ""),
+    }
+
+
+@pytest.mark.parametrize("kind", ["blocking", "awaiting"])
+def test_each_outcome_is_recorded_as_what_it_is(sync: Coordinator, kind: str) -> None:
+    jobs: dict[str, int] = {}
+    for name, (handler, _, _) in outcomes().items():
+        if kind == "awaiting":
+
+            async def awaiting(handler: Callable[[], Any] = handler) -> Any:
+                return handler()
+
+            task: Any = sync.task(name=name, backoff=3600)(awaiting)
+        else:
+            task = sync.task(name=name, backoff=3600)(handler)
+        jobs[name] = task.enqueue().id
+    good: Any = sync.task(name="good")(lambda: "fine")
+    kept = good.enqueue().id
+    report = drain(sync)
+    assert (report.completed, report.released, report.cancelled) == (1, 1, 2)
+    for name, (_, state, words) in outcomes().items():
+        found = sync.job(jobs[name])
+        assert found is not None
+        assert (name, found.state) == (name, state)
+        told = found.errors[0]["error"] if found.errors else str(found.result or "")
+        assert words in told
+        assert found.attempt == (0 if state == "scheduled" else 1)
+    found = sync.job(kept)
+    assert found is not None
+    assert (found.state, found.result) == ("completed", "fine")
+
+
+def test_an_unknown_task_waits_for_a_worker_that_knows_it(sync: Coordinator, database: Any) -> None:
+    job = database.execute("SELECT pgsync.enqueue('elsewhere')").fetchone()[0]
+    assert drain(sync).retryable == 1
+    found = sync.job(job)
+    assert found is not None
+    assert found.state == "retryable"
+    assert "no task named 'elsewhere'" in found.errors[0]["error"]
+
+
+def test_a_failing_job_ends_after_its_attempts(sync: Coordinator) -> None:
+    @sync.task(max_attempts=3, backoff=0)
+    def broken() -> None:
+        raise ValueError(f"attempt {current_job().attempt}")  # type: ignore[union-attr]
+
+    job = broken.enqueue()
+    with working(sync):
+        found = eventually(lambda: (s := sync.job(job.id)) and s.state == "discarded" and s)
+    assert [error["error"] for error in found.errors] == [
+        f"ValueError: attempt {n}" for n in (1, 2, 3)
+    ]
+    assert "raise ValueError" in found.errors[0]["traceback"]
+
+
+def test_backoff_grows_as_declared() -> None:
+    assert [Backoff((1, 5), factor=2).base(n) for n in (1, 2, 3, 4)] == [1, 5, 10, 20]
+    assert Backoff((1,), factor=10).base(10_000) == 3600
+    for _ in range(100):
+        assert timedelta(seconds=9) <= Backoff((10,)).delay(1) <= timedelta(seconds=11)
+    for bad in ({"delays": ()}, {"factor": -1}, {"jitter": 2}, {"longest": float("inf")}):
+        with pytest.raises(InvalidArgument):
+            Backoff(**bad)
+
+
+def test_a_waiting_worker_is_woken_at_once(face: Any) -> None:
+    ran = threading.Event()
+    hold = threading.Event()
+    wait = face.task(name="wait")(lambda: hold.wait(20))
+    quick = face.task(name="quick")(lambda: ran.set())
+    with working(face, concurrency=5):
+        # A worker that has work, but room for more too, must hear of it as an idle one does.
+        wait.enqueue()
+        times = []
+        for _ in range(5):
+            ran.clear()
+            began = time.monotonic()
+            quick.enqueue()
+            assert ran.wait(10)
+            times.append(time.monotonic() - began)
+        hold.set()
+    # Polls are a second apart: by them alone the median would be half of one.
+    assert sorted(times)[2] < 0.25
+
+
+def test_a_running_coroutine_is_cancelled_on_request(sync: Coordinator) -> None:
+    began = threading.Event()
+
+    @sync.task()
+    async def endless() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    job = endless.enqueue()
+    with working(sync):
+        assert began.wait(10)
+        assert sync.cancel_job(job.id) == "running"
+        found = eventually(lambda: (s := sync.job(job.id)) and s.state == "cancelled" and s)
+    assert found.result == {"reason": "cancelled while it ran"}
+
+
+def test_a_stop_finishes_what_runs_and_puts_back_the_rest(sync: Coordinator) -> None:
+    began, end = threading.Event(), threading.Event()
+
+    @sync.task()
+    def slow() -> None:
+        began.set()
+        end.wait(20)
+
+    ids = slow.enqueue_many([{}] * 3)
+    sync.start(concurrency=1)
+    assert began.wait(10)
+    threading.Timer(0.1, end.set).start()
+    sync.stop()
+    states = [sync.job(job) for job in ids]
+    assert [(s.state, s.attempt) for s in states if s] == [
+        ("completed", 1),
+        ("available", 0),
+        ("available", 0),
+    ]
+
+
+def test_what_outlasts_the_grace_goes_back_unspent(sync: Coordinator) -> None:
+    began, end = threading.Event(), threading.Event()
+
+    @sync.task()
+    def stuck() -> None:
+        began.set()
+        end.wait(30)
+
+    @sync.task()
+    async def stuck_too() -> None:
+        await asyncio.Event().wait()
+
+    ids = [stuck.enqueue().id, stuck_too.enqueue().id]
+    sync.start(grace=0.1)
+    assert began.wait(10)
+    sync.stop()
+    end.set()
+    states = [sync.job(job) for job in ids]
+    assert [(s.state, s.attempt) for s in states if s] == [("available", 0)] * 2
+
+
+_WORKER = """
+import sys, time
+from pgsync import Coordinator
+sync = Coordinator(sys.argv[1])
+@sync.task()
+def work(seconds):
+    print("began", flush=True)
+    time.sleep(seconds)
+report = sync.run_worker(concurrency=1)
+print(report.completed, report.released, flush=True)
+"""
+
+
+def test_sigterm_ends_a_worker_in_order(sync: Coordinator, dsn: str, database: Any) -> None:
+    for seconds in (0.3, 60):
+        database.execute(f"SELECT pgsync.enqueue('work', '{{\"seconds\": {seconds}}}')")
+    worker = subprocess.Popen([sys.executable, "-c", _WORKER, dsn], stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == b"began\n"
+    worker.send_signal(signal.SIGTERM)
+    assert worker.stdout.read().split()[0] == b"1"
+    assert worker.wait(20) == 0
+    rows = database.execute("SELECT state, attempt FROM pgsync.jobs").fetchall()
+    assert rows == [("available", 0)]
+    assert database.execute("SELECT count(*) FROM pgsync.workers").fetchone() == (0,)
+
+
+_LEFT_OPEN = """
+import sys, time
+from pgsync import Coordinator
+sync = Coordinator(sys.argv[1])
+sync.lock("report", ttl=60, auto_renew=True).acquire()
+sync.limiter
+@sync.task()
+def endless():
+    print("began", flush=True)
+    time.sleep(3600)
+endless.enqueue()
+sync.start()
+sys.stdin.readline()
+"""
+
+
+def test_a_script_that_just_ends_exits_promptly_and_in_silence(dsn: str) -> None:
+    script = subprocess.Popen(
+        [sys.executable, "-X", "dev", "-c", _LEFT_OPEN, dsn],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert script.stdout is not None
+    assert script.stdout.readline() == b"began\n"
+    began = time.monotonic()
+    _, errors = script.communicate(b"\n", timeout=20)
+    assert (script.returncode, errors) == (0, b"")
+    assert time.monotonic() - began < 5
+
+
+def test_impossible_options_are_refused(face: Any) -> None:
+    for options in ({"queues": "default"}, {"queues": []}, {"queues": [""]}, {"concurrency": 0}):
+        with pytest.raises(InvalidArgument):
+            face.run_worker(drain=True, **options)
+
+
+def test_the_view_names_the_worker(sync: Coordinator, database: Any) -> None:
+    with working(sync, queues=["a", "*"], concurrency=4):
+        row = eventually(
+            lambda: database.execute(
+                "SELECT pid, queues, concurrency, state, running FROM pgsync.workers"
+            ).fetchone()
+        )
+        assert row == (os.getpid(), ["a", "*"], 4, "idle", 0)
+    assert database.execute("SELECT count(*) FROM pgsync.workers").fetchone() == (0,)
