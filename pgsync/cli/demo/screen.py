@@ -83,7 +83,9 @@ def _picture(connection: psycopg.Connection[dict[str, Any]], mark: int) -> Group
 
 
 def _plain(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(*(rows[0] if rows else ("",)), title=title)
+    table = Table(
+        *(rows[0] if rows else ("none",)), title=title, title_justify="left", min_width=len(title)
+    )
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     return table

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session, sessionmaker
 
 __all__ = ["Claim", "Recipients"]
@@ -42,11 +42,14 @@ _CLAIM = text(
 )
 
 # Success is recorded also where the lease had passed: the message is out, whatever was thought.
+# A crash of the server may forget the record of an outcome: its recipient becomes unknown, and is
+# not sent to again. So unlike the claim it need not wait for the disk.
 _SENT = text(
     """
     UPDATE pgsync_modules.campaign_recipient
     SET state = 'sent', message_id = :message_id, sent_at = clock_timestamp(),
         lease_until = NULL, send_after = NULL, error = NULL, error_code = NULL
+    FROM set_config('synchronous_commit', 'off', true) AS quick
     WHERE id = :id AND attempt = :attempt AND state IN ('sending', 'unknown')
     """
 )
@@ -57,6 +60,7 @@ _NOT_SENT = text(
     SET state = CAST(:state AS text), error_code = :code, error = :error, lease_until = NULL,
         send_after = CASE WHEN CAST(:state AS text) = 'pending' THEN clock_timestamp() + :wait END,
         failed_at = CASE WHEN CAST(:state AS text) = 'failed' THEN clock_timestamp() END
+    FROM set_config('synchronous_commit', 'off', true) AS quick
     WHERE id = :id AND attempt = :attempt AND state = 'sending'
     """
 )
@@ -125,10 +129,7 @@ class Recipients:
 
     def sent(self, claim: Claim, message_id: str) -> None:
         """Record that the API accepted the message."""
-        with self._sessions.begin() as session:
-            session.execute(
-                _SENT, {"id": claim.id, "attempt": claim.attempt, "message_id": message_id}
-            )
+        self._record(_SENT, {"id": claim.id, "attempt": claim.attempt, "message_id": message_id})
 
     def not_sent(
         self,
@@ -148,8 +149,13 @@ class Recipients:
             "error": error[:1000],
             "wait": timedelta(seconds=wait),
         }
-        with self._sessions.begin() as session:
-            session.execute(_NOT_SENT, parameters)
+        self._record(_NOT_SENT, parameters)
+
+    def _record(self, statement: TextClause, parameters: dict[str, Any]) -> None:
+        # One statement is its own transaction: two round trips fewer for each message.
+        with self._sessions() as session:
+            session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            session.execute(statement, parameters)
 
     def suppress(self, phone: str) -> None:
         """Mark the contact as opted out, in the campaign's workspace."""
