@@ -44,6 +44,7 @@ class HeldLock:
         self,
         request: LockRequest,
         token: int,
+        acquired_at: datetime | None,
         expires_at: datetime,
         deadline: float,
         session: LockSession,
@@ -53,6 +54,7 @@ class HeldLock:
         self.name = request.name
         self.ttl = request.ttl
         self.token = token
+        self.acquired_at = acquired_at
         self.expires_at = expires_at
         self.deadline = deadline
         self._renew_at = deadline - self.ttl.total_seconds() * 2 / 3

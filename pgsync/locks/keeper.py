@@ -48,7 +48,7 @@ class LockKeeper:
             LockHeld: if somebody else has it still.
         """
         until = time.monotonic() + request.wait
-        turn = self._turns.enter(request.name)
+        turn = self._turns.enter(request.name, request.owner)
         try:
             if not turn.has_come and not (yield from turn.wait(request.wait)):
                 raise self._held_here(request)
@@ -136,7 +136,9 @@ class LockKeeper:
         # Reckoned from before the request was sent: early rather than late.
         leave = partial(self._turns.leave, turn)
         deadline = sent_at + (grant.waited + request.ttl).total_seconds()
-        held = HeldLock(request, grant.token, grant.expires_at, deadline, session, leave)
+        held = HeldLock(
+            request, grant.token, grant.acquired_at, grant.expires_at, deadline, session, leave
+        )
         if not self._watchdog.watch(held):
             self._release(held)
             raise LockLost(held.name, "the coordinator was closed meanwhile")
@@ -201,7 +203,8 @@ class LockKeeper:
         held = next((h for h in self._watchdog.locks() if h.name == request.name), None)
         return LockHeld(
             request.name,
-            holder=held.request.owner if held else None,
+            holder=self._turns.owner(request.name),
+            acquired_at=held.acquired_at if held else None,
             expires_at=held.expires_at if held else None,
             waited=request.wait,
         )

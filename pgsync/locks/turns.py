@@ -20,8 +20,9 @@ __all__ = ["Turn", "Turns"]
 class Turn:
     """One caller's place in the line for a name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, owner: str) -> None:
         self.name = name
+        self.owner = owner
         self._come: Future[None] = Future()
 
     @property
@@ -56,9 +57,9 @@ class Turns:
         self._lines: dict[str, deque[Turn]] = {}
         self._mutex = threading.Lock()
 
-    def enter(self, name: str) -> Turn:
+    def enter(self, name: str, owner: str) -> Turn:
         """Join the line for ``name``; the first in it has its turn at once."""
-        turn = Turn(name)
+        turn = Turn(name, owner)
         with self._mutex:
             line = self._lines.setdefault(name, deque())
             line.append(turn)
@@ -78,3 +79,9 @@ class Turns:
                 del self._lines[turn.name]
             elif was_head:
                 line[0].come()
+
+    def owner(self, name: str) -> str | None:
+        """Who is at the head of the line: the holder, or the one who is about to be."""
+        with self._mutex:
+            line = self._lines.get(name)
+            return line[0].owner if line else None

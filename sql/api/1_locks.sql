@@ -134,10 +134,13 @@ BEGIN
         token := held.token;
         acquired := token IS NOT NULL;
     END IF;
-    IF held.token IS NULL THEN
-        -- Taken between our look and our try, or guarded still.
+    FOR look IN 1..10 LOOP
+        EXIT WHEN held.token IS NOT NULL;
+        -- Taken between our look and our try, or guarded still. A holder that has the lock for an
+        -- instant only has not committed its row yet.
+        PERFORM pg_sleep(CASE look WHEN 1 THEN 0 ELSE 0.002 END);
         SELECT h.* INTO held FROM pgsync.lock_holder AS h WHERE h.key = lock_key;
-    END IF;
+    END LOOP;
     holder := held.owner;
     acquired_at := held.acquired_at;
     expires_at := held.expires_at;
