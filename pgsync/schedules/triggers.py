@@ -59,13 +59,21 @@ class Rhythm:
     def next_after(self, moment: datetime) -> datetime | None:
         """The first due time after ``moment``, in UTC; None where there is none.
 
-        Around a change of clocks a cron line keeps to the wall clock: what falls into the skipped
-        hour is due when that hour would have ended, what falls into the repeated hour is due once
-        at its first passing.
+        Around a change of clocks a cron line keeps to the wall clock. What falls into a skipped
+        hour is due that much later (02:30 at 03:30). In a repeated hour a line with fixed hours
+        (``30 2 * * *``) is due at the first passing only, one for every hour or every few
+        (``*/30 * * * *``) at both.
         """
-        trigger = _TRIGGERS[self.kind](self.expression, _zone(self.timezone))
-        due = trigger.get_next_fire_time(None, moment + timedelta(microseconds=1))
-        return None if due is None else due.astimezone(UTC)
+        zone = _zone(self.timezone)
+        trigger = _TRIGGERS[self.kind](self.expression, zone)
+        while True:
+            due = trigger.get_next_fire_time(None, moment + timedelta(microseconds=1))
+            if due is None:
+                return None
+            moment = due.astimezone(UTC)
+            repeated = self.kind == "cron" and moment.astimezone(zone).fold
+            if not repeated or not _has_fixed_hours(self.expression):
+                return moment
 
 
 def rhythm_from(given: Given, timezone: str) -> Rhythm:
@@ -83,9 +91,9 @@ def rhythm_from(given: Given, timezone: str) -> Rhythm:
                 raise InvalidArgument("the schedule's date must have a time zone")
             rhythm = Rhythm("date", given.astimezone(UTC).isoformat())
         case timedelta() | int() | float():
-            rhythm = Rhythm("interval", f"{to_timedelta(given, 'interval').total_seconds():g}")
+            rhythm = Rhythm("interval", _seconds(to_timedelta(given, "interval")))
         case IntervalTrigger():
-            rhythm = Rhythm("interval", f"{given.interval.total_seconds():g}")
+            rhythm = Rhythm("interval", _seconds(given.interval))
         case DateTrigger():
             rhythm = Rhythm("date", given.run_date.astimezone(UTC).isoformat())
         case CronTrigger():
@@ -97,8 +105,22 @@ def rhythm_from(given: Given, timezone: str) -> Rhythm:
                 "a schedule is a crontab line, seconds, a timedelta, a datetime, or a cron, "
                 f"interval or date trigger of APScheduler, not {type(given).__name__}"
             )
-    rhythm.next_after(datetime.now(UTC))
+    if rhythm.next_after(datetime.now(UTC)) is None and rhythm.kind == "cron":
+        raise InvalidArgument(f"{rhythm.expression!r} is never due")
     return rhythm
+
+
+def _seconds(interval: timedelta) -> str:
+    seconds = interval.total_seconds()
+    return str(int(seconds) if seconds.is_integer() else seconds)
+
+
+def _has_fixed_hours(expression: str) -> bool:
+    if "=" in expression:
+        hour = dict(_FIELD.findall(expression)).get("hour", "*")
+    else:
+        hour = _NICKNAMES.get(expression, expression).split()[-4]
+    return not hour.startswith("*")
 
 
 def _zone(name: str) -> ZoneInfo:
@@ -113,6 +135,8 @@ def _zone(name: str) -> ZoneInfo:
 def _cron(expression: str, zone: ZoneInfo) -> BaseTrigger:
     try:
         if "=" in expression:
+            if _FIELD.sub("", expression).strip():
+                raise ValueError("its fields are like hour='2' minute='30'")
             return CronTrigger(**dict(_FIELD.findall(expression)), timezone=zone)
         return _crontab(_NICKNAMES.get(expression, expression), zone)
     except (ValueError, TypeError) as error:
@@ -156,7 +180,9 @@ def _weekdays(field: str) -> str:
         if body == "*":
             first, last = 0, 6
         else:
-            start, _, end = body.partition("-")
+            start, dash, end = body.partition("-")
+            if dash and not end:
+                raise ValueError(f"weekday range {body!r} has no end")
             first = _weekday(start)
             last = _weekday(end) if end else (6 if step_text else first)
             if last == 0 and end:
