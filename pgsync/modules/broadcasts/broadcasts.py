@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
 from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError
+from pgsync.modules.broadcasts.dispatch import Dispatcher
 from pgsync.modules.broadcasts.models import Campaign
 from pgsync.modules.broadcasts.recipients import Recipients
 from pgsync.modules.broadcasts.sending import Sender, Verdict
 from pgsync.modules.broadcasts.statuses import Statuses
-from pgsync.modules.whatsapp import WhatsApp
+from pgsync.modules.whatsapp import ConnectionDisabled, WhatsApp
 from pgsync.operations import Operation, OperationRun, Release
 
 __all__ = ["Broadcasts"]
@@ -26,8 +26,8 @@ logger = logging.getLogger("pgsync.modules.broadcasts")
 class Broadcasts:
     """Campaigns, declared on a coordinator.
 
-    ``senders`` is how many calls of the API a campaign has under way at once; ``batch`` how many
-    recipients are claimed at a time.
+    ``senders`` is how many calls of the API a campaign has under way at once. Twice as many
+    recipients are claimed at most, and that many a crash can leave ``unknown``.
     """
 
     campaign_sending: Operation
@@ -43,12 +43,10 @@ class Broadcasts:
         whatsapp: WhatsApp,
         *,
         senders: int = 8,
-        batch: int = 200,
     ) -> None:
         self._sessions = sessions
         self._whatsapp = whatsapp
         self._senders = senders
-        self._batch = batch
         self.campaigns = Campaigns(sessions)
         self.statuses = Statuses(sessions)
         self.campaign_sending = sync.operation(
@@ -57,6 +55,8 @@ class Broadcasts:
             ttl=60,
             auto_renew=True,
             queue="campaigns",
+            # A day of trouble with the database or the network must not leave it without a job.
+            max_attempts=25,
             blocked=Release(after=10, message="Campaign sending is already in progress"),
         )(self._send)
         self.campaign_status_update = sync.operation(
@@ -67,17 +67,21 @@ class Broadcasts:
             blocked=Release(after=1, message="This message's status is being updated"),
         )(self._update_status)
 
-    def start(self, campaign_id: int) -> int:
+    def start(self, campaign_id: int, at: datetime | None = None) -> int:
         """Schedule a campaign and enqueue its sending, in one transaction; returns the job.
+
+        It begins at ``at`` (aware), or as soon as a worker takes it.
 
         Raises:
             CampaignStateError: unless it is a draft, scheduled or paused, and has recipients.
         """
-        self.campaigns.schedule(campaign_id)
-        return self.campaign_sending.enqueue(campaign_id=campaign_id).id
+        job = self.campaign_sending.options(run_at=at)
+        with self._sessions.begin() as session:
+            self.campaigns.schedule(campaign_id, at, within=session)
+            return job.enqueue(within=session, campaign_id=campaign_id).id
 
     def _send(self, op: OperationRun, campaign_id: int) -> dict[str, Any]:
-        """Send a campaign's message to all that are pending, in batches."""
+        """Send a campaign's message to all that are pending, a few at a time."""
         if not self.campaigns.begin(campaign_id):
             return {"state": self.campaigns.state_of(campaign_id)}
         recipients = Recipients(self._sessions, campaign_id)
@@ -85,18 +89,15 @@ class Broadcasts:
         lost = recipients.expire()
         if lost:
             op.note("lost", recipients=lost)
-        sender = self._sender(campaign_id)
-        with ThreadPoolExecutor(self._senders, thread_name_prefix="pgsync-send") as pool:
-            while self.campaigns.state_of(campaign_id) == "sending":
-                op.check()
-                claims = recipients.claim(self._batch)
-                if not claims:
-                    break
-                verdicts = list(pool.map(lambda claim: sender.send(claim, recipients), claims))
-                self.statuses.unpark()
-                done, total, _ = recipients.progress()
-                op.progress(done, total)
-                self._heed(campaign_id, verdicts)
+        try:
+            sender = self._sender(campaign_id)
+        except ConnectionDisabled as error:
+            self._pause(campaign_id, str(error))
+        else:
+            dispatcher = Dispatcher(op, recipients, sender, self.statuses, senders=self._senders)
+            stop = dispatcher.run()
+            if stop is not None:
+                self._heed(campaign_id, stop)
         return self._end(op, campaign_id, recipients)
 
     def _sender(self, campaign_id: int) -> Sender:
@@ -106,31 +107,30 @@ class Broadcasts:
         graph = self._whatsapp.connections.graph(connection)
         return Sender(graph, campaign, connection.phone_number_id)
 
-    def _heed(self, campaign_id: int, verdicts: Sequence[Verdict]) -> None:
-        stopping = next((verdict for verdict in verdicts if verdict.stop), None)
-        if stopping is None or stopping.stop is None:
-            return
-        logger.error("campaign %s is paused: %s", campaign_id, stopping.stop)
-        if stopping.disable_connection:
+    def _heed(self, campaign_id: int, verdict: Verdict) -> None:
+        reason = str(verdict.stop)
+        if verdict.disable_connection:
             with self._sessions() as session:
                 connection_id = session.get_one(Campaign, campaign_id).connection_id
-            self._whatsapp.connections.disable(connection_id, stopping.stop)
+            self._whatsapp.connections.disable(connection_id, reason)
+        self._pause(campaign_id, reason)
+
+    def _pause(self, campaign_id: int, reason: str) -> None:
+        logger.error("campaign %s is paused: %s", campaign_id, reason)
         try:
-            self.campaigns.pause(campaign_id, stopping.stop)
+            self.campaigns.pause(campaign_id, reason)
         except CampaignStateError:
             logger.info("campaign %s was stopped meanwhile", campaign_id)
 
     def _end(self, op: OperationRun, campaign_id: int, recipients: Recipients) -> dict[str, Any]:
-        if not self.campaigns.complete(campaign_id):
-            _, _, seconds = recipients.progress()
-            if self.campaigns.state_of(campaign_id) == "sending":
-                # Some wait for their time, or for a sender that lives still: look again then.
-                delay = max(1.0, seconds or 60.0)
-                self.campaign_sending.options(
-                    delay=delay, unique_key=f"campaign_send:{campaign_id}:later"
-                ).enqueue(campaign_id=campaign_id)
-        done, total, _ = recipients.progress()
+        done, total, seconds = recipients.progress()
         op.progress(done, total)
+        completed = self.campaigns.complete(campaign_id)
+        if not completed and self.campaigns.state_of(campaign_id) == "sending":
+            # Some wait for their time, or for the end of a lost sender's lease: look again then.
+            # No unique key: the job that runs this may hold it, and then none would come after it.
+            later = self.campaign_sending.options(delay=max(1.0, seconds or 0.0))
+            later.enqueue(campaign_id=campaign_id)
         return {"state": self.campaigns.state_of(campaign_id), "done": done, "total": total}
 
     def _update_status(

@@ -6,11 +6,12 @@ one wins and the other is told.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, literal_column, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument, PgsyncError
@@ -35,6 +36,24 @@ _ADD_CONTACTS = text(
     ON CONFLICT (campaign_id, phone) DO NOTHING
     """
 )
+
+_ADD_PHONES = text(
+    """
+    INSERT INTO pgsync_modules.campaign_recipient (campaign_id, phone, parameters)
+    SELECT :campaign_id, p.phone, jsonb_build_array(p.phone)
+    FROM unnest(CAST(:phones AS text[])) WITH ORDINALITY AS p (phone, number)
+    WHERE NOT EXISTS (
+        SELECT FROM pgsync_modules.contact AS c
+        JOIN pgsync_modules.campaign AS k ON k.workspace_id = c.workspace_id
+        WHERE k.id = :campaign_id AND c.phone = p.phone
+          AND (c.status <> 'active' OR c.do_not_contact))
+    ORDER BY p.number
+    ON CONFLICT (campaign_id, phone) DO NOTHING
+    """
+)
+
+# What the contacts' table asks of a phone number, since who opts out becomes a contact.
+_E164 = re.compile(r"\+[1-9][0-9]{2,14}")
 
 
 class CampaignStateError(PgsyncError):
@@ -86,17 +105,20 @@ class Campaigns:
             return int(added.rowcount)
 
     def add_phones(self, campaign_id: int, phones: Sequence[str]) -> int:
-        """Add phone numbers (E.164) and return how many were new."""
-        query = text(
-            "INSERT INTO pgsync_modules.campaign_recipient (campaign_id, phone, parameters)"
-            " SELECT :campaign_id, p.phone, jsonb_build_array(p.phone)"
-            " FROM unnest(CAST(:phones AS text[])) AS p (phone)"
-            " ON CONFLICT (campaign_id, phone) DO NOTHING"
-        )
+        """Add phone numbers and return how many were new. Those who opted out are left out.
+
+        Raises:
+            InvalidArgument: if one is not in E.164.
+            CampaignStateError: if the campaign has begun.
+        """
+        if wrong := [phone for phone in phones if not _E164.fullmatch(phone)]:
+            raise InvalidArgument(
+                f"{wrong[0][:50]!r} is no phone number in E.164, like +4930123456"
+            )
         with self._sessions.begin() as session:
             self._lock_draft(session, campaign_id)
             added: Any = session.execute(
-                query, {"campaign_id": campaign_id, "phones": list(phones)}
+                _ADD_PHONES, {"campaign_id": campaign_id, "phones": list(phones)}
             )
             return int(added.rowcount)
 
@@ -105,25 +127,37 @@ class Campaigns:
         with self._sessions() as session:
             return self._state(session, campaign_id)
 
-    def schedule(self, campaign_id: int, at: datetime | None = None) -> None:
+    def schedule(
+        self, campaign_id: int, at: datetime | None = None, *, within: Session | None = None
+    ) -> None:
         """Let it begin at ``at`` (aware), or as soon as a worker takes it.
 
+        ``within`` makes it part of that session's transaction.
+
         Raises:
-            CampaignStateError: unless it is a draft or paused, and has recipients.
+            CampaignStateError: unless it is a draft, scheduled or paused, and has recipients.
         """
-        with self._sessions.begin() as session:
-            if not self._has_recipients(session, campaign_id):
-                raise CampaignStateError(
-                    f"campaign {campaign_id} has no recipients; add some first"
-                )
-            self._change(session, campaign_id, _STARTABLE, "scheduled", scheduled_at=at)
+        if within is None:
+            with self._sessions.begin() as session:
+                self.schedule(campaign_id, at, within=session)
+            return
+        if not self._has_recipients(within, campaign_id):
+            raise CampaignStateError(f"campaign {campaign_id} has no recipients; add some first")
+        self._change(
+            within, campaign_id, _STARTABLE, "scheduled", scheduled_at=at, state_reason=None
+        )
 
     def begin(self, campaign_id: int) -> bool:
-        """Move it from scheduled to sending; True where it is sending now."""
+        """Move it from scheduled, once its time has come, to sending; True where it is sending."""
         with self._sessions.begin() as session:
             begun: Any = session.execute(
                 update(Campaign)
-                .where(Campaign.id == campaign_id, Campaign.state == "scheduled")
+                .where(
+                    Campaign.id == campaign_id,
+                    Campaign.state == "scheduled",
+                    # A job of an earlier plan may come before the time of the present one.
+                    func.coalesce(Campaign.scheduled_at <= func.clock_timestamp(), True),
+                )
                 .values(
                     state="sending",
                     state_reason=None,
@@ -159,13 +193,22 @@ class Campaigns:
     def complete(self, campaign_id: int) -> bool:
         """Complete it if nothing is left to send or under way; True where that is so."""
         with self._sessions.begin() as session:
-            left = select(CampaignRecipient.id).where(
-                CampaignRecipient.campaign_id == campaign_id,
-                CampaignRecipient.state.in_(("pending", "sending")),
+            # Each state by itself has a small index; both in one condition would have none.
+            pending, sending = (
+                select(CampaignRecipient.id).where(
+                    CampaignRecipient.campaign_id == campaign_id,
+                    CampaignRecipient.state == literal_column(f"'{state}'"),
+                )
+                for state in ("pending", "sending")
             )
             done: Any = session.execute(
                 update(Campaign)
-                .where(Campaign.id == campaign_id, Campaign.state == "sending", ~left.exists())
+                .where(
+                    Campaign.id == campaign_id,
+                    Campaign.state == "sending",
+                    ~pending.exists(),
+                    ~sending.exists(),
+                )
                 .values(state="completed", finished_at=func.clock_timestamp())
             )
             return bool(done.rowcount)

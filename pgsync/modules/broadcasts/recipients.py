@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 __all__ = ["Claim", "Recipients"]
 
-# Opt-outs are looked at once more here: this is the last moment before the call.
+# Opt-outs are looked at once more here: this is the last moment before the call. So are a pause
+# and a disabled connection, in the same statement, so that neither is overlooked.
 _CLAIM = text(
     """
     WITH picked AS (
@@ -27,6 +28,10 @@ _CLAIM = text(
                      AND (c.status <> 'active' OR c.do_not_contact)) AS opted_out
         FROM pgsync_modules.campaign_recipient AS r
         WHERE r.campaign_id = :campaign_id AND r.state = 'pending'
+          AND EXISTS (
+              SELECT FROM pgsync_modules.campaign AS k
+              JOIN pgsync_modules.connection AS n ON n.id = k.connection_id
+              WHERE k.id = :campaign_id AND k.state = 'sending' AND n.disabled_at IS NULL)
           AND (r.send_after IS NULL OR r.send_after <= clock_timestamp())
         ORDER BY r.id LIMIT :batch
         FOR UPDATE OF r SKIP LOCKED
@@ -75,12 +80,24 @@ _EXPIRE = text(
     """
 )
 
+# Whoever is no contact yet becomes one, or the next campaign would not know.
 _SUPPRESS = text(
     """
-    UPDATE pgsync_modules.contact AS c
-    SET status = 'opted_out', opted_out_at = coalesce(c.opted_out_at, clock_timestamp())
-    FROM pgsync_modules.campaign AS k
-    WHERE k.id = :campaign_id AND c.workspace_id = k.workspace_id AND c.phone = :phone
+    INSERT INTO pgsync_modules.contact AS c (workspace_id, phone, status, opted_out_at)
+    SELECT k.workspace_id, :phone, 'opted_out', clock_timestamp()
+    FROM pgsync_modules.campaign AS k WHERE k.id = :campaign_id
+    ON CONFLICT (workspace_id, phone) DO UPDATE
+    SET status = 'opted_out', opted_out_at = coalesce(c.opted_out_at, excluded.opted_out_at),
+        updated_at = clock_timestamp()
+    """
+)
+
+# Only for a claim whose call was certainly not made.
+_PUT_BACK = text(
+    """
+    UPDATE pgsync_modules.campaign_recipient
+    SET state = 'pending', lease_until = NULL
+    WHERE id = :id AND attempt = :attempt AND state = 'sending'
     """
 )
 
@@ -88,7 +105,9 @@ _LEFT = text(
     """
     SELECT count(*) FILTER (WHERE state NOT IN ('pending', 'sending')),
            count(*),
-           extract(epoch FROM min(send_after) FILTER (WHERE state = 'pending') - clock_timestamp())
+           extract(epoch FROM min(CASE state WHEN 'pending' THEN send_after
+                                             WHEN 'sending' THEN lease_until END)
+                              - clock_timestamp())
     FROM pgsync_modules.campaign_recipient WHERE campaign_id = :campaign_id
     """
 )
@@ -117,15 +136,24 @@ class Recipients:
         self.campaign_id = campaign_id
         self._lease = lease
 
-    def claim(self, batch: int) -> list[Claim]:
-        """Take up to ``batch`` recipients; committed when this returns."""
+    def claim(self, batch: int) -> tuple[list[Claim], int]:
+        """Take up to ``batch`` recipients, committed when this returns, and count those skipped.
+
+        None are taken unless the campaign is sending, over a connection that is not disabled.
+        """
         parameters = {"campaign_id": self.campaign_id, "batch": batch, "lease": self._lease}
+        skipped = 0
         while True:
             with self._sessions.begin() as session:
                 rows = session.execute(_CLAIM, parameters).all()
             claimed = [Claim(*row[:4]) for row in rows if row.state == "sending"]
+            skipped += len(rows) - len(claimed)
             if claimed or not rows:
-                return sorted(claimed, key=lambda claim: claim.id)
+                return sorted(claimed, key=lambda claim: claim.id), skipped
+
+    def put_back(self, claim: Claim) -> None:
+        """Make a claim pending again whose call was certainly not made."""
+        self._record(_PUT_BACK, {"id": claim.id, "attempt": claim.attempt})
 
     def sent(self, claim: Claim, message_id: str) -> None:
         """Record that the API accepted the message."""
@@ -173,7 +201,11 @@ class Recipients:
             return int(expired.rowcount)
 
     def progress(self) -> tuple[int, int, float | None]:
-        """How many are done, of how many, and in how many seconds a waiting one may be sent."""
+        """How many are done, of how many, and in how many seconds there is something to do again.
+
+        That is when one that waits may be sent to, or the lease of a lost sender ends. It reads
+        all recipients: for the beginning and the end of a run, not for each batch.
+        """
         with self._sessions() as session:
             done, total, seconds = session.execute(_LEFT, {"campaign_id": self.campaign_id}).one()
         return done, total, None if seconds is None else float(seconds)

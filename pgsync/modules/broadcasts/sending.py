@@ -25,12 +25,16 @@ _STOPPING = frozenset(
         Answer.REGISTRATION,
     }
 )
+_FINAL = frozenset({Answer.SUPPRESS_CONTACT, Answer.FAIL_RECIPIENT})
+_WAITING = frozenset({Answer.STOP_APP_CALLS, Answer.SLOW_NUMBER})
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a message's answer means beyond its recipient: nothing, or that sending must stop."""
+    """What a message's answer means: its recipient's ``state``, and whether sending must stop."""
 
+    state: str
+    message_id: str | None = None
     stop: str | None = None
     disable_connection: bool = False
 
@@ -62,28 +66,30 @@ class Sender:
         except RateLimited as error:
             # No permit came in time: nothing was sent.
             recipients.not_sent(claim, "pending", error=str(error), wait=error.retry_after)
-            return Verdict()
+            return Verdict("pending")
         except GraphError as error:
             return self._refused(claim, recipients, error)
         # Held messages are accepted too, and never sent again.
         recipients.sent(claim, sent.message_id)
-        return Verdict()
+        return Verdict("sent", sent.message_id)
 
     def _refused(self, claim: Claim, recipients: Recipients, error: GraphError) -> Verdict:
         if error.ambiguous or isinstance(error, GraphInterrupted):
             recipients.not_sent(claim, "unknown", error=str(error), code=error.code)
-            return Verdict()
+            return Verdict("unknown")
         answer = Answer.BACK_OFF if isinstance(error, GraphUnreachable) else error.answer
         if answer in _STOPPING:
             recipients.not_sent(claim, "pending", error=str(error), code=error.code)
-            return Verdict(str(error), disable_connection=answer is Answer.DISABLE_CONNECTION)
+            disable = answer is Answer.DISABLE_CONNECTION
+            return Verdict("pending", stop=str(error), disable_connection=disable)
         if answer is Answer.SUPPRESS_CONTACT:
             recipients.suppress(claim.phone)
-        final = answer in (Answer.SUPPRESS_CONTACT, Answer.FAIL_RECIPIENT)
-        state = "failed" if final or claim.attempt >= _MOST_ATTEMPTS else "pending"
+        # That all must wait says nothing against this recipient, however often it happens.
+        tired = claim.attempt >= _MOST_ATTEMPTS and answer not in _WAITING
+        state = "failed" if answer in _FINAL or tired else "pending"
         wait = _wait(answer, claim.attempt, error.retry_after)
         recipients.not_sent(claim, state, error=str(error), code=error.code, wait=wait)
-        return Verdict()
+        return Verdict(state)
 
 
 def _wait(answer: Answer, attempt: int, retry_after: float | None) -> float:

@@ -1,12 +1,13 @@
 """Status webhooks: repeated, out of order, sometimes before the message's id is stored.
 
-A message moves forward only (sent, delivered, read), a failure counts only before delivery, and
-each of its moments is stored once, so that doubled events change nothing.
+A message moves forward only, in one order (sent, failed, delivered, read), and each of its moments
+is stored once: so the same events leave the same recipient, however they are doubled and shuffled.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
@@ -42,14 +43,12 @@ _FORWARD = text(
         sent_at = coalesce(r.sent_at, CASE WHEN NOT m.failed THEN m.at END),
         delivered_at = coalesce(r.delivered_at, CASE WHEN m.delivered THEN m.at END),
         read_at = coalesce(r.read_at, CASE WHEN CAST(:status AS text) = 'read' THEN m.at END),
-        failed_at = CASE WHEN m.failed THEN m.at ELSE r.failed_at END
+        failed_at = CASE WHEN m.failed THEN m.at END
     FROM (SELECT to_timestamp(:at) AS at, CAST(:status AS text) = 'failed' AS failed,
                  CAST(:status AS text) IN ('delivered', 'read') AS delivered,
-                 ARRAY['sending', 'sent', 'delivered', 'read'] AS steps) AS m
-    WHERE r.id = :id AND CASE WHEN m.failed THEN r.state IN ('sending', 'unknown', 'sent')
-        ELSE array_position(m.steps, CAST(:status AS text))
-           > array_position(m.steps, CASE r.state WHEN 'unknown' THEN 'sending' ELSE r.state END)
-        END
+                 ARRAY['sending', 'sent', 'failed', 'delivered', 'read'] AS steps) AS m
+    WHERE r.id = :id AND array_position(m.steps, CAST(:status AS text))
+        > array_position(m.steps, CASE r.state WHEN 'unknown' THEN 'sending' ELSE r.state END)
     """
 )
 
@@ -61,13 +60,26 @@ _PARK = text(
     """
 )
 
-_UNPARK = text(
-    """
+# Two may look at once, and neither waits for the other.
+_UNPARK = """
     DELETE FROM pgsync_modules.parked_status AS p
-    USING pgsync_modules.campaign_recipient AS r
-    WHERE p.message_id = r.message_id
+    USING (
+        SELECT q.message_id, q.status FROM pgsync_modules.parked_status AS q
+        WHERE {which} EXISTS (SELECT FROM pgsync_modules.campaign_recipient AS r
+                              WHERE r.message_id = q.message_id)
+        FOR UPDATE OF q SKIP LOCKED
+    ) AS known
+    WHERE p.message_id = known.message_id AND p.status = known.status
     RETURNING p.message_id, p.status, extract(epoch FROM p.at), p.error_code
-    """
+"""
+_UNPARK_ALL = text(_UNPARK.format(which=""))
+# A statement of its own, so that it is answered by the index however many are parked.
+_UNPARK_SOME = text(_UNPARK.format(which="q.message_id = ANY (CAST(:message_ids AS text[])) AND"))
+
+# Messages that no campaign sent have statuses too; the API repeats them for seven days at most.
+_FORGET = text(
+    "DELETE FROM pgsync_modules.parked_status"
+    " WHERE parked_at < clock_timestamp() - interval '8 days'"
 )
 
 
@@ -100,16 +112,28 @@ class Statuses:
         }
         with self._sessions.begin() as session:
             found = session.scalar(_FIND, {"message_id": message_id, **_named_by(callback_data)})
-            if found is None:
-                session.execute(_PARK, event)
-                return "parked"
-            moved: Any = session.execute(_FORWARD, {**event, "id": found})
-            return "recorded" if moved.rowcount else "old"
+            if found is not None:
+                moved: Any = session.execute(_FORWARD, {**event, "id": found})
+                return "recorded" if moved.rowcount else "old"
+            session.execute(_PARK, event)
+        # The id may have been stored since it was looked for. Whoever stores it looks for parked
+        # statuses afterwards, and we look for the id after parking: one of the two finds the other.
+        return "recorded" if self.unpark([message_id]) else "parked"
 
-    def unpark(self) -> int:
-        """Apply parked statuses whose message is known by now, and say how many there were."""
+    def unpark(self, message_ids: Sequence[str] | None = None) -> int:
+        """Apply parked statuses whose message is known by now, and say how many there were.
+
+        ``message_ids`` names messages whose id has just been stored; without it all are looked at,
+        and those that nobody will ask for any more are forgotten.
+        """
+        if message_ids is not None and not message_ids:
+            return 0
         with self._sessions.begin() as session:
-            parked = session.execute(_UNPARK).all()
+            if message_ids is None:
+                session.execute(_FORGET)
+                parked = session.execute(_UNPARK_ALL).all()
+            else:
+                parked = session.execute(_UNPARK_SOME, {"message_ids": list(message_ids)}).all()
             for message_id, status, at, error_code in parked:
                 found = session.scalar(_FIND, {"message_id": message_id, **_named_by(None)})
                 event = {

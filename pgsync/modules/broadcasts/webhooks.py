@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +21,12 @@ from pgsync.modules.broadcasts.statuses import STATUSES
 
 __all__ = ["webhook_app"]
 
+logger = logging.getLogger("pgsync.modules.broadcasts")
+
 _LARGEST_BODY = 3 * 1024 * 1024
+_MESSAGE_ID = re.compile(r"[!-~]{1,256}")
+_LATEST = 253_402_300_799.0
+"""The end of the year 9999, in Unix seconds."""
 
 
 def webhook_app(broadcasts: Broadcasts, *, app_secret: str, verify_token: str) -> Starlette:
@@ -80,18 +87,32 @@ def _statuses(event: Any) -> Iterator[dict[str, Any]]:
     for entry in event.get("entry") or ():
         for change in entry.get("changes") or ():
             for status in (change.get("value") or {}).get("statuses") or ():
-                message_id = status.get("id")
-                if status.get("status") not in STATUSES or not isinstance(message_id, str):
+                try:
+                    arguments = _arguments(status)
+                except (ValueError, TypeError, AttributeError, LookupError):
+                    # Refusing the whole event would lose the others, which the API sent with it.
+                    logger.warning("a webhook holds a status that cannot be understood")
                     continue
-                if not 0 < len(message_id) <= 256:
-                    continue
-                errors = status.get("errors") or [{}]
-                code = errors[0].get("code")
-                callback_data = status.get("biz_opaque_callback_data")
-                yield {
-                    "message_id": message_id,
-                    "status": status["status"],
-                    "at": float(status.get("timestamp") or 0),
-                    "callback_data": callback_data if isinstance(callback_data, str) else None,
-                    "error_code": code if isinstance(code, int) else None,
-                }
+                if arguments is not None:
+                    yield arguments
+
+
+def _arguments(status: Any) -> dict[str, Any] | None:
+    """What the operation is called with; None for a status of a kind that we do not keep."""
+    message_id = status["id"]
+    if status["status"] not in STATUSES:
+        return None
+    if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
+        raise ValueError("the message's id")
+    at = float(status["timestamp"])
+    if not 0 <= at <= _LATEST:
+        raise ValueError("the time")
+    code = status["errors"][0].get("code") if status.get("errors") else None
+    callback_data = status.get("biz_opaque_callback_data")
+    return {
+        "message_id": message_id,
+        "status": status["status"],
+        "at": at,
+        "callback_data": callback_data if isinstance(callback_data, str) else None,
+        "error_code": code if isinstance(code, int) else None,
+    }

@@ -19,7 +19,7 @@ def broadcasts(
     sync: Coordinator, sessions: sessionmaker[Session], whatsapp: WhatsApp
 ) -> Broadcasts:
     """The broadcasts module on the test's database and stand-in."""
-    return Broadcasts(sync, sessions, whatsapp, batch=20)
+    return Broadcasts(sync, sessions, whatsapp)
 
 
 @pytest.fixture

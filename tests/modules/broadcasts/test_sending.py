@@ -110,7 +110,8 @@ def test_a_sender_killed_in_the_middle_sends_nothing_twice(
     broadcasts.campaign_sending(campaign_id=campaign)
     states = _states(database, campaign)
     assert states["sent"] + states["unknown"] == 100
-    assert 0 < states["unknown"] <= 200
+    # Eight calls were under way, and as many recipients in reserve.
+    assert 0 < states["unknown"] <= 16
     assert len(standin.log.duplicate_sends) == 0
     assert broadcasts.campaigns.state_of(campaign) == "completed"
 

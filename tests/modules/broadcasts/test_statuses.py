@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import itertools
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -51,7 +54,9 @@ def message_id(broadcasts: Broadcasts, new_campaign: NewCampaign, database: Any)
     return str(row[0])
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(["sent", "delivered", "read"])))
+@pytest.mark.parametrize(
+    "order", list(itertools.permutations(["sent", "failed", "delivered", "read"]))[::3]
+)
 def test_the_order_of_statuses_does_not_matter(
     broadcasts: Broadcasts, message_id: str, database: Any, order: tuple[str, ...]
 ) -> None:
@@ -60,12 +65,16 @@ def test_the_order_of_statuses_does_not_matter(
     assert _recipient(database) == ("read", True, True, True)
 
 
-def test_a_failure_after_delivery_is_ignored(
-    broadcasts: Broadcasts, message_id: str, database: Any
+@pytest.mark.parametrize("order", [("delivered", "failed"), ("failed", "delivered")])
+def test_a_failure_counts_nothing_against_a_delivery(
+    broadcasts: Broadcasts, message_id: str, database: Any, order: tuple[str, ...]
 ) -> None:
-    for status in ("delivered", "failed"):
-        broadcasts.campaign_status_update(message_id=message_id, status=status, at=1_700_000_000.0)
-    assert _recipient(database)[0] == "delivered"
+    for status in order:
+        broadcasts.statuses.record(message_id, status, 1_700_000_000.0, error_code=131026)
+    row = database.execute(
+        "SELECT state, error, error_code, failed_at FROM pgsync_modules.campaign_recipient"
+    ).fetchone()
+    assert row == ("delivered", None, None, None)
 
 
 def test_an_unknown_recipient_is_settled_by_its_callback_data(
@@ -101,6 +110,39 @@ def test_a_status_before_its_message_is_parked_and_applied(
     assert broadcasts.statuses.unpark() == 0
 
 
+def test_a_status_is_not_lost_where_its_id_is_stored_while_it_is_parked(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, database: Any
+) -> None:
+    new_campaign(1)
+    # The sender stores the id after the status looked for it, and finds nothing parked yet.
+    database.execute(
+        """
+        CREATE FUNCTION pg_temp.stored() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE pgsync_modules.campaign_recipient SET state = 'sent', message_id = 'wamid.race';
+            RETURN new;
+        END $$;
+        CREATE TRIGGER stored BEFORE INSERT ON pgsync_modules.parked_status
+            FOR EACH ROW EXECUTE FUNCTION pg_temp.stored();
+        """
+    )
+    assert broadcasts.statuses.record("wamid.race", "read", 1_700_000_000.0) == "recorded"
+    assert _recipient(database)[0] == "read"
+
+
+def test_statuses_that_nobody_will_ask_for_are_forgotten(
+    broadcasts: Broadcasts, database: Any
+) -> None:
+    for message in ("wamid.old", "wamid.new"):
+        broadcasts.statuses.record(message, "sent", 1_700_000_000.0)
+    database.execute(
+        "UPDATE pgsync_modules.parked_status SET parked_at = now() - interval '9 days'"
+        " WHERE message_id = 'wamid.old'"
+    )
+    assert broadcasts.statuses.unpark() == 0
+    left = database.execute("SELECT message_id FROM pgsync_modules.parked_status").fetchall()
+    assert left == [("wamid.new",)]
+
+
 def test_webhooks_doubled_and_shuffled_settle_a_campaign(
     broadcasts: Broadcasts,
     new_campaign: NewCampaign,
@@ -129,6 +171,28 @@ def test_the_handshake_wants_the_token(webhook_url: str) -> None:
     assert (right.status_code, right.text) == (200, "1158201444")
     wrong = requests.get(webhook_url, {**query, "hub.verify_token": "guess"}, timeout=10)
     assert wrong.status_code == 403
+
+
+def test_a_malformed_status_does_not_lose_the_others(
+    webhook_url: str, standin: GraphStandin, database: Any
+) -> None:
+    good = {"id": "wamid.good", "status": "read", "timestamp": "1700000000"}
+    bad: list[Any] = [
+        {**good, "id": "wamid.a", "timestamp": "yesterday"},
+        {**good, "id": "wamid.b", "timestamp": "nan"},
+        {**good, "id": "wamid.c", "errors": {"code": 131026}},
+        {**good, "id": "wamid.\x00"},
+        "read",
+        None,
+    ]
+    event = {"entry": [{"changes": [{"value": {"statuses": [*bad, good]}}]}]}
+    body = json.dumps(event).encode()
+    secret = standin.app_secret.encode()
+    signature = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
+    headers = {"X-Hub-Signature-256": signature}
+    assert requests.post(webhook_url, body, headers=headers, timeout=10).status_code == 200
+    jobs = database.execute("SELECT args ->> 'message_id' FROM pgsync.jobs").fetchall()
+    assert jobs == [("wamid.good",)]
 
 
 def test_an_event_with_a_wrong_signature_is_refused(webhook_url: str, database: Any) -> None:

@@ -1,0 +1,211 @@
+"""What a dispatcher promises beyond one message each: when it stops, and that it goes on."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from pgsync import Coordinator, InvalidArgument
+from pgsync.modules.broadcasts import Broadcasts
+from pgsync.modules.models import Connection
+from pgsync.modules.whatsapp import WhatsApp
+from pgsync.modules.whatsapp.standin import GraphStandin
+from tests.eventually import eventually
+
+NewCampaign = Callable[[int], int]
+
+SENDERS = 8
+
+
+def _states(database: Any, campaign: int) -> dict[str, int]:
+    rows = database.execute(
+        "SELECT state, count(*) FROM pgsync_modules.campaign_recipient WHERE campaign_id = %s"
+        " GROUP BY state",
+        [campaign],
+    )
+    return dict(rows.fetchall())
+
+
+def _calls(standin: GraphStandin) -> int:
+    return sum(n for path, n in standin.log.requests_by_path.items() if path.endswith("/messages"))
+
+
+def _make_due(database: Any) -> None:
+    database.execute("UPDATE pgsync_modules.campaign_recipient SET send_after = NULL")
+    database.execute("UPDATE pgsync.job_scheduled SET run_at = now()")
+
+
+def test_a_campaign_that_must_wait_again_and_again_is_never_left_without_a_job(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    standin: GraphStandin,
+    sync: Coordinator,
+    database: Any,
+) -> None:
+    campaign = new_campaign(2)
+    standin.inject("error", times=None, to="+4915112000001", path="messages", code=131056)
+    broadcasts.start(campaign)
+    for _ in range(3):
+        sync.run_worker(queues=["campaigns"], drain=True)
+        assert broadcasts.campaigns.state_of(campaign) == "sending"
+        jobs = database.execute("SELECT task FROM pgsync.jobs").fetchall()
+        assert jobs == [("campaign_sending",)]
+        _make_due(database)
+    standin.clear_faults()
+    sync.run_worker(queues=["campaigns"], drain=True)
+    assert broadcasts.campaigns.state_of(campaign) == "completed"
+
+
+@pytest.mark.parametrize("code", [131048, 132001, 190])
+def test_after_an_answer_that_concerns_all_nobody_else_is_called(
+    new_campaign: NewCampaign,
+    standin: GraphStandin,
+    broadcasts: Broadcasts,
+    database: Any,
+    code: int,
+) -> None:
+    campaign = new_campaign(200)
+    standin.inject("error", times=None, path="messages", code=code)
+    broadcasts.campaigns.schedule(campaign)
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "paused"
+    # Only the calls that were under way with the first are made.
+    assert _calls(standin) <= SENDERS
+    assert _states(database, campaign) == {"pending": 200}
+
+
+def test_a_campaign_over_a_disabled_connection_is_paused_and_says_why(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    whatsapp: WhatsApp,
+    connection: Connection,
+    standin: GraphStandin,
+    sync: Coordinator,
+    database: Any,
+) -> None:
+    campaign = new_campaign(3)
+    whatsapp.connections.disable(connection.id, "the token was refused")
+    broadcasts.start(campaign)
+    sync.run_worker(queues=["campaigns"], drain=True)
+    state, reason = database.execute(
+        "SELECT state, state_reason FROM pgsync_modules.campaign"
+    ).fetchone()
+    assert state == "paused"
+    assert "is disabled" in reason
+    assert _calls(standin) == 0
+
+
+def test_a_start_that_cannot_enqueue_leaves_the_draft(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, database: Any
+) -> None:
+    campaign = new_campaign(1)
+    database.execute("ALTER TABLE pgsync.job_ready ADD CONSTRAINT refuses CHECK (false) NOT VALID")
+    with pytest.raises(Exception, match="refuses"):
+        broadcasts.start(campaign)
+    assert broadcasts.campaigns.state_of(campaign) == "draft"
+
+
+def test_a_campaign_does_not_begin_before_its_time(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin
+) -> None:
+    campaign = new_campaign(1)
+    broadcasts.campaigns.schedule(campaign, datetime.now(UTC) + timedelta(hours=1))
+    # A job of an earlier plan comes first.
+    assert broadcasts.campaign_sending(campaign_id=campaign) == {"state": "scheduled"}
+    assert _calls(standin) == 0
+
+
+def test_who_opts_out_by_an_answer_is_never_written_to_again(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    first, second = new_campaign(2), new_campaign(2)
+    standin.inject("error", to="+4915112000001", path="messages", code=131050)
+    for campaign in (first, second):
+        broadcasts.campaigns.schedule(campaign)
+        broadcasts.campaign_sending(campaign_id=campaign)
+    assert _states(database, first) == {"sent": 1, "failed": 1}
+    assert _states(database, second) == {"sent": 1, "skipped": 1}
+    third = new_campaign(0)
+    assert broadcasts.campaigns.add_phones(third, ["+4915112000000", "+4915112000001"]) == 1
+
+
+def test_what_is_no_phone_number_is_refused(
+    broadcasts: Broadcasts, new_campaign: NewCampaign
+) -> None:
+    with pytest.raises(InvalidArgument, match="015112000000"):
+        broadcasts.campaigns.add_phones(new_campaign(0), ["+4915112000000", "015112000000"])
+
+
+def test_a_pause_in_the_middle_lets_nobody_else_be_called(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(200)
+    standin.inject("slow", times=None, path="messages", seconds=0.02)
+    broadcasts.campaigns.schedule(campaign)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(broadcasts.campaign_sending, campaign_id=campaign)
+        eventually(lambda: sum(standin.log.accepted.values()) > 10)
+        broadcasts.campaigns.pause(campaign, "by hand")
+        before = _calls(standin)
+        assert running.result(30)["state"] == "paused"
+    # What was claimed before the pause: the calls under way, and the reserve.
+    assert _calls(standin) <= before + 2 * SENDERS
+    states = _states(database, campaign)
+    assert states == {"sent": _calls(standin), "pending": 200 - _calls(standin)}
+
+
+def test_where_nothing_answers_the_recipients_wait_and_are_not_unknown(
+    sync: Coordinator,
+    sessions: sessionmaker[Session],
+    connection: Connection,
+    standin: GraphStandin,
+    database: Any,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    unreachable = Broadcasts(sync, sessions, WhatsApp(sync, sessions, graph_url=closed))
+    campaign = unreachable.campaigns.create(
+        workspace_id=connection.workspace_id,
+        connection_id=connection.id,
+        name="Nobody there",
+        template_name="hello",
+        language="de",
+    )
+    unreachable.campaigns.add_phones(campaign, ["+4915112000000"])
+    unreachable.campaigns.schedule(campaign)
+    for _ in range(10):
+        unreachable.campaign_sending(campaign_id=campaign)
+        _make_due(database)
+    # It is tried ten times, and then given up.
+    row = database.execute(
+        "SELECT state, attempt, error FROM pgsync_modules.campaign_recipient"
+    ).fetchone()
+    assert row[:2] == ("failed", 10)
+    assert "no connection could be made" in row[2]
+    assert unreachable.campaigns.state_of(campaign) == "completed"
+
+
+def test_an_error_of_the_database_after_acceptance_sends_nothing_again(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(10)
+    database.execute(
+        "ALTER TABLE pgsync_modules.campaign_recipient"
+        " ADD CONSTRAINT broken CHECK (message_id IS NULL)"
+    )
+    broadcasts.campaigns.schedule(campaign)
+    with pytest.raises(Exception, match="broken"):
+        broadcasts.campaign_sending(campaign_id=campaign)
+    database.execute("ALTER TABLE pgsync_modules.campaign_recipient DROP CONSTRAINT broken")
+    database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET lease_until = now() WHERE state = 'sending'"
+    )
+    broadcasts.campaign_sending(campaign_id=campaign)
+    assert max(standin.log.accepted.values()) == 1
+    assert len(standin.log.accepted) == 10
+    assert broadcasts.campaigns.state_of(campaign) == "completed"
