@@ -10,8 +10,9 @@ from typing import Any
 
 from pgsync.daemon.attempt import Attempt
 from pgsync.daemon.link import WorkerLink
-from pgsync.daemon.report import describe_error, words_of
+from pgsync.daemon.report import describe_error
 from pgsync.database.calls import Call
+from pgsync.database.words import words_of
 from pgsync.errors import InvalidArgument
 from pgsync.queues import CancelJob, DiscardJob, ReleaseJob
 from pgsync.queues.calls import complete_jobs, fail_job, release_job, stop_job

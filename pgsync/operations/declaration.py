@@ -75,7 +75,13 @@ class OperationDeclaration:
             raise InvalidArgument(
                 f"operation {self.name!r}: its handler takes the run as its first parameter (op)"
             )
-        used = {name for _, name, _, _ in string.Formatter().parse(self.lock) if name is not None}
+        try:
+            parts = list(string.Formatter().parse(self.lock))
+        except ValueError as error:
+            raise InvalidArgument(
+                f"operation {self.name!r}: its lock {self.lock!r}: {error}"
+            ) from None
+        used = {name for _, name, _, _ in parts if name is not None}
         if unknown := used - set(parameters[1:]):
             raise InvalidArgument(
                 f"operation {self.name!r}: its lock {self.lock!r} uses {sorted(unknown)}, which "

@@ -12,7 +12,8 @@ from typing import Any
 from pgsync.database.calls import Invoke, Steps
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.json import to_json
-from pgsync.errors import InvalidArgument, LockHeld, OperationBlocked, RateLimited
+from pgsync.database.words import error_text
+from pgsync.errors import InvalidArgument, LockHeld, OperationBlocked, PgsyncError, RateLimited
 from pgsync.limits import acquire_plan, hit
 from pgsync.locks import HeldLock, LockKeeper, LockRequest
 from pgsync.operations.calls import (
@@ -178,7 +179,11 @@ def perform_plan(
                 to_json(outcome, f"the result of operation {declaration.name!r}")
         except BaseException as error:
             ending = "limited" if isinstance(error, RateLimited) else "failed"
-            yield from _finish(state, ending, None, f"{type(error).__name__}: {error}")
+            try:
+                yield from _finish(state, ending, None, error_text(error))
+            except PgsyncError as fault:
+                # What went wrong in the handler is what the caller has to hear of.
+                logger.warning("the end of operation %s is not recorded: %s", request.key, fault)
             raise
         if held.ended:
             # Its work is done, though not all of it under the lock: say so, where it can be seen.
