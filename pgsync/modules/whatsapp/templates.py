@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -74,9 +74,7 @@ class WhatsApp:
                 self.connections.disable(connection_id, str(error))
             raise
         with guarded(self._sessions, op) as session:
-            result = _Merge(session, connection_id).run(listed)
-        op.progress(len(listed), len(listed))
-        return result
+            return _Merge(session, connection_id).run(listed, op.progress)
 
     def _fetch(self, op: OperationRun, connection: Any) -> list[Mapping[str, Any]]:
         graph = self.connections.graph(connection)
@@ -108,11 +106,16 @@ class _Merge:
         self._known = {template.remote_id: template for template in known}
         self._errors: list[dict[str, str]] = []
 
-    def run(self, listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        # Those gone free their names before others take them.
-        missing = self._mark_missing({remote_id_of(each) for each in listed})
+    def run(
+        self, listed: Sequence[Mapping[str, Any]], progress: Callable[[int, int], None]
+    ) -> dict[str, Any]:
+        seen = {remote_id_of(each) for each in listed}
+        # Those gone free their names before others take them. A listing with an entry that has no
+        # id proves nobody gone: it may be any of them.
+        missing = 0 if "" in seen else self._mark_missing(seen)
         created = updated = 0
-        for each in listed:
+        for number, each in enumerate(listed, 1):
+            progress(number, len(listed))
             is_new = remote_id_of(each) not in self._known
             if self._take(each):
                 created += is_new

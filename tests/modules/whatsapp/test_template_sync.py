@@ -201,3 +201,54 @@ def test_the_budget_of_calls_is_shared_by_all_clients(
         assert len(list(graph.template_pages(standin.waba_id))) == 1
     row = database.execute("SELECT key, hits, max_hits FROM pgsync.rate_limit_counter").fetchone()
     assert row == (f"graph:connection:{connection.id}", 2, 50)
+
+
+def test_a_template_that_the_database_refuses_does_not_lose_the_others(
+    whatsapp: WhatsApp, connection: Connection, standin: GraphStandin, database: Any
+) -> None:
+    whatsapp.template_sync(connection_id=connection.id)
+    known = standin.templates.all()[2]
+    kept = "SELECT status, components FROM pgsync_modules.template WHERE remote_id = %s"
+    before = database.execute(kept, [known["id"]]).fetchone()
+    nul = [{"type": "BODY", "text": "\x00"}]
+    standin.templates.change(known["id"], status="PAUSED", components=nul)
+    result = whatsapp.template_sync(connection_id=connection.id)
+    assert (result["updated"], result["missing"], result["total"]) == (24, 0, 25)
+    assert [each["template"] for each in result["errors"]] == [known["name"]]
+    assert database.execute(kept, [known["id"]]).fetchone() == before
+    noted = database.execute(
+        "SELECT remote_id FROM pgsync_modules.template WHERE last_error IS NOT NULL"
+    ).fetchall()
+    assert noted == [(known["id"],)]
+    # A sync that can take them again says so.
+    standin.templates.change(known["id"], components=[])
+    whatsapp.template_sync(connection_id=connection.id)
+    row = database.execute(
+        "SELECT status, last_error FROM pgsync_modules.template WHERE remote_id = %s",
+        [known["id"]],
+    ).fetchone()
+    assert row == ("PAUSED", None)
+
+
+def test_a_name_may_be_used_again_by_another_template(
+    whatsapp: WhatsApp, connection: Connection, standin: GraphStandin, database: Any
+) -> None:
+    whatsapp.template_sync(connection_id=connection.id)
+    old = standin.templates.all()[0]
+    standin.templates.remove(old["id"])
+    standin.templates.add(**{**old, "id": "9" * 15})
+    result = whatsapp.template_sync(connection_id=connection.id)
+    assert result == {"created": 1, "updated": 24, "missing": 1, "errors": [], "total": 25}
+
+
+def test_a_listing_with_a_template_that_has_no_id_marks_none_as_missing(
+    whatsapp: WhatsApp, connection: Connection, standin: GraphStandin, database: Any
+) -> None:
+    whatsapp.template_sync(connection_id=connection.id)
+    numberless = standin.templates.all()[4]
+    standin.templates.remove(numberless["id"])
+    standin.templates.add(**{**numberless, "id": ""})
+    result = whatsapp.template_sync(connection_id=connection.id)
+    assert result["errors"] == [{"template": numberless["name"], "error": "it has no id"}]
+    # It may be any of those that were not seen.
+    assert result["missing"] == 0
