@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session, sessionmaker
 
-__all__ = ["Claim", "Recipients"]
+__all__ = ["SUPPRESS", "Claim", "Recipients"]
 
 # Opt-outs are looked at once more here: this is the last moment before the call. So are a pause
 # and a disabled connection, in the same statement, so that neither is overlooked.
@@ -81,11 +81,13 @@ _EXPIRE = text(
 )
 
 # Whoever is no contact yet becomes one, or the next campaign would not know.
-_SUPPRESS = text(
+SUPPRESS = text(
     """
     INSERT INTO pgsync_modules.contact AS c (workspace_id, phone, status, opted_out_at)
-    SELECT k.workspace_id, :phone, 'opted_out', clock_timestamp()
-    FROM pgsync_modules.campaign AS k WHERE k.id = :campaign_id
+    SELECT k.workspace_id, r.phone, 'opted_out', clock_timestamp()
+    FROM pgsync_modules.campaign_recipient AS r
+    JOIN pgsync_modules.campaign AS k ON k.id = r.campaign_id
+    WHERE r.id = :id
     ON CONFLICT (workspace_id, phone) DO UPDATE
     SET status = 'opted_out', opted_out_at = coalesce(c.opted_out_at, excluded.opted_out_at),
         updated_at = clock_timestamp()
@@ -185,10 +187,10 @@ class Recipients:
             session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
             session.execute(statement, parameters)
 
-    def suppress(self, phone: str) -> None:
+    def suppress(self, claim: Claim) -> None:
         """Mark the contact as opted out, in the campaign's workspace."""
         with self._sessions.begin() as session:
-            session.execute(_SUPPRESS, {"campaign_id": self.campaign_id, "phone": phone})
+            session.execute(SUPPRESS, {"id": claim.id})
 
     def expire(self, *, all_of_them: bool = False) -> int:
         """Mark those whose sender is lost as unknown, and say how many.

@@ -83,7 +83,7 @@ class Sender:
             disable = answer is Answer.DISABLE_CONNECTION
             return Verdict("pending", stop=str(error), disable_connection=disable)
         if answer is Answer.SUPPRESS_CONTACT:
-            recipients.suppress(claim.phone)
+            recipients.suppress(claim)
         # That all must wait says nothing against this recipient, however often it happens.
         tired = claim.attempt >= _MOST_ATTEMPTS and answer not in _WAITING
         state = "failed" if answer in _FINAL or tired else "pending"

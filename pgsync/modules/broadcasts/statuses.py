@@ -14,6 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
+from pgsync.modules.broadcasts.recipients import SUPPRESS
+from pgsync.modules.whatsapp.answers import Answer, answer_to
 
 __all__ = ["STATUSES", "Statuses"]
 
@@ -113,8 +115,7 @@ class Statuses:
         with self._sessions.begin() as session:
             found = session.scalar(_FIND, {"message_id": message_id, **_named_by(callback_data)})
             if found is not None:
-                moved: Any = session.execute(_FORWARD, {**event, "id": found})
-                return "recorded" if moved.rowcount else "old"
+                return "recorded" if _move(session, {**event, "id": found}) else "old"
             session.execute(_PARK, event)
         # The id may have been stored since it was looked for. Whoever stores it looks for parked
         # statuses afterwards, and we look for the id after parking: one of the two finds the other.
@@ -143,8 +144,18 @@ class Statuses:
                     "at": float(at),
                     "error_code": error_code,
                 }
-                session.execute(_FORWARD, event)
+                _move(session, event)
             return len(parked)
+
+
+def _move(session: Session, event: dict[str, Any]) -> bool:
+    """Move a recipient forward; False where it was that far already."""
+    moved: Any = session.execute(_FORWARD, event)
+    # Opting out is for good, and so it is heeded also where the failure itself came too late.
+    code = event["error_code"]
+    if code is not None and answer_to(code) is Answer.SUPPRESS_CONTACT:
+        session.execute(SUPPRESS, {"id": event["id"]})
+    return bool(moved.rowcount)
 
 
 def _named_by(callback_data: str | None) -> dict[str, int | None]:

@@ -77,6 +77,16 @@ def test_a_failure_counts_nothing_against_a_delivery(
     assert row == ("delivered", None, None, None)
 
 
+def test_who_opts_out_by_a_status_is_no_longer_written_to(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, message_id: str
+) -> None:
+    broadcasts.campaign_status_update(
+        message_id=message_id, status="failed", at=1_700_000_000.0, error_code=131050
+    )
+    later = new_campaign(0)
+    assert broadcasts.campaigns.add_phones(later, ["+4915112000000", "+4915112000001"]) == 1
+
+
 def test_an_unknown_recipient_is_settled_by_its_callback_data(
     broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
 ) -> None:
