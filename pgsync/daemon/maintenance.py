@@ -17,7 +17,8 @@ __all__ = ["DUTIES", "Duty", "Maintenance"]
 
 logger = logging.getLogger("pgsync.maintenance")
 
-_LEAD_SECONDS = 2.0
+# A leader that was killed must be followed, and its jobs rescued, within two seconds.
+_LEAD_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Duty:
 
 
 DUTIES = (
-    Duty("rescue jobs of dead workers", 1.0, rescue_jobs(SILENCE)),
+    Duty("rescue jobs of dead workers", 0.5, rescue_jobs(SILENCE)),
     Duty("promote due jobs", 0.5, promote_due_jobs()),
     Duty("end holders past their deadline", 1.0, Call("SELECT pgsync.reap_locks()", {}, scalar)),
     Duty("remove ended windows", 10.0, Call("SELECT pgsync.prune_rate_limits()", {}, scalar)),

@@ -15,7 +15,7 @@ from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.recorder import Recorder, WorkerReport
 from pgsync.daemon.threads import HandlerThreads
 from pgsync.database.listener import listen
-from pgsync.errors import InvalidArgument, PgsyncError, UnknownTask
+from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError, UnknownTask
 from pgsync.locks import default_owner
 from pgsync.queues import CancelJob, Job, JobContext, TaskDeclaration, TaskRegistry
 from pgsync.queues.calls import claim_jobs, give_back_jobs, heartbeat
@@ -91,7 +91,9 @@ class Worker:
             asyncio.create_task(listen(self._dsn, "pgsync_jobs", lambda _: self._wake.set())),
         ]
         try:
-            await self._claim_until_done()
+            # Raised only by a link that stops while the database is away.
+            with suppress(ConnectionFailed):
+                await self._claim_until_done()
             await self._put_back_waiting()
             await self._finish_running()
         finally:

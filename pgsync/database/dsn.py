@@ -42,6 +42,8 @@ def connection_parameters(dsn: str, application_name: str = "pgsync") -> dict[st
         raise InvalidArgument("the database's DSN is empty; give one like postgresql://host/name")
     try:
         given = conninfo.conninfo_to_dict(dsn)
+    except UnicodeEncodeError:
+        raise InvalidArgument("the database's DSN is not Unicode text") from None
     except psycopg.ProgrammingError as error:
         raise InvalidArgument(
             f"the database's DSN cannot be read ({str(error).strip()}); "
@@ -54,7 +56,7 @@ def masked(dsn: str) -> str:
     """The DSN as it may be shown: without its password."""
     try:
         given = conninfo.conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeEncodeError):
         return "<unreadable DSN>"
     shown = {name: value for name, value in given.items() if name not in _SECRETS}
     return conninfo.make_conninfo("", **shown)

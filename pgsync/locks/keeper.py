@@ -52,11 +52,11 @@ class LockKeeper:
         try:
             if not turn.has_come and not (yield from turn.wait(request.wait)):
                 raise self._held_here(request)
-            answer = yield from self._taking(self._threads, lambda: self._try(request, turn))
+            answer = yield from self._taking(self._threads, turn, lambda: self._try(request, turn))
             if isinstance(answer, Grant) and until > time.monotonic():
                 refusal = answer
                 answer = yield from self._taking(
-                    self._waiters, lambda: self._wait(request, turn, until, refusal)
+                    self._waiters, turn, lambda: self._wait(request, turn, until, refusal)
                 )
             if isinstance(answer, Grant):
                 raise LockHeld(
@@ -67,7 +67,8 @@ class LockKeeper:
                     waited=request.wait,
                 )
         except BaseException:
-            self._turns.leave(turn)
+            if not turn.is_unsettled:
+                self._turns.leave(turn)
             raise
         return answer
 
@@ -99,20 +100,22 @@ class LockKeeper:
 
     def _work(self, work: Callable[[], T]) -> Invoke[T]:
         async def awaitable() -> T:
-            return await asyncio.wrap_future(self._threads.submit(work))
+            return await asyncio.wrap_future(_submit(self._threads, work))
 
         return Invoke(work, awaitable)
 
     def _taking(
-        self, threads: ThreadPoolExecutor, take: Callable[[], HeldLock | Grant]
+        self, threads: ThreadPoolExecutor, turn: Turn, take: Callable[[], HeldLock | Grant]
     ) -> Invoke[HeldLock | Grant]:
         async def awaitable() -> HeldLock | Grant:
-            taking = threads.submit(take)
+            taking = _submit(threads, take)
             try:
                 return await asyncio.shield(asyncio.wrap_future(taking))
             except asyncio.CancelledError:
-                # The thread cannot be stopped; what it is granted must not stay behind.
-                taking.add_done_callback(self._give_back)
+                # The thread cannot be stopped; what it is granted must not stay behind, and the
+                # next caller's turn comes when that is settled.
+                turn.is_unsettled = True
+                taking.add_done_callback(partial(self._settle, turn))
                 raise
 
         return Invoke(take, awaitable)
@@ -144,11 +147,14 @@ class LockKeeper:
             raise LockLost(held.name, "the coordinator was closed meanwhile")
         return held
 
-    def _give_back(self, taking: Future[HeldLock | Grant]) -> None:
-        if not taking.cancelled() and taking.exception() is None:
-            answer = taking.result()
-            if isinstance(answer, HeldLock):
-                self._release(answer)
+    def _settle(self, turn: Turn, taking: Future[HeldLock | Grant]) -> None:
+        try:
+            if not taking.cancelled() and taking.exception() is None:
+                answer = taking.result()
+                if isinstance(answer, HeldLock):
+                    self._release(answer)
+        finally:
+            self._turns.leave(turn)
 
     def _release(self, held: HeldLock) -> bool:
         if not held.end():
@@ -208,3 +214,10 @@ class LockKeeper:
             expires_at=held.expires_at if held else None,
             waited=request.wait,
         )
+
+
+def _submit(threads: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
+    try:
+        return threads.submit(work)
+    except RuntimeError:
+        raise PgsyncError("the coordinator has been closed") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgsync import InvalidArgument, LockHeld, LockLost, lock_key
+from pgsync import (
+    AsyncCoordinator,
+    Coordinator,
+    InvalidArgument,
+    LockHeld,
+    LockLost,
+    PgsyncError,
+    lock_key,
+)
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.core
@@ -227,3 +236,125 @@ def test_python_and_sql_agree_on_the_key(database: Any) -> None:
         assert row == (lock_key(name),)
 
     agree()
+
+
+def test_releasing_before_a_guarded_transaction_ends_does_not_hang(
+    sync: Any, dsn: str, database: Any
+) -> None:
+    with psycopg.connect(dsn) as writer:
+        with sync.lock("report", ttl=60) as lock:
+            lock.guard(writer)
+        # Released, and nobody's yet: what was written under it is not committed.
+        with pytest.raises(LockHeld):
+            sync.lock("report", ttl=60).acquire()
+        with pytest.raises(psycopg.Error, match="no longer holds"):
+            database.execute("SELECT pgsync.assert_lock('report', %s)", [lock.token])
+        assert database.execute("SELECT pgsync.reap_locks()").fetchone() == (0,)
+        with sync.lock("another", ttl=60):
+            pass
+        writer.commit()
+    with sync.lock("report", ttl=60) as again:
+        assert again.token > lock.token
+
+
+def test_on_lost_that_raises_or_is_slow_holds_up_no_other_lock(face: Any) -> None:
+    slow, told = threading.Event(), threading.Event()
+
+    def raises(reason: str) -> None:
+        raise ZeroDivisionError(reason)
+
+    for name, on_lost in (
+        ("a", raises),
+        ("b", lambda _: slow.wait(30)),
+        ("c", lambda _: told.set()),
+    ):
+        face.lock(name, ttl=0.2, on_lost=on_lost).acquire()
+    assert told.wait(10)
+    slow.set()
+    for name in "abc":
+        with face.lock(name, ttl=60, wait=10) as lock:
+            assert lock.held
+
+
+def test_a_cancelled_acquire_leaves_no_lock_behind(dsn: str, database: Any) -> None:
+    async def scenario() -> None:
+        async with AsyncCoordinator(dsn) as holder, AsyncCoordinator(dsn) as contender:
+            for _ in range(3):
+                held = holder.lock("report", ttl=60)
+                await held.acquire()
+                asking = asyncio.create_task(contender.lock("report", ttl=60, wait=20).acquire())
+                await asyncio.to_thread(eventually, lambda: waiting() == (1,))
+                asking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
+                await held.release()
+                await asyncio.to_thread(eventually, lambda: held_locks() == (0,))
+            for _ in range(20):
+                asking = asyncio.create_task(contender.lock("report", ttl=60).acquire())
+                await asyncio.sleep(0)
+                asking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
+                # Its turn comes when the cancelled one's request is settled, and not before.
+                async with contender.lock("report", ttl=60, wait=20):
+                    pass
+            await asyncio.to_thread(eventually, lambda: held_locks() == (0,))
+
+    def waiting() -> Any:
+        return database.execute("SELECT waiting FROM pgsync.locks").fetchone()
+
+    def held_locks() -> Any:
+        return database.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchone()
+
+    asyncio.run(scenario())
+
+
+def test_many_waiters_do_not_hold_up_a_release(dsn: str) -> None:
+    async def scenario() -> None:
+        async with AsyncCoordinator(dsn) as holder, AsyncCoordinator(dsn) as crowd:
+            names = [f"report {n}" for n in range(14)]
+            for name in names:
+                await holder.lock(name, ttl=60).acquire()
+            own = crowd.lock("own", ttl=60)
+            await own.acquire()
+            waits = [
+                asyncio.create_task(crowd.lock(name, ttl=60, wait=30).acquire()) for name in names
+            ]
+            await asyncio.sleep(0.05)
+            async with asyncio.timeout(5):
+                await own.release()
+                await crowd.lock("other", ttl=60).acquire()
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_closing_ends_what_waits(dsn: str) -> None:
+    first, second = Coordinator(dsn), Coordinator(dsn)
+    errors: list[PgsyncError] = []
+
+    def ask(name: str) -> None:
+        try:
+            second.lock(name, ttl=60, wait=60).acquire()
+        except PgsyncError as error:
+            errors.append(error)
+
+    first.lock("report", ttl=60).acquire()
+    second.lock("own", ttl=60).acquire()
+    threads = [threading.Thread(target=ask, args=(n,)) for n in ("report", "report", "own")]
+    for thread in threads:
+        thread.start()
+    with psycopg.connect(dsn) as database:
+        eventually(
+            lambda: database.execute("SELECT 1 FROM pgsync.locks WHERE waiting > 0").fetchone()
+        )
+    second.close()
+    for thread in threads:
+        thread.join(10)
+    assert len(errors) == 3
+    first.close()
