@@ -8,6 +8,9 @@ import sys
 from typing import Any
 
 import psycopg
+import requests
+
+from tests.eventually import eventually
 
 _ARGUMENTS = ("demo", "--once", "--json", "--templates", "130", "--rows", "400")
 
@@ -24,6 +27,28 @@ def _run(dsn: str) -> dict[str, Any]:
     (line,) = done.stdout.splitlines()
     figures: dict[str, Any] = json.loads(line)
     return figures
+
+
+def test_a_killed_demo_leaves_no_stand_in_behind() -> None:
+    program = (
+        "import time; from pgsync.cli.demo.graph import GraphProcess\n"
+        "with GraphProcess(token='t', templates=1) as graph:\n"
+        "    print(graph.url, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as demo:
+        assert demo.stdout is not None
+        url = demo.stdout.readline().decode().strip()
+        assert requests.get(f"{url}/_standin/state", timeout=10).ok
+        demo.kill()
+
+    def has_gone() -> bool:
+        try:
+            requests.get(f"{url}/_standin/state", timeout=10)
+        except requests.ConnectionError:
+            return True
+        return False
+
+    eventually(has_gone)
 
 
 def test_the_demo_runs_on_an_empty_database_and_again(empty_dsn: str) -> None:

@@ -26,10 +26,11 @@ class GraphProcess:
         self.url = self.waba_id = self.phone_number_id = ""
 
     def __enter__(self) -> GraphProcess:
-        arguments = ["--templates", str(self._templates), "--token", self.token]
+        arguments = ["--templates", str(self._templates), "--token", self.token, "--until-eof"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pgsync.modules.whatsapp.standin", *arguments],
-            stdin=subprocess.DEVNULL,
+            # However the demo ends, the pipe ends with it, and then the stand-in does.
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Ctrl-C is for the demo, which ends this process itself.
             start_new_session=True,

@@ -21,6 +21,7 @@ from pgsync.modules.whatsapp.standin.server import GraphStandin
 @click.option("--phone-number-id", default="200000000000001", show_default=True)
 @click.option("--app-secret", default="standin-secret", help="Signs the webhooks.")
 @click.option("--latency", default=0.0, help="Seconds added to every answer.")
+@click.option("--until-eof", is_flag=True, help="End when standard input does: with the parent.")
 @click.option("--webhook-url", help="Where to post the statuses of accepted messages.")
 def main(
     host: str,
@@ -31,6 +32,7 @@ def main(
     phone_number_id: str,
     app_secret: str,
     latency: float,
+    until_eof: bool,
     webhook_url: str | None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. The first line of output is JSON: url and ids."""
@@ -49,11 +51,18 @@ def main(
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    if until_eof:
+        threading.Thread(target=_wait_for_eof, args=(stopped,), daemon=True).start()
     with standin as graph:
         facts = {"url": graph.url, "waba_id": waba_id, "phone_number_id": phone_number_id}
         sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()
         stopped.wait()
+
+
+def _wait_for_eof(stopped: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    stopped.set()
 
 
 if __name__ == "__main__":
