@@ -12,10 +12,14 @@ _PACKED = ":::"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\ufeff]")
 _LINE_END = re.compile(r"\r\n?")
 _TAG_END = re.compile(r":::|[,;|\n]")
-# A cell that begins so is a formula to a spreadsheet; apostrophes before it are counted in, so
-# that adding one and taking one away are exact opposites.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-_GUARDED = re.compile(r"'+[=+\-@\t\r\n]")
+# What begins so is a formula to a spreadsheet, in some languages with wide signs too. A cell may
+# begin in the middle of ours: where the list separator is ";", a comma file is split at each ";"
+# and line end within it. Apostrophes are counted in, so that adding one and taking one away are
+# exact opposites.
+_SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+_AHEAD = rf"(?:^(?={{0}}'*[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])(?={{0}}'*[{_SIGNS}]))"
+_FORMULA = re.compile(_AHEAD.format(""))
+_GUARDED = re.compile(_AHEAD.format("'") + "'")
 
 
 def clean(text: str) -> str | None:
@@ -49,10 +53,10 @@ def split_tags(texts: Iterable[str | None]) -> tuple[str, ...]:
 
 
 def guard_formula(text: str) -> str:
-    """The text as a cell that no spreadsheet takes for a formula: with an apostrophe before it."""
-    return f"'{text}" if _FORMULA.match(text) else text
+    """The text with an apostrophe before all that a spreadsheet would take for a formula."""
+    return _FORMULA.sub("'", text)
 
 
 def unguard_formula(text: str) -> str:
     """What :func:`guard_formula` was given; other text is left as it is."""
-    return text[1:] if _GUARDED.match(text) else text
+    return _GUARDED.sub("", text) if "'" in text else text

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pgsync.modules.contacts.errors import ContactFileError
 
-__all__ = ["FIELDS", "Columns", "find_columns"]
+__all__ = ["FIELDS", "Columns", "find_columns", "names_phone"]
 
 FIELDS = ("wa_id", "phone", "name", "email", "company", "notes", "tags", "status")
 """What a mapping may name."""
 
 # In order of preference: the first column with a usable value is taken.
 _NAMES: dict[str, Sequence[str]] = {
-    "wa_id": ("wa_id", "whatsapp_id", "waid", "whatsapp"),
+    "wa_id": ("wa_id", "whatsapp_id", "waid", "whatsapp", "whatsapp_number"),
     "phone": (
         "phone",
         "phone_number",
@@ -25,6 +26,7 @@ _NAMES: dict[str, Sequence[str]] = {
         "cell",
         "cell_phone",
         "telephone",
+        "tel",
         r"phone_\d+_value",
         "primary_phone",
         "home_phone",
@@ -59,7 +61,7 @@ class Columns:
     """The columns of each field, by index from 0, the preferred first.
 
     ``wa_ids`` are read as international numbers; ``parts`` are those of a name, joined where no
-    column of ``names`` has one.
+    column of ``names`` has one; ``others`` are the columns that are not understood.
     """
 
     wa_ids: tuple[int, ...] = ()
@@ -71,12 +73,27 @@ class Columns:
     notes: tuple[int, ...] = ()
     tags: tuple[int, ...] = ()
     statuses: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
+
+    def by_field(self) -> dict[str, tuple[int, ...]]:
+        """The columns of each of :data:`FIELDS` that has some."""
+        columns = {
+            "wa_id": self.wa_ids,
+            "phone": self.phones,
+            "name": self.names + self.parts,
+            "email": self.emails,
+            "company": self.companies,
+            "notes": self.notes,
+            "tags": self.tags,
+            "status": self.statuses,
+        }
+        return {field: indexes for field, indexes in columns.items() if indexes}
 
 
 def find_columns(
     headers: Sequence[str], mapping: Mapping[str, str | None] | None = None
 ) -> Columns:
-    """The columns of a header, whatever its case and spacing.
+    """The columns of a header, whatever its case, spacing and accents.
 
     ``mapping`` gives, for a field of :data:`FIELDS`, the header to take it from, or None to leave
     it out; the other fields are guessed.
@@ -86,6 +103,7 @@ def find_columns(
     """
     words = [_word(header) for header in headers]
     found = {field: _guess(words, patterns) for field, patterns in _PATTERNS.items()}
+    known = {index for indexes in found.values() for index in indexes}
     for field, header in (mapping or {}).items():
         if field not in FIELDS:
             raise ContactFileError(
@@ -112,7 +130,18 @@ def find_columns(
         notes=found["notes"],
         tags=found["tags"],
         statuses=found["status"],
+        others=_others(len(words), known.union(*found.values())),
     )
+
+
+def names_phone(headers: Sequence[str]) -> bool:
+    """Whether one of these headers is understood as that of phone numbers or WhatsApp IDs."""
+    words = [_word(header) for header in headers]
+    return any(_guess(words, _PATTERNS[field]) for field in ("wa_id", "phone"))
+
+
+def _others(width: int, known: set[int]) -> tuple[int, ...]:
+    return tuple(index for index in range(width) if index not in known)
 
 
 def _told(
@@ -123,6 +152,9 @@ def _told(
 
 
 def _word(header: str) -> str:
+    if not header.isascii():
+        letters = unicodedata.normalize("NFKD", header)
+        header = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return _SEPARATORS.sub("_", header.casefold()).strip("_")
 
 

@@ -61,17 +61,25 @@ def is_plain_valid(text: str) -> bool:
 
 def national_to_plain(digits: str, region: str) -> str | None:
     """A number of a region, with its trunk prefix or without, in E.164; None: ask the library."""
-    code, trunk = _dialling(region)
-    plain = code + (digits.removeprefix(trunk) if trunk else digits)
+    dialling = _dialling(region)
+    if dialling is None:
+        return None
+    code, trunk, prefix = dialling
+    national = digits.removeprefix(trunk) if trunk else digits
+    # What the library would take away yet, or put before: on some islands the area's code.
+    if prefix is not None and prefix.match(national):
+        return None
+    plain = code + national
     return plain if is_plain_valid(plain) else None
 
 
 @cache
-def _dialling(region: str) -> tuple[str, str | None]:
+def _dialling(region: str) -> tuple[str, str | None, re.Pattern[str] | None] | None:
     metadata = PhoneMetadata.metadata_for_region(region, None)
     if metadata is None:
-        return "+", None
-    return f"+{metadata.country_code}", metadata.national_prefix
+        return None
+    prefix = _region(metadata).prefix
+    return f"+{metadata.country_code}", metadata.national_prefix, prefix
 
 
 def _is_valid(region: _Region, national: str) -> bool:

@@ -17,8 +17,8 @@ __all__ = ["check_region", "to_e164"]
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _SCHEME = re.compile(r"^(?:whatsapp|tel):|@(?:s\.whatsapp\.net|c\.us)$", re.IGNORECASE)
 _FLOAT = re.compile(r"(\+?\d+)\.0+")
-# What Excel makes of a long number: its last digits are lost.
-_EXPONENT = re.compile(r"[+-]?\d+(?:[.,]\d*)?[eE][+-]?\d+")
+# What Excel makes of a long number. In most its last digits are lost, and it is refused.
+_EXPONENT = re.compile(r"[+-]?(\d+)(?:[.,](\d*))?[eE]([+-]?\d+)")
 _BARE = re.compile(r"[\d\s().\-/]*\d[\d\s().\-/]*")
 _PUNCTUATION = re.compile(r"[\s().\-]+")
 _LONGEST = 64
@@ -50,12 +50,17 @@ def to_e164(text: str, region: str | None = None, *, international: bool = False
     if text.startswith("+") and is_plain_valid(text):
         return text
     number = _SCHEME.sub("", _INVISIBLE.sub("", text).strip()).strip()
-    if not number or len(number) > _LONGEST or _EXPONENT.fullmatch(number):
+    if not number or len(number) > _LONGEST:
         return None
+    if power := _EXPONENT.fullmatch(number):
+        whole, fraction, exponent = power[1], power[2] or "", power[3]
+        if len(fraction) != int(exponent) or number.startswith("-"):
+            return None
+        number = whole + fraction
     if not number.isascii():
         number = phonenumbers.normalize_digits_only(number.replace("\uff0b", "+"), True)
-    if whole := _FLOAT.fullmatch(number):
-        number = whole[1]
+    if decimal := _FLOAT.fullmatch(number):
+        number = decimal[1]
     for candidate in _candidates(number, region, international):
         found = _plain(candidate, region) or _parse(candidate, region)
         if found is not None:

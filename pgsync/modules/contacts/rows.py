@@ -20,7 +20,12 @@ _RAW_CELL = 1_000
 
 @dataclass(frozen=True, slots=True)
 class ContactRow:
-    """A row that is a contact; ``row`` is its number in the file, ``phone`` is in E.164."""
+    """A row that is a contact; ``row`` is its number in the file, ``phone`` is in E.164.
+
+    A blank cell is None. ``email`` is kept as it is written, valid or not: it is never sent to, and
+    a contact is not worth losing over it. ``custom`` has the columns that were not understood, by
+    header, where they were asked for.
+    """
 
     row: int
     phone: str
@@ -30,6 +35,7 @@ class ContactRow:
     notes: str | None = None
     tags: tuple[str, ...] = ()
     status: str | None = None
+    custom: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +53,16 @@ class Reject:
 
 
 def read_contacts(
-    table: Table, region: str | None = None, mapping: Mapping[str, str | None] | None = None
+    table: Table,
+    region: str | None = None,
+    mapping: Mapping[str, str | None] | None = None,
+    *,
+    keep_others: bool = False,
 ) -> Iterator[ContactRow | Reject]:
     """The contacts of a table, one for each row that is not blank; one bad row spoils no other.
 
     ``region`` is the country of numbers written without one; see :func:`find_columns` for
-    ``mapping``.
+    ``mapping``. With ``keep_others`` the columns that are not understood become ``custom``.
 
     Raises:
         ContactFileError: if no column holds phone numbers, or the file breaks off.
@@ -67,7 +77,8 @@ def read_contacts(
             cells = [*cells, *[""] * (width - len(cells))]
         phone = _phone(cells, columns, region)
         if phone.startswith("+"):
-            yield _contact(row, phone, cells, columns)
+            custom = _custom(cells, columns, labels) if keep_others else None
+            yield _contact(row, phone, cells, columns, custom)
         else:
             yield Reject(row, phone, _raw(cells, labels))
 
@@ -86,7 +97,9 @@ def _phone(cells: Sequence[str], columns: Columns, region: str | None) -> str:
     return reason
 
 
-def _contact(row: int, phone: str, cells: Sequence[str], columns: Columns) -> ContactRow:
+def _contact(
+    row: int, phone: str, cells: Sequence[str], columns: Columns, custom: dict[str, str] | None
+) -> ContactRow:
     status = _first(cells, columns.statuses)
     word = status.casefold().replace(" ", "_") if status else None
     name = _first(cells, columns.names)
@@ -101,7 +114,13 @@ def _contact(row: int, phone: str, cells: Sequence[str], columns: Columns) -> Co
         _first(cells, columns.notes),
         split_tags(_cell(cells[index]) for index in columns.tags),
         word if word in STATUSES else None,
+        custom,
     )
+
+
+def _custom(cells: Sequence[str], columns: Columns, labels: list[str]) -> dict[str, str] | None:
+    values = {labels[index]: _cell(cells[index]) for index in columns.others}
+    return {label: value for label, value in values.items() if value} or None
 
 
 def _first(cells: Sequence[str], indexes: tuple[int, ...], *, packed: bool = False) -> str | None:

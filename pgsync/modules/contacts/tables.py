@@ -15,13 +15,18 @@ from pgsync.modules.contacts.workbooks import ZIP_MAGIC, workbook_rows
 
 __all__ = ["Bounds", "Table", "open_table"]
 
+_OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
 _SAMPLE_LINES = 200
 _END = "\0end of file\0"
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How large a file may be; ``unpacked`` is for XLSX, which is compressed. Sizes in bytes."""
+    """How large a file may be, in bytes; a line's length is in characters.
+
+    ``unpacked`` is for XLSX, which is compressed: an eighth of it may be shared strings, which are
+    held in memory, and a 64th any one of the parts that describe the workbook.
+    """
 
     size: int = 1 << 30
     unpacked: int = 512 << 20
@@ -69,7 +74,13 @@ def _open(path: Path, bounds: Bounds) -> AbstractContextManager[Table]:
             f"the file is larger than {bounds.size:,} bytes; split it and import the parts"
         )
     with path.open("rb") as file:
-        is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        start = file.read(len(_OLE_MAGIC))
+    if start == _OLE_MAGIC:
+        raise ContactFileError(
+            f"{EMPTY_OR_INVALID}: it is an old .xls workbook, or one with a password; "
+            "save it as .xlsx without password, or as CSV"
+        )
+    is_zip = start.startswith(ZIP_MAGIC)
     return _open_workbook(path, bounds) if is_zip else _open_csv(path, bounds)
 
 
@@ -144,8 +155,10 @@ def _numbered(rows: Iterator[list[str]], bounds: Bounds) -> Iterator[tuple[int, 
                 f"the file has more than {bounds.rows:,} rows; split it and import the parts"
             )
         if len(cells) > bounds.columns:
-            raise ContactFileError(
-                in_row(number, f"more than {bounds.columns:,} columns; remove those not needed")
-            )
+            cells, beyond = cells[: bounds.columns], cells[bounds.columns :]
+            if any(beyond):
+                raise ContactFileError(
+                    in_row(number, f"more than {bounds.columns:,} columns; remove those not needed")
+                )
         if any(cells) and any(not cell.isspace() for cell in cells if cell):
             yield number, cells

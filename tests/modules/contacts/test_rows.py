@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from pgsync.modules.contacts import (
     write_sample,
 )
 from pgsync.modules.contacts.cells import clean, guard_formula, unguard_formula
+from pgsync.modules.contacts.previewing import preview
 from pgsync.modules.contacts.sample import REGION
+from pgsync.modules.contacts.sheets import FORMATS, Format, write_rows
 
 PHONE = "+12015550123"
 
@@ -35,10 +39,10 @@ def _rows(folder: Path, text: str, region: str = "US", **given: Any) -> list[Con
         return list(read_contacts(table, region, **given))
 
 
-@pytest.mark.parametrize("rows", [1, 5_000])
-def test_the_sample_is_read_as_it_was_built(tmp_path: Path, rows: int) -> None:
-    truth = write_sample(tmp_path / "sample.csv", rows=rows, seed=3)
-    again = write_sample(tmp_path / "again.csv", rows=rows, seed=3)
+@pytest.mark.parametrize(("rows", "delimiter"), [(1, ","), (5_000, ","), (2_000, ";")])
+def test_the_sample_is_read_as_it_was_built(tmp_path: Path, rows: int, delimiter: str) -> None:
+    truth = write_sample(tmp_path / "sample.csv", rows=rows, seed=3, delimiter=delimiter)
+    again = write_sample(tmp_path / "again.csv", rows=rows, seed=3, delimiter=delimiter)
     assert truth == again
     assert (tmp_path / "sample.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
     with open_table(tmp_path / "sample.csv") as table:
@@ -62,6 +66,7 @@ def test_the_sample_is_read_as_it_was_built(tmp_path: Path, rows: int) -> None:
         " mobile ",
         "Phone 1 - Value",
         "Mobile Phone",
+        "Phóne_Number",
     ],
 )
 def test_headers_of_phones(tmp_path: Path, header: str) -> None:
@@ -148,9 +153,24 @@ def test_a_mapping_overrides_the_guess(tmp_path: Path) -> None:
         ("whatsapp:+4915123456789", None, "+4915123456789"),
         ("4915123456789@s.whatsapp.net", None, "+4915123456789"),
         ("(201) 555-0123", "US", PHONE),
+        ("(201) 555-0123 ext. 7", "US", PHONE),
+        ("4.915123456789E+12", None, "+4915123456789"),
         ("1 201.555.0123", "US", PHONE),
         ("+39 06 1234 5678", None, "+390612345678"),
-        *((bad, "DE", None) for bad in ("", "+", "0", "abc", "4.9E+11", "4,9e11", "12", "+999 1")),
+        *(
+            (bad, "DE", None)
+            for bad in (
+                "",
+                "+",
+                "0",
+                "abc",
+                "4.9E+11",
+                "4,9e11",
+                "4.91512345678E-11",
+                "12",
+                "+999 1",
+            )
+        ),
         *((bad, "US", None) for bad in ("555-0123", "1" * 300, "\ud800", "\0", "+1 201 555 01234")),
     ],
 )
@@ -183,6 +203,12 @@ def test_the_quick_way_agrees_with_the_library() -> None:
     assert quick > 1_000
 
 
+def test_a_number_that_the_region_completes_is_left_to_the_library() -> None:
+    # Canada's 310 numbers have the length of an island's local ones, and no area code.
+    assert to_e164("3101234", "VG") is None
+    assert to_e164("3101234", "CA") == "+13101234"
+
+
 @given(st.text(st.sampled_from("+0123456789 ()-./E٣"), max_size=18), st.sampled_from(["US", "DE"]))
 def test_phones_are_idempotent(text: str, region: str) -> None:
     found = to_e164(text, region)
@@ -191,10 +217,13 @@ def test_phones_are_idempotent(text: str, region: str) -> None:
         assert to_e164(found, None) == found
 
 
-@given(st.text())
+@given(st.text(st.sampled_from("=+-@';\t\r\n ,ax\uff1d")) | st.text())
 def test_the_guard_is_undone(text: str) -> None:
     guarded = guard_formula(text)
     assert guarded[:1] not in ("=", "+", "-", "@", "\t", "\r") or not guarded
+    # Whatever a spreadsheet splits by, no piece of the cell is a formula.
+    for piece in re.split(r"[;\t\r\n]", guarded):
+        assert piece[:1] not in ("=", "+", "-", "@") or not piece
     assert unguard_formula(guarded) == text
 
 
@@ -205,3 +234,61 @@ def test_clean_text_is_clean(text: str) -> None:
         assert found.encode()
         assert "\0" not in found
         assert clean(found) == found
+
+
+def test_columns_that_are_not_understood_are_kept_on_request(tmp_path: Path) -> None:
+    text = f"phone,name,VIP?,,City\n{PHONE},Ana,yes, ,Šibenik\n{PHONE},,,5,\n{PHONE},Bo,,,"
+    kept = _rows(tmp_path, text, keep_others=True)
+    assert [row.custom for row in kept if isinstance(row, ContactRow)] == [
+        {"VIP?": "yes", "City": "Šibenik"},
+        {"column 4": "5"},
+        None,
+    ]
+    assert {getattr(row, "custom", 1) for row in _rows(tmp_path, text)} == {None}
+
+
+def test_a_preview(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text(f"Vorname;First Name;Last Name;Handy;Phone\nx;Zoë;M;{PHONE};12\n;;;1;\n;;;2;")
+    seen = preview(path, 2, region="US")
+    assert seen.format == "CSV in utf-8, delimiter ';'"
+    assert seen.fields == {"phone": ["Phone"], "name": ["First Name", "Last Name"]}
+    assert seen.others == ["Vorname", "Handy"]
+    assert [number for number, _ in seen.cells] == [2, 3]
+    assert [type(row) for row in seen.rows] == [Reject, Reject]
+    (row,) = preview(path, 1, mapping={"phone": "Handy"}).rows
+    assert row == ContactRow(2, PHONE, "Zoë M", custom={"Vorname": "x"})
+
+
+def test_a_preview_of_columns_not_found_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text("Vorname;Handy\nZoë;1")
+    seen = preview(path)
+    assert (seen.headers, seen.cells) == (["Vorname", "Handy"], [(2, ["Zoë", "1"])])
+    assert seen.problem is not None
+    assert "no column holds phone numbers" in seen.problem
+    assert not seen.rows
+    assert preview(path, mapping={"phone": "Handi"}).problem is not None
+
+
+_WORDS = st.text(st.characters(codec="utf-8") | st.sampled_from("=+-@';,\t\n "), max_size=12).map(
+    lambda text: clean(text.replace(":::", ""))
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(100, 199), _WORDS, _WORDS, _WORDS), max_size=5),
+    st.sampled_from(FORMATS),
+)
+def test_what_goes_out_comes_back(rows: list[Any], form: Format) -> None:
+    contacts = [
+        ContactRow(number, f"+12015550{line}", name, None, company, notes)
+        for number, (line, name, company, notes) in enumerate(rows, 2)
+    ]
+    table = [(one.phone, one.name, one.company, one.notes) for one in contacts]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "out"
+        lines = [[cell or "" for cell in row] for row in table]
+        write_rows(path, form, [["phone", "name", "company", "notes"], *lines])
+        with open_table(path) as found:
+            assert list(read_contacts(found)) == contacts

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 import tempfile
 import tracemalloc
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openpyxl import Workbook
+from openpyxl.xml.constants import SHARED_STRINGS
 
 from pgsync.modules.contacts import Bounds, ContactFileError, open_table, read_contacts
 
@@ -60,6 +63,18 @@ def test_the_encoding_and_delimiter_are_found(encoding: str, delimiter: str, end
         (b'a,b\n"x"y,2', [(0, ["a", "b"]), (2, ["xy", "2"])]),
         (b"a,b\n\x00,\x01", [(0, ["a", "b"]), (2, ["\x00", "\x01"])]),
         (b"a,b", [(0, ["a", "b"])]),
+        (
+            b"Name, full;Phone\nM, Z;1;\nM, Y;2;",
+            [(0, ["Name, full", "Phone"]), (2, ["M, Z", "1", ""]), (3, ["M, Y", "2", ""])],
+        ),
+        (b"phone, a;b;c\n1;2;3", [(0, ["phone, a", "b", "c"]), (2, ["1", "2", "3"])]),
+        ("phone,name\n1,Zoë".encode("utf-16-le"), [(0, ["phone", "name"]), (2, ["1", "Zoë"])]),
+        ("phone,name\n1,王".encode("utf-16-be"), [(0, ["phone", "name"]), (2, ["1", "王"])]),
+        (
+            "a,b\nZoë,Müller\n".encode() + b"bro,k\xe9",
+            [(0, ["a", "b"]), (2, ["Zoë", "Müller"]), (3, ["bro", "k\ufffd"])],
+        ),
+        (b"a,b\n1,2" + b"," * 2_000, [(0, ["a", "b"]), (2, ["1", "2", *[""] * 998])]),
     ],
 )
 def test_rows_and_their_numbers(content: bytes, expected: Any) -> None:
@@ -90,6 +105,13 @@ def test_bounds_are_told(content: bytes, bounds: Bounds | None, message: str) ->
         _read(content, bounds)
 
 
+def test_an_old_workbook_is_told_from_a_table() -> None:
+    with pytest.raises(
+        ContactFileError, match=r"^CSV file is empty or invalid: it is an old \.xls"
+    ):
+        _read(bytes.fromhex("d0cf11e0a1b11ae1") + b"x" * 600)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(ContactFileError, match="check its path"), open_table(path):
@@ -114,6 +136,63 @@ def test_a_workbook_is_read_as_text(tmp_path: Path) -> None:
         open_table(tmp_path / "book.csv", Bounds(unpacked=100)),
     ):
         pass
+
+
+def _workbook(changes: dict[str, tuple[bytes, bytes]]) -> bytes:
+    """A workbook of one row, in whose parts a text is replaced."""
+    made, out = io.BytesIO(), io.BytesIO()
+    workbook = Workbook()
+    assert workbook.active is not None
+    workbook.active.append(["Phone"])
+    workbook.save(made)
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(*changes.get(name, (b"", b""))))
+    return out.getvalue()
+
+
+def test_empty_cells_to_the_edge_of_a_sheet_are_no_columns() -> None:
+    edge = (b"</row>", b'<c r="XFD1" s="0"/></row>')
+    assert _read(_workbook({"xl/worksheets/sheet1.xml": edge})) == [(0, ["Phone"])]
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "message"),
+    [
+        ("xl/styles.xml", b"<fonts", b" " * 9_000_000 + b"<fonts", "8,388,608 bytes"),
+        ("xl/workbook.xml", b"<sheets", b" " * 9_000_000 + b"<sheets", "8,388,608 bytes"),
+        (
+            # The type decides what a part is, not its name.
+            "[Content_Types].xml",
+            b"</Types>",
+            b'<Override PartName="/xl/worksheets/sheet1.xml" ContentType="%s"/></Types>'
+            % SHARED_STRINGS.encode(),
+            "67,108,864 bytes",
+        ),
+    ],
+)
+def test_bombs_are_refused(part: str, old: bytes, new: bytes, message: str) -> None:
+    changes = {part: (old, new)}
+    if message.startswith("67"):
+        changes["xl/worksheets/sheet1.xml"] = (b"<sheetData", b" " * 68_000_000 + b"<sheetData")
+    with pytest.raises(ContactFileError, match=message):
+        _read(_workbook(changes))
+
+
+def test_a_row_far_below_is_no_way_round_the_bounds() -> None:
+    far = _workbook({"xl/worksheets/sheet1.xml": (b'r="1"', b'r="99999999"')})
+    with pytest.raises(ContactFileError, match="more than 10,000 rows"):
+        _read(far, Bounds(rows=10_000))
+
+
+def test_damaged_workbooks_raise_nothing_else() -> None:
+    chance, whole = random.Random(1), _workbook({})
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(chance.randint(1, 6)):
+            damaged[chance.randrange(4, len(whole))] = chance.randrange(256)
+        with suppress(ContactFileError):
+            _read(bytes(damaged[: chance.choice([len(whole), chance.randrange(10, len(whole))])]))
 
 
 _CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12)
