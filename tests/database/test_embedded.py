@@ -18,14 +18,18 @@ import pytest
 from pgsync.database.binaries import find_binaries
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.errors import ConnectionFailed, InvalidArgument, ServerUnsupported
+from tests.eventually import eventually
 
 FAST = {"fsync": "off", "shared_buffers": "16MB"}
 GRACE = 0.3
 
 # Starts the server as its own process, prints the DSN, and keeps its hold until it is told to go.
+# A program that was itself started in the background inherits that Ctrl-C is ignored.
 USER = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pgsync.database.embedded import EmbeddedServer
 settings = {"fsync": "off", "shared_buffers": "16MB"}
 server = EmbeddedServer(Path(sys.argv[1]), settings=settings, grace=float(sys.argv[2]))
@@ -87,13 +91,6 @@ def spawn(
 def dsn_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be in time"
-        time.sleep(0.01)
 
 
 def supervisor_of(home: Path) -> int:
@@ -162,7 +159,7 @@ def test_it_outlives_its_starter_and_ends_after_the_last_user(
     dsn = dsn_of(users[1])
     pid = embedded(home).status().pid
     users[0].kill()
-    users[0].wait()
+    users[0].wait(30)
     assert query(dsn, "SELECT value FROM kept") == "here"
     users[1].kill()
     users[1].wait()
@@ -282,7 +279,7 @@ def test_interrupt_in_the_terminal_does_not_reach_the_server(
         assert os.getsid(member) != os.getsid(users[0].pid)
         assert os.getpgid(member) != os.getpgid(users[0].pid)
     users[0].send_signal(signal.SIGINT)
-    users[0].wait()
+    users[0].wait(30)
     assert query(dsn, "SELECT value FROM kept") == "here"
 
 
