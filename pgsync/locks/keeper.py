@@ -52,11 +52,11 @@ class LockKeeper:
         try:
             if not turn.has_come and not (yield from turn.wait(request.wait)):
                 raise self._held_here(request)
-            answer = yield from self._taking(self._threads, turn, lambda: self._try(request, turn))
+            answer = yield from self._taking(self._threads, lambda: self._try(request, turn))
             if isinstance(answer, Grant) and until > time.monotonic():
                 refusal = answer
                 answer = yield from self._taking(
-                    self._waiters, turn, lambda: self._wait(request, turn, until, refusal)
+                    self._waiters, lambda: self._wait(request, turn, until, refusal)
                 )
             if isinstance(answer, Grant):
                 raise LockHeld(
@@ -67,8 +67,7 @@ class LockKeeper:
                     waited=request.wait,
                 )
         except BaseException:
-            if not turn.is_unsettled:
-                self._turns.leave(turn)
+            self._turns.leave(turn)
             raise
         return answer
 
@@ -105,17 +104,15 @@ class LockKeeper:
         return Invoke(work, awaitable)
 
     def _taking(
-        self, threads: ThreadPoolExecutor, turn: Turn, take: Callable[[], HeldLock | Grant]
+        self, threads: ThreadPoolExecutor, take: Callable[[], HeldLock | Grant]
     ) -> Invoke[HeldLock | Grant]:
         async def awaitable() -> HeldLock | Grant:
             taking = _submit(threads, take)
             try:
                 return await asyncio.shield(asyncio.wrap_future(taking))
             except asyncio.CancelledError:
-                # The thread cannot be stopped; what it is granted must not stay behind, and the
-                # next caller's turn comes when that is settled.
-                turn.is_unsettled = True
-                taking.add_done_callback(partial(self._settle, turn))
+                # The thread cannot be stopped; what it is granted must not stay behind.
+                taking.add_done_callback(self._give_back)
                 raise
 
         return Invoke(take, awaitable)
@@ -147,14 +144,11 @@ class LockKeeper:
             raise LockLost(held.name, "the coordinator was closed meanwhile")
         return held
 
-    def _settle(self, turn: Turn, taking: Future[HeldLock | Grant]) -> None:
-        try:
-            if not taking.cancelled() and taking.exception() is None:
-                answer = taking.result()
-                if isinstance(answer, HeldLock):
-                    self._release(answer)
-        finally:
-            self._turns.leave(turn)
+    def _give_back(self, taking: Future[HeldLock | Grant]) -> None:
+        if not taking.cancelled() and taking.exception() is None:
+            answer = taking.result()
+            if isinstance(answer, HeldLock):
+                self._release(answer)
 
     def _release(self, held: HeldLock) -> bool:
         if not held.end():

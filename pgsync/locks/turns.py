@@ -24,8 +24,6 @@ class Turn:
         self.name = name
         self.owner = owner
         self._come: Future[None] = Future()
-        self.is_unsettled = False
-        """Whether its request goes on though its caller was cancelled."""
 
     @property
     def has_come(self) -> bool:

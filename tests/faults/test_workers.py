@@ -22,7 +22,7 @@ from pgsync import Coordinator
 sync = Coordinator(sys.argv[1])
 @sync.task()
 def work(n):
-    print(n, flush=True)
+    print(f"{n}\\n", end="", flush=True)
     time.sleep(3600)
 sync.run_worker(concurrency=3)
 """

@@ -65,7 +65,8 @@ def test_jobs_are_claimed_by_priority_then_arrival(database: Any, new_worker: An
     urgent = enqueue(database, priority=-5)
     second = enqueue(database)
     late = enqueue(database, priority=9)
-    assert claim(session, worker) == [urgent, usual, second, late]
+    assert claim(session, worker, batch=1) == [urgent]
+    assert claim(session, worker) == [usual, second, late]
 
 
 def test_queues_are_claimed_in_the_order_given(database: Any, new_worker: Any) -> None:

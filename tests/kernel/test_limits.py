@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgsync import Coordinator, InvalidArgument, Limit, RateLimited
+from tests.eventually import eventually
 from tests.kernel.conftest import Clock
 
 pytestmark = pytest.mark.core
@@ -232,6 +233,28 @@ def test_processes_that_hammer_a_key_never_exceed_the_limit(dsn: str, limits: st
         for _ in range(2)
     ]
     assert sum(int(hammer.communicate(timeout=60)[0]) for hammer in hammers) == 100
+
+
+@pytest.mark.parametrize("windows", [[60], [60, 3600]], ids=["one window", "two windows"])
+def test_a_hit_that_waited_is_judged_by_what_it_waited_for(
+    sync: Coordinator, dsn: str, database: Any, windows: list[int]
+) -> None:
+    limiter = sync.limiter("graph", *(Limit(2, per=per) for per in windows))
+    limiter.hit("7")
+    answers: list[bool] = []
+    with psycopg.connect(dsn) as first:
+        first.execute(
+            "SELECT pgsync.rate_limit_hit('graph:7', %s::integer[], %s::interval[])",
+            [[2] * len(windows), [timedelta(seconds=per) for per in windows]],
+        )
+        # One permit seems to be left: the second hit looks, and then waits for the first.
+        thread = threading.Thread(target=lambda: answers.append(limiter.hit("7").allowed))
+        thread.start()
+        blocked = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+        eventually(lambda: database.execute(blocked).fetchone())
+        first.commit()
+    thread.join(10)
+    assert answers == [False]
 
 
 def test_a_hit_waits_for_no_other_key(sync: Coordinator, dsn: str) -> None:

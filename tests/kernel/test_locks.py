@@ -165,6 +165,14 @@ def test_a_holder_whose_session_is_ended_is_told(face: Any, database: Any) -> No
         assert again.token > lock.token
 
 
+def test_a_session_is_not_granted_its_own_lock_again(database: Any) -> None:
+    ask = "SELECT acquired, token FROM pgsync.try_lock('report', '1 minute')"
+    assert database.execute(ask).fetchone() == (True, 1)
+    assert database.execute(ask).fetchone() == (False, None)
+    assert database.execute("SELECT pgsync.unlock('report', 1)").fetchone() == (True,)
+    assert database.execute("SELECT count(*) FROM pgsync.locks").fetchone() == (0,)
+
+
 def test_a_contender_ends_a_holder_past_its_deadline(database: Any, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as frozen:
         frozen.execute("SELECT pgsync.try_lock('report', '20 milliseconds', 'frozen')")
@@ -210,8 +218,12 @@ def test_a_guarded_transaction_holds_off_the_next_holder(database: Any, dsn: str
             " FROM pgsync.wait_lock('report', '1 minute', 'next', '50 milliseconds')"
         )
         assert waited.fetchone() == (False, True)
+        # The refused tries gave the advisory lock back.
+        left = (
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
+        assert database.execute(left).fetchone() == (0,)
         writer.commit()
-        # The refused tries gave the advisory lock back, so this one is not its session's second.
         taken = database.execute("SELECT acquired FROM pgsync.try_lock('report', '1 minute')")
         assert taken.fetchone() == (True,)
         assert database.execute("SELECT count(*) FROM pgsync.locks").fetchone() == (1,)
@@ -295,7 +307,6 @@ def test_a_cancelled_acquire_leaves_no_lock_behind(dsn: str, database: Any) -> N
                 asking.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await asking
-                # Its turn comes when the cancelled one's request is settled, and not before.
                 async with contender.lock("report", ttl=60, wait=20):
                     pass
             await asyncio.to_thread(eventually, lambda: held_locks() == (0,))

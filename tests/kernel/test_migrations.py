@@ -13,7 +13,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgsync import Coordinator, Limit, PgsyncError, SchemaMissing, SchemaTooNew, ServerUnsupported
-from pgsync.database.migrations import migrate, migrations, render
+from pgsync.database.migrations import MIGRATION_LOCK, migrate, migrations, render
+from tests.eventually import eventually
 
 pytestmark = pytest.mark.core
 
@@ -66,10 +67,15 @@ ORDER BY 1
 
 
 def test_many_processes_may_migrate_at_once(empty_dsn: str) -> None:
-    processes = [
-        subprocess.Popen([sys.executable, "-c", _MIGRATE, empty_dsn], stdout=subprocess.PIPE)
-        for _ in range(10)
-    ]
+    with psycopg.connect(empty_dsn) as starter:
+        # All stand at the line before the first may go.
+        starter.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
+        processes = [
+            subprocess.Popen([sys.executable, "-c", _MIGRATE, empty_dsn], stdout=subprocess.PIPE)
+            for _ in range(10)
+        ]
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        eventually(lambda: starter.execute(waiting).fetchone() == (10,), within=60)
     answers = [process.communicate(timeout=90)[0].decode().strip() for process in processes]
     assert [process.returncode for process in processes] == [0] * 10
     assert sorted(bool(answer) for answer in answers) == [False] * 9 + [True]

@@ -39,6 +39,10 @@ def test_each_due_time_is_enqueued_once(
     clock.set(next_fire(database))
     assert sync.database.drive(fire_due_plan()) == 1
     assert sync.database.drive(fire_due_plan()) == 0
+    # A daemon that saw an earlier due time comes too late, and must not move the schedule back.
+    late = "SELECT pgsync.fire_schedule('tick', %(due)s, ARRAY[%(due)s], %(due)s)"
+    due = clock.now - timedelta(seconds=600)
+    assert database.execute(late, {"due": due}).fetchone() == (None,)
     row = database.execute(
         "SELECT f.fire_time, j.task FROM pgsync.schedule_fire AS f"
         " JOIN pgsync.jobs AS j ON j.id = f.job_id"

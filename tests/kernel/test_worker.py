@@ -140,12 +140,23 @@ def outcomes() -> dict[str, tuple[Callable[[], Any], str, str]]:
         "not_json": (lambda: {1, 2}, "retryable", "must be JSON"),
         "nan": (lambda: float("nan"), "retryable", "must be JSON"),
         "nul_result": (lambda: "a\0b", "retryable", "NUL"),
-        "overflow": (lambda: 10**140_000, "retryable", ""),
+        "overflow": (lambda: 10**140_000, "retryable", "overflows numeric"),
     }
 
 
+@pytest.fixture
+def any_number() -> Iterator[None]:
+    """Python writes whole numbers of any length, of which PostgreSQL refuses the longest."""
+    usual = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.set_int_max_str_digits(usual)
+
+
 @pytest.mark.parametrize("kind", ["blocking", "awaiting"])
-def test_each_outcome_is_recorded_as_what_it_is(sync: Coordinator, kind: str) -> None:
+def test_each_outcome_is_recorded_as_what_it_is(
+    sync: Coordinator, kind: str, any_number: None
+) -> None:
     jobs: dict[str, int] = {}
     for name, (handler, _, _) in outcomes().items():
         if kind == "awaiting":
@@ -206,16 +217,25 @@ def test_backoff_grows_as_declared() -> None:
             Backoff(**bad)
 
 
-def test_a_waiting_worker_is_woken_at_once(face: Any) -> None:
+def test_a_waiting_worker_is_woken_at_once(face: Any, database: Any) -> None:
     ran = threading.Event()
     hold = threading.Event()
     wait = face.task(name="wait")(lambda: hold.wait(20))
     quick = face.task(name="quick")(lambda: ran.set())
+
+    def settled() -> Any:
+        """How many jobs have ended, and whether a worker with nothing new to do says so."""
+        return database.execute(
+            "SELECT (SELECT count(*) FROM pgsync.job_history), bool_and(idle) FROM pgsync.worker"
+            " HAVING (SELECT count(*) FROM pgsync.job_running) = 1"
+        ).fetchone()
+
     with working(face, concurrency=5):
         # A worker that has work, but room for more too, must hear of it as an idle one does.
         wait.enqueue()
         times = []
-        for _ in range(5):
+        for done in range(5):
+            eventually(lambda done=done: settled() == (done, True))
             ran.clear()
             began = time.monotonic()
             quick.enqueue()
@@ -261,6 +281,36 @@ def test_a_stop_finishes_what_runs_and_puts_back_the_rest(sync: Coordinator) -> 
         ("available", 0),
         ("available", 0),
     ]
+
+
+def test_a_stop_puts_back_at_once_what_was_claimed_ahead(sync: Coordinator, database: Any) -> None:
+    began, end = threading.Event(), threading.Event()
+
+    @sync.task()
+    def quick() -> None: ...
+
+    @sync.task()
+    def slow() -> None:
+        began.set()
+        end.wait(20)
+
+    def running() -> int:
+        count: int = database.execute("SELECT count(*) FROM pgsync.job_running").fetchone()[0]
+        return count
+
+    # Many quick jobs give the worker a pace, by which it claims the slow ones ahead.
+    quick.enqueue_many([{}] * 3000)
+    slow.enqueue_many([{}] * 500)
+    sync.start(concurrency=1)
+    assert began.wait(20)
+    eventually(lambda: running() > 1)
+    stopping = threading.Thread(target=sync.stop)
+    stopping.start()
+    eventually(lambda: running() == 1)
+    end.set()
+    stopping.join(20)
+    left = database.execute("SELECT count(*), max(attempt) FROM pgsync.job_ready").fetchone()
+    assert left == (499, 0)
 
 
 def test_what_outlasts_the_grace_goes_back_unspent(sync: Coordinator) -> None:
