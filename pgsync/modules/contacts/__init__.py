@@ -5,6 +5,7 @@ from pgsync.modules.contacts.errors import ContactFileError
 from pgsync.modules.contacts.headers import Columns, find_columns
 from pgsync.modules.contacts.models import Contact, ContactImport, ContactImportReject
 from pgsync.modules.contacts.phones import to_e164
+from pgsync.modules.contacts.previewing import Preview, preview
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
 from pgsync.modules.contacts.sample import SampleTruth, write_sample
 from pgsync.modules.contacts.tables import Bounds, Table, open_table
@@ -18,11 +19,13 @@ __all__ = [
     "ContactImportReject",
     "ContactRow",
     "Contacts",
+    "Preview",
     "Reject",
     "SampleTruth",
     "Table",
     "find_columns",
     "open_table",
+    "preview",
     "read_contacts",
     "to_e164",
     "write_sample",
