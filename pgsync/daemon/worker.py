@@ -131,12 +131,15 @@ class Worker:
                 await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
 
     async def _claim(self, batch: int) -> list[Job]:
+        worker = self._link.worker
         try:
-            return await self._link.run(claim_jobs(self._link.worker, self._queues, batch))
+            return await self._link.run(claim_jobs(worker, self._queues, batch))
         except psycopg.Error as error:
             if error.sqlstate == "PS003":
-                logger.warning("worker %s was given up for dead", self._link.worker)
-                await self._link.register_again()
+                logger.warning("worker %s was given up for dead", worker)
+                # Where the session broke in this very call, it has registered anew already.
+                if worker == self._link.worker:
+                    await self._link.register_again()
             elif self._drain:
                 raise
             else:
@@ -206,8 +209,9 @@ class Worker:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(_HEARTBEAT_SECONDS)
-            known, cancelled = await self._link.run(heartbeat(self._link.worker, idle=self._waits))
-            if not known:
+            worker = self._link.worker
+            known, cancelled = await self._link.run(heartbeat(worker, idle=self._waits))
+            if not known and worker == self._link.worker:
                 await self._link.register_again()
             for job_id in cancelled:
                 attempt = self._attempts.get(job_id)
