@@ -136,6 +136,10 @@ class EmbeddedServer:
         """What the server does now; changes nothing, and waits for nothing."""
         postmaster = self._folder.postmaster()
         running = postmaster is not None and postmaster.ready
+        try:
+            dsn = self.dsn if running else None
+        except ConnectionFailed:  # it ended between the two looks
+            running, dsn = False, None
         return ServerStatus(
             running=running,
             persistent=running and self._folder.read_wanted() == "persistent",
@@ -144,7 +148,7 @@ class EmbeddedServer:
             log=self._folder.log,
             major=self._folder.major(),
             pid=postmaster.pid if postmaster else None,
-            dsn=self.dsn if running else None,
+            dsn=dsn,
         )
 
     def hold_descriptor(self) -> int:
