@@ -73,7 +73,7 @@ BEGIN;
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '14e95d2b08950eb2d5b9ff3fbbf9a0cf5497c8cefa7cbcc0a6c854dd11bec55e')
+VALUES ('api', 0, '0.1.0', '4374ec3ad2a7f1d131e3b030601ba72fdc11108f911f31c140b262e14d0458da')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -202,14 +202,16 @@ BEGIN
         DELETE FROM pgsync.job_scheduled AS s WHERE s.id = end_waiting_job.id
         RETURNING s.id, s.queue, s.task, s.args, s.priority, s.attempt, s.max_attempts,
                   s.created_at, s.run_at, s.unique_key, s.errors
+    ), ended AS (
+        SELECT * FROM taken UNION ALL SELECT * FROM taken_scheduled
     ), freed AS (
-        DELETE FROM pgsync.job_unique AS u WHERE u.job_id = end_waiting_job.id
+        DELETE FROM pgsync.job_unique AS u USING ended AS e WHERE u.key = e.unique_key
     )
     INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts,
                                      created_at, run_at, unique_key, errors, state, finished_at, result)
-    SELECT t.*, end_waiting_job.state, pgsync.clock(),
+    SELECT e.*, end_waiting_job.state, pgsync.clock(),
            jsonb_strip_nulls(jsonb_build_object('reason', end_waiting_job.reason))
-    FROM (SELECT * FROM taken UNION ALL SELECT * FROM taken_scheduled) AS t;
+    FROM ended AS e;
     RETURN FOUND;
 END
 $$;

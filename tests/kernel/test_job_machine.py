@@ -131,7 +131,7 @@ def test_every_job_is_in_one_place_whatever_happens(database: Any, new_worker: A
     run_state_machine_as_test(
         machine(database, workers),
         settings=settings(
-            max_examples=15,
+            max_examples=30,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -174,6 +174,8 @@ def test_a_cancel_that_was_asked_for_outlives_the_attempt(
         "SELECT known, cancelled FROM pgsync.worker_heartbeat(%s, false)", [worker]
     )
     assert heard.fetchone() == (True, [job])
+    # It runs still, and so has its key.
+    assert enqueue(database, unique_key="only") == job
     if ending == "fail":
         fail(session, worker, job, 1)
     elif ending == "release":
