@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from pgsync.daemon import Daemon, DaemonThread, WorkerReport, run_until_signalled
-from pgsync.database.dsn import check_server, connect, masked
+from pgsync.database.dsn import check_same_database, check_server, connect, masked
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import check_schema, migrate
 from pgsync.database.pool import AsyncDatabase, Database
@@ -65,13 +65,13 @@ class WorkerOptions(TypedDict, total=False):
 class _CoordinatorFace:
     """What both faces share: the server, the locks' keeper, and what was declared."""
 
-    def __init__(self, dsn: str | None) -> None:
-        self.dsn, self._server = _find_server(dsn)
+    def __init__(self, dsn: str | None, direct_dsn: str | None) -> None:
+        self.dsn, self.direct_dsn, self._server = _find_server(dsn, direct_dsn)
         self.tasks = TaskRegistry()
         self.schedules: dict[str, ScheduleDeclaration] = {}
         self._checked = False
         self._checking = threading.Lock()
-        self._keeper = LockKeeper(self.dsn, self._check)
+        self._keeper = LockKeeper(self.direct_dsn, self._check)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {masked(self.dsn)}>"
@@ -84,9 +84,11 @@ class _CoordinatorFace:
             if self._server is not None:
                 migrate(self.dsn)
             else:
-                with connect(self.dsn) as connection:
+                with connect(self.direct_dsn) as connection:
                     check_server(connection)
                     check_schema(connection)
+                    if self.dsn != self.direct_dsn:
+                        check_same_database(connection, self.dsn)
             self._checked = True
 
     def _close_shared(self) -> None:
@@ -126,7 +128,7 @@ class _CoordinatorFace:
 
     def _daemon(self, options: WorkerOptions, *, drain: bool, scheduler: bool) -> Daemon:
         return Daemon(
-            self.dsn,
+            self.direct_dsn,
             self.tasks,
             self.schedules.values(),
             queues=options.get("queues", ("default",)),
@@ -137,12 +139,14 @@ class _CoordinatorFace:
         )
 
 
-def _find_server(dsn: str | None) -> tuple[str, EmbeddedServer | None]:
-    dsn = dsn or os.environ.get("PGSYNC_DSN")
+def _find_server(dsn: str | None, direct_dsn: str | None) -> tuple[str, str, EmbeddedServer | None]:
+    direct_dsn = direct_dsn or os.environ.get("PGSYNC_DIRECT_DSN")
+    dsn = dsn or os.environ.get("PGSYNC_DSN") or direct_dsn
     if dsn:
-        return dsn, None
+        return dsn, direct_dsn or dsn, None
     server = EmbeddedServer()
-    return server.start(), server
+    started = server.start()
+    return started, started, server
 
 
 class Coordinator(_CoordinatorFace):
@@ -152,14 +156,21 @@ class Coordinator(_CoordinatorFace):
     server is started and its schema installed. Threads may share a coordinator. Close it, or use
     it in a ``with``: its locks end with it.
 
+    Where ``dsn`` leads to a pooler (PgBouncer in transaction mode), ``direct_dsn``, or else
+    ``PGSYNC_DIRECT_DSN``, names the same database without it: locks, daemons and migrations, which
+    need sessions of their own, go there, and only the pool of connections stays on ``dsn``.
+
     At its first use, not before, it may raise:
         ConnectionFailed: if the server cannot be reached.
         ServerUnsupported: if it is too old, or read only.
+        InvalidArgument: if ``dsn`` and ``direct_dsn`` lead to different databases.
         SchemaMissing: if ``pgsync migrate`` has not been run on it.
     """
 
-    def __init__(self, dsn: str | None = None, *, pool_size: int = 10) -> None:
-        super().__init__(dsn)
+    def __init__(
+        self, dsn: str | None = None, direct_dsn: str | None = None, *, pool_size: int = 10
+    ) -> None:
+        super().__init__(dsn, direct_dsn)
         self.database = Database(self.dsn, size=pool_size, prepare=self._check)
         self._thread: DaemonThread | None = None
 
@@ -182,7 +193,7 @@ class Coordinator(_CoordinatorFace):
 
     def migrate(self, *, modules: bool = False) -> list[str]:
         """Bring the database's schema up to this version; returns what was applied."""
-        return migrate(self.dsn, modules=modules)
+        return migrate(self.direct_dsn, modules=modules)
 
     def lock(self, name: str, **options: Unpack[LockOptions]) -> Lock:
         """A lock for ``with``; see :class:`LockOptions`. Nothing is taken yet."""
@@ -275,8 +286,10 @@ class Coordinator(_CoordinatorFace):
 class AsyncCoordinator(_CoordinatorFace):
     """As :class:`Coordinator`, for asyncio; it belongs to the event loop that first uses it."""
 
-    def __init__(self, dsn: str | None = None, *, pool_size: int = 10) -> None:
-        super().__init__(dsn)
+    def __init__(
+        self, dsn: str | None = None, direct_dsn: str | None = None, *, pool_size: int = 10
+    ) -> None:
+        super().__init__(dsn, direct_dsn)
         self.database = AsyncDatabase(self.dsn, size=pool_size, prepare=self._check)
         self._running: tuple[Daemon, asyncio.Task[WorkerReport]] | None = None
 
@@ -299,7 +312,7 @@ class AsyncCoordinator(_CoordinatorFace):
 
     async def migrate(self, *, modules: bool = False) -> list[str]:
         """As :meth:`Coordinator.migrate`."""
-        return await asyncio.to_thread(migrate, self.dsn, modules=modules)
+        return await asyncio.to_thread(migrate, self.direct_dsn, modules=modules)
 
     def lock(self, name: str, **options: Unpack[LockOptions]) -> AsyncLock:
         """As :meth:`Coordinator.lock`."""

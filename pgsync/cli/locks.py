@@ -6,7 +6,7 @@ import subprocess
 
 import click
 
-from pgsync.cli.output import dsn_option, fetch, json_option, show
+from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
 from pgsync.locks.calls import force_unlock
 
@@ -56,6 +56,7 @@ def locks_release(dsn: str | None, name: str, yes: bool) -> None:
 
 @locks.command("run", context_settings={"ignore_unknown_options": True})
 @dsn_option
+@direct_dsn_option
 @click.option("--ttl", type=float, default=300.0, show_default=True, help="Seconds, renewed.")
 @click.option("--wait", type=float, default=0.0, show_default=True, help="Seconds to wait for it.")
 @click.argument("name")
@@ -64,6 +65,7 @@ def locks_release(dsn: str | None, name: str, yes: bool) -> None:
 def locks_run(
     context: click.Context,
     dsn: str | None,
+    direct_dsn: str | None,
     ttl: float,
     wait: float,
     name: str,
@@ -73,7 +75,7 @@ def locks_run(
 
     The command is ended if the lock is lost.
     """
-    with Coordinator(dsn) as sync:
+    with Coordinator(dsn, direct_dsn) as sync:
         process: subprocess.Popen[bytes] | None = None
 
         def end(reason: str) -> None:

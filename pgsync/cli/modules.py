@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgsync.cli.output import dsn_option, fetch, json_option, show
+from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
 
@@ -21,14 +21,14 @@ __all__ = ["campaigns", "contacts", "templates"]
 
 
 @contextmanager
-def _platform(dsn: str | None) -> Iterator[Platform]:
+def _platform(dsn: str | None, direct_dsn: str | None) -> Iterator[Platform]:
     try:
         from pgsync.modules.platform import Platform
     except ModuleNotFoundError as error:
         raise InvalidArgument(
             f"the modules need {error.name}: pip install 'pgsync-coordination[modules]'"
         ) from None
-    with Coordinator(dsn) as sync:
+    with Coordinator(dsn, direct_dsn) as sync:
         sync.migrate(modules=True)
         yield Platform(sync)
 
@@ -44,10 +44,11 @@ def templates() -> None:
 
 @templates.command("sync")
 @dsn_option
+@direct_dsn_option
 @click.argument("connection_id", type=int)
-def templates_sync(dsn: str | None, connection_id: int) -> None:
+def templates_sync(dsn: str | None, direct_dsn: str | None, connection_id: int) -> None:
     """Sync a connection's templates now; exit 3 if that is in progress or limited."""
-    with _platform(dsn) as platform:
+    with _platform(dsn, direct_dsn) as platform:
         _print(platform.whatsapp.template_sync(connection_id=connection_id))
 
 
@@ -74,6 +75,7 @@ def contacts() -> None:
 
 @contacts.command("import")
 @dsn_option
+@direct_dsn_option
 @click.option("--region", help="Country of numbers written without one, like DE.")
 @click.option(
     "--on-duplicate",
@@ -85,10 +87,15 @@ def contacts() -> None:
 @click.argument("workspace_id", type=int)
 @click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def contacts_import(
-    dsn: str | None, region: str | None, on_duplicate: str, workspace_id: int, path: Path
+    dsn: str | None,
+    direct_dsn: str | None,
+    region: str | None,
+    on_duplicate: str,
+    workspace_id: int,
+    path: Path,
 ) -> None:
     """Import a CSV or XLSX file; exit 3 if an import of the workspace is in progress."""
-    with _platform(dsn) as platform:
+    with _platform(dsn, direct_dsn) as platform:
         _print(
             platform.contacts.contact_import(
                 workspace_id=workspace_id,
@@ -101,11 +108,12 @@ def contacts_import(
 
 @contacts.command("export")
 @dsn_option
+@direct_dsn_option
 @click.argument("workspace_id", type=int)
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
-def contacts_export(dsn: str | None, workspace_id: int, path: Path) -> None:
+def contacts_export(dsn: str | None, direct_dsn: str | None, workspace_id: int, path: Path) -> None:
     """Export to a CSV or XLSX file, by the name's ending."""
-    with _platform(dsn) as platform:
+    with _platform(dsn, direct_dsn) as platform:
         _print(
             platform.contacts.contact_export(workspace_id=workspace_id, path=str(path.resolve()))
         )

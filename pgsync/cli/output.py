@@ -15,7 +15,7 @@ from rich.table import Table
 from pgsync.coordinator import Coordinator
 from pgsync.database.faults import translated
 
-__all__ = ["dsn_option", "fetch", "json_option", "show"]
+__all__ = ["direct_dsn_option", "dsn_option", "fetch", "json_option", "show"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +28,15 @@ def dsn_option(command: F) -> F:
         "--dsn",
         envvar="PGSYNC_DSN",
         help="The database, as postgresql://user@host:5432/name. Default: the embedded server.",
+    )(command)
+
+
+def direct_dsn_option(command: F) -> F:
+    """Add ``--direct-dsn``, for commands that need a session of their own."""
+    return click.option(
+        "--direct-dsn",
+        envvar="PGSYNC_DIRECT_DSN",
+        help="The same database without the pooler that --dsn leads through, if it does.",
     )(command)
 
 

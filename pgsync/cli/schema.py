@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pgsync.cli.output import dsn_option
+from pgsync.cli.output import direct_dsn_option, dsn_option
 from pgsync.coordinator import Coordinator
 from pgsync.database.dsn import check_server, connect, masked
 from pgsync.database.migrations import check_schema, render
@@ -17,14 +17,15 @@ _UNHEALTHY = 4
 
 @click.command()
 @dsn_option
+@direct_dsn_option
 @click.option("--modules", is_flag=True, help="Also the tables of the modules (pgsync_modules).")
 @click.option("--sql", "print_sql", is_flag=True, help="Print the SQL for psql; connect nowhere.")
-def migrate(dsn: str | None, modules: bool, print_sql: bool) -> None:
+def migrate(dsn: str | None, direct_dsn: str | None, modules: bool, print_sql: bool) -> None:
     """Bring the database's schema up to this version. Safe from many processes at once."""
     if print_sql:
         click.echo(render(modules=modules), nl=False)
         return
-    with Coordinator(dsn) as sync:
+    with Coordinator(dsn, direct_dsn) as sync:
         applied = sync.migrate(modules=modules)
     for name in applied:
         click.echo(f"applied {name}")
@@ -34,11 +35,12 @@ def migrate(dsn: str | None, modules: bool, print_sql: bool) -> None:
 
 @click.command()
 @dsn_option
+@direct_dsn_option
 @click.pass_context
-def doctor(context: click.Context, dsn: str | None) -> None:
+def doctor(context: click.Context, dsn: str | None, direct_dsn: str | None) -> None:
     """Check the connection, the server, its settings and the schema. Exit 4 if one is not fit."""
-    with Coordinator(dsn) as sync, connect(sync.dsn) as connection:
-        click.echo(f"ok    connected to {masked(sync.dsn)}")
+    with Coordinator(dsn, direct_dsn) as sync, connect(sync.direct_dsn) as connection:
+        click.echo(f"ok    connected to {masked(sync.direct_dsn)}")
         healthy = True
         for what, check in (("server", check_server), ("schema", check_schema)):
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import conninfo, pq
@@ -11,6 +11,7 @@ from pgsync.errors import ConnectionFailed, InvalidArgument, ServerUnsupported
 
 __all__ = [
     "MINIMUM_VERSION",
+    "check_same_database",
     "check_server",
     "connect",
     "connection_parameters",
@@ -123,6 +124,29 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
             f"the database's encoding is {encoding}; pgsync needs UTF8 (initdb -E UTF8)"
         )
 
+
+def check_same_database(connection: psycopg.Connection[Any], dsn: str) -> None:
+    """Refuse a ``dsn`` that leads elsewhere than ``connection``: locks would protect nothing there.
+
+    Raises:
+        InvalidArgument: if it is another database, or another server.
+        ConnectionFailed: if it cannot be reached.
+    """
+    here = connection.execute(_PLACE).fetchone()
+    with connect(dsn) as other:
+        there = other.execute(_PLACE).fetchone()
+    if here != there:
+        raise InvalidArgument(
+            f"direct_dsn leads to another database than dsn ({masked(dsn)!r}): both must name the "
+            "same database on the same server; correct direct_dsn= or PGSYNC_DIRECT_DSN"
+        )
+
+
+# Whoever may connect may ask this; the name alone would be the same on another server.
+_PLACE: LiteralString = (
+    "SELECT d.oid, d.datname, pg_postmaster_start_time()"
+    " FROM pg_database AS d WHERE d.datname = current_database()"
+)
 
 # libpq marks secret options itself ("*"); channel and service files keep theirs.
 _SECRETS = {

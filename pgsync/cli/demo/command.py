@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pgsync.cli.demo.screen import Screen
-from pgsync.cli.output import dsn_option
+from pgsync.cli.output import direct_dsn_option, dsn_option
 from pgsync.coordinator import Coordinator
 from pgsync.database.dsn import masked
 from pgsync.errors import InvalidArgument
@@ -19,11 +19,14 @@ __all__ = ["demo"]
 
 @click.command()
 @dsn_option
+@direct_dsn_option
 @click.option("--once", is_flag=True, help="End after one round, with a summary.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
 @click.option("--templates", type=click.IntRange(1, 5000), default=350, show_default=True)
 @click.option("--rows", type=click.IntRange(10, 1_000_000), default=5000, show_default=True)
-def demo(dsn: str | None, once: bool, as_json: bool, templates: int, rows: int) -> None:
+def demo(
+    dsn: str | None, direct_dsn: str | None, once: bool, as_json: bool, templates: int, rows: int
+) -> None:
     """Sync templates, import contacts and send a campaign: each started twice at once.
 
     Everything is real: PostgreSQL, HTTP (to a stand-in for the Graph API on this machine), files.
@@ -37,7 +40,7 @@ def demo(dsn: str | None, once: bool, as_json: bool, templates: int, rows: int) 
     screen = Screen(quiet=as_json)
     began = time.monotonic()
     screen.say("Starting PostgreSQL..." if dsn is None else "Connecting...")
-    with Coordinator(dsn) as sync:
+    with Coordinator(dsn, direct_dsn) as sync:
         sync.migrate(modules=True)
         with Scenario(sync, screen, templates=templates, rows=rows) as scenario:
             scenario.run_once()

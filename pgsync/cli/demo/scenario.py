@@ -53,7 +53,7 @@ class Scenario:
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
             self._platform = Platform(self._sync, graph_url=self._graph.url)
             self._database = self._stack.enter_context(
-                psycopg.connect(self._sync.dsn, autocommit=True)
+                psycopg.connect(self._sync.direct_dsn, autocommit=True)
             )
             self._mark = take_mark(self._database)
             self._sync.start(queues=QUEUES, concurrency=8)
@@ -74,7 +74,7 @@ class Scenario:
 
     def run_once(self) -> None:
         """Each operation, started twice at once."""
-        with self._screen.watching(self._sync.dsn, self._mark.operation):
+        with self._screen.watching(self._sync.direct_dsn, self._mark.operation):
             self._sync_templates_twice()
             self._import_contacts_twice()
             self._send_campaign_twice()
@@ -90,7 +90,7 @@ class Scenario:
         while True:
             time.sleep(_PAUSE)
             sync_templates.enqueue(connection_id=self._connection.id)
-            with self._screen.watching(self._sync.dsn, take_mark(self._database).operation):
+            with self._screen.watching(self._sync.direct_dsn, take_mark(self._database).operation):
                 time.sleep(_PAUSE)
 
     def _find_connection(self) -> Connection:
