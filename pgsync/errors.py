@@ -16,6 +16,7 @@ __all__ = [
     "OperationBlocked",
     "OutcomeUnknown",
     "PgsyncError",
+    "PoolerDetected",
     "RateLimited",
     "SchemaMissing",
     "SchemaTooNew",
@@ -38,6 +39,22 @@ class ConnectionFailed(PgsyncError):
 
 class ServerUnsupported(PgsyncError):
     """The server answers, but pgsync cannot work on it (too old, read only, missing rights)."""
+
+
+class PoolerDetected(ServerUnsupported):
+    """A connection pooler stands where a server session of one's own is needed.
+
+    ``dsn`` is the way to it, without a password; ``finding`` is what was seen there.
+    """
+
+    def __init__(self, dsn: str, finding: str) -> None:
+        self.dsn = dsn
+        self.finding = finding
+        super().__init__(
+            f"{dsn!r} leads through a connection pooler that {finding}; session locks and workers "
+            "need a session of their own: give the server's own address as direct_dsn= or "
+            "PGSYNC_DIRECT_DSN (the pool may stay on the pooler), or use transaction locks"
+        )
 
 
 class SchemaMissing(PgsyncError):

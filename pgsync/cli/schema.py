@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from pgsync.cli.output import direct_dsn_option, dsn_option
 from pgsync.coordinator import Coordinator
 from pgsync.database.dsn import check_server, connect, masked
 from pgsync.database.migrations import check_schema, render
+from pgsync.database.pooler import refuse_transaction_pooler
 from pgsync.errors import PgsyncError
 
 __all__ = ["doctor", "migrate"]
@@ -42,9 +45,14 @@ def doctor(context: click.Context, dsn: str | None, direct_dsn: str | None) -> N
     with Coordinator(dsn, direct_dsn) as sync, connect(sync.direct_dsn) as connection:
         click.echo(f"ok    connected to {masked(sync.direct_dsn)}")
         healthy = True
-        for what, check in (("server", check_server), ("schema", check_schema)):
+        checks: dict[str, Callable[[], None]] = {
+            "server": lambda: check_server(connection),
+            "schema": lambda: check_schema(connection),
+            "session of one's own": lambda: refuse_transaction_pooler(connection, sync.direct_dsn),
+        }
+        for what, check in checks.items():
             try:
-                check(connection)
+                check()
                 click.echo(f"ok    {what}")
             except PgsyncError as error:
                 healthy = False

@@ -8,10 +8,15 @@ import random
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+
+import psycopg
 
 from pgsync.daemon.maintenance import Maintenance
 from pgsync.daemon.scheduler import Scheduler
 from pgsync.daemon.worker import Worker, WorkerReport
+from pgsync.database.session import open_session_async
+from pgsync.errors import ConnectionFailed, OutcomeUnknown
 from pgsync.queues import TaskRegistry
 from pgsync.schedules import ScheduleDeclaration
 
@@ -40,6 +45,7 @@ class Daemon:
         grace: float = 30.0,
         scheduler: bool = True,
     ) -> None:
+        self._dsn = dsn
         self.worker = Worker(
             dsn, tasks, queues=queues, concurrency=concurrency, drain=drain, grace=grace
         )
@@ -48,6 +54,17 @@ class Daemon:
         }
         if scheduler:
             self._loops["scheduler"] = Scheduler(dsn, schedules).run
+
+    async def check(self) -> None:
+        """Refuse a way to the database on which no worker can live, before :meth:`run` meets it.
+
+        A database that is away is none: the daemon waits for it.
+
+        Raises:
+            PoolerDetected: if a pooler stands there that shares its sessions.
+        """
+        with suppress(psycopg.OperationalError, ConnectionFailed, OutcomeUnknown):
+            await (await open_session_async(self._dsn, "pgsync daemon")).close()
 
     def stop(self) -> None:
         """End in order. Call it on the daemon's loop."""
@@ -108,9 +125,16 @@ class DaemonThread:
         self._thread = threading.Thread(target=self._run, name="pgsync-daemon", daemon=True)
 
     def start(self) -> None:
-        """Start it and return when its loop runs."""
+        """Start it and return when its loop runs.
+
+        Raises:
+            PoolerDetected: if its sessions would be shared by others.
+        """
         self._thread.start()
         self._started.wait(timeout=30)
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def stop(self, timeout: float = 60.0) -> None:
         """End it in order, waiting at most ``timeout`` seconds."""
@@ -132,5 +156,6 @@ class DaemonThread:
     async def _main(self) -> None:
         self._daemon = self._make()
         self._loop = asyncio.get_running_loop()
+        await self._daemon.check()
         self._started.set()
         await self._daemon.run()

@@ -15,8 +15,8 @@ from typing import Any, TypeVar, overload
 import psycopg
 
 from pgsync.database.calls import Call, Listing
-from pgsync.database.listener import connect_async
 from pgsync.database.pool import execute_async
+from pgsync.database.session import open_session_async
 from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
 from pgsync.queues.calls import register_worker, rescue_jobs, unregister_worker
 from pgsync.version import __version__
@@ -104,7 +104,8 @@ class WorkerLink:
                     return
                 except (psycopg.OperationalError, PgsyncError) as error:
                     # A first connect that the server refuses for good must not try for ever.
-                    if broken is None and not isinstance(error, psycopg.Error | OutcomeUnknown):
+                    for_now = (psycopg.Error, ConnectionFailed, OutcomeUnknown)
+                    if broken is None and not isinstance(error, for_now):
                         raise
                     if self._stopping.is_set():
                         raise ConnectionFailed(f"the worker stops: {error}") from error
@@ -115,7 +116,7 @@ class WorkerLink:
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _connect(self) -> None:
-        connection = await connect_async(self._dsn, "pgsync worker")
+        connection = await open_session_async(self._dsn, "pgsync worker")
         try:
             self.worker = await execute_async(
                 connection,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from pgsync.daemon.link import SILENCE
 from pgsync.database.calls import Call, scalar
-from pgsync.database.listener import connect_async
 from pgsync.database.pool import execute_async
+from pgsync.database.session import open_session_async
 from pgsync.queues.calls import promote_due_jobs, rescue_jobs
 
 __all__ = ["DUTIES", "Duty", "Maintenance"]
@@ -51,7 +51,7 @@ class Maintenance:
 
     async def run(self) -> None:
         """Lead or stand by, until cancelled. A broken connection ends it with an error."""
-        async with await connect_async(self._dsn, "pgsync maintenance") as connection:
+        async with await open_session_async(self._dsn, "pgsync maintenance") as connection:
             lead = Call("SELECT pgsync.lead_maintenance()", {}, scalar)
             while not await execute_async(connection, lead):  # noqa: ASYNC110 - the server decides
                 await asyncio.sleep(_LEAD_SECONDS)

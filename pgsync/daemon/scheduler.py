@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from functools import partial
 
 from pgsync.database.drive import drive_async
-from pgsync.database.listener import connect_async
 from pgsync.database.pool import execute_async
+from pgsync.database.session import open_session_async
 from pgsync.schedules import ScheduleDeclaration, declare_plan, fire_due_plan
 from pgsync.schedules.calls import next_schedule_at
 
@@ -30,7 +30,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Fire what is due, until cancelled. A broken connection ends it with an error."""
-        async with await connect_async(self._dsn, "pgsync scheduler") as connection:
+        async with await open_session_async(self._dsn, "pgsync scheduler") as connection:
             run = partial(execute_async, connection)
             for declaration in self._declarations:
                 if await drive_async(declare_plan(declaration), run):

@@ -15,6 +15,7 @@ from psycopg import errors as pg
 
 from pgsync.database.dsn import check_server, connect
 from pgsync.database.faults import translated
+from pgsync.database.pooler import refuse_transaction_pooler
 from pgsync.errors import ConnectionFailed, PgsyncError, SchemaMissing, SchemaTooNew
 from pgsync.version import __version__
 
@@ -87,10 +88,12 @@ def migrate(dsn: str, *, modules: bool = False) -> list[str]:
     Raises:
         SchemaTooNew: if the schema was installed by a newer pgsync.
         ServerUnsupported: if the server is too old, read only, or the role may not create schemas.
+        PoolerDetected: if a pooler stands there that shares its sessions, and with them the lock.
         ConnectionFailed: if the server cannot be reached, or another migration does not end.
     """
     with connect(dsn, "pgsync migrate") as connection:
         check_server(connection)
+        refuse_transaction_pooler(connection, dsn)
         _take_migration_lock(connection)
         with translated():
             applied = _apply_migrations(connection, "kernel")

@@ -20,9 +20,17 @@ from pgsync.database.calls import Call, Listing, Row, Steps
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.dsn import connection_parameters, has_ended, masked
 from pgsync.database.faults import translated
+from pgsync.database.forks import leave_to_parent, renew_after_fork
+from pgsync.database.pooler import comes_through_pooler, comes_through_pooler_async
 from pgsync.errors import PgsyncError
 
-__all__ = ["AsyncDatabase", "Database", "execute", "execute_async"]
+__all__ = [
+    "AsyncDatabase",
+    "Database",
+    "execute",
+    "execute_async",
+    "spare_prepared_statements",
+]
 
 T = TypeVar("T")
 
@@ -71,20 +79,11 @@ class Database:
         self, dsn: str, *, size: int = 10, prepare: Callable[[], None] | None = None
     ) -> None:
         self.dsn = dsn
+        self._size = size
         self._prepare = prepare
-        self._opening = threading.Lock()
-        self._opened = False
         self._closed = False
-        self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
-            kwargs=_pool_parameters(dsn),
-            min_size=0,
-            max_size=size,
-            max_idle=_IDLE_SECONDS,
-            timeout=_POOL_TIMEOUT,
-            check=_refuse_ended,
-            name="pgsync",
-            open=False,
-        )
+        self._begin()
+        renew_after_fork(self, Database._begin_anew)
 
     def __repr__(self) -> str:
         return f"<Database {masked(self.dsn)}>"
@@ -97,12 +96,16 @@ class Database:
             ConnectionFailed: if none becomes free in 30 seconds.
         """
         self._open()
+        pool = self._pool
         with translated():
-            connection = self._pool.getconn()
+            connection = pool.getconn()
         try:
             yield connection
         finally:
-            self._pool.putconn(connection)
+            if pool is self._pool:
+                pool.putconn(connection)
+            else:  # The caller forked meanwhile, and this is the child.
+                leave_to_parent(connection)
 
     @overload
     def run(self, call: Call[T]) -> T: ...
@@ -122,6 +125,25 @@ class Database:
         with self._opening:
             self._closed = True
             self._pool.close()
+
+    def _begin(self) -> None:
+        self._opening = threading.Lock()
+        self._opened = False
+        self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
+            kwargs=_pool_parameters(self.dsn),
+            min_size=0,
+            max_size=self._size,
+            max_idle=_IDLE_SECONDS,
+            timeout=_POOL_TIMEOUT,
+            configure=spare_prepared_statements,
+            check=_refuse_ended,
+            name="pgsync",
+            open=False,
+        )
+
+    def _begin_anew(self) -> None:
+        leave_to_parent(self._pool)
+        self._begin()
 
     def _open(self) -> None:
         if self._opened and not self._closed:
@@ -143,20 +165,11 @@ class AsyncDatabase:
         self, dsn: str, *, size: int = 10, prepare: Callable[[], None] | None = None
     ) -> None:
         self.dsn = dsn
+        self._size = size
         self._prepare = prepare
-        self._opening = asyncio.Lock()
-        self._opened = False
         self._closed = False
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
-            kwargs=_pool_parameters(dsn),
-            min_size=0,
-            max_size=size,
-            max_idle=_IDLE_SECONDS,
-            timeout=_POOL_TIMEOUT,
-            check=_refuse_ended_async,
-            name="pgsync-async",
-            open=False,
-        )
+        self._begin()
+        renew_after_fork(self, AsyncDatabase._begin_anew)
 
     def __repr__(self) -> str:
         return f"<AsyncDatabase {masked(self.dsn)}>"
@@ -169,12 +182,16 @@ class AsyncDatabase:
             ConnectionFailed: if none becomes free in 30 seconds.
         """
         await self._open()
+        pool = self._pool
         with translated():
-            connection = await self._pool.getconn()
+            connection = await pool.getconn()
         try:
             yield connection
         finally:
-            await self._pool.putconn(connection)
+            if pool is self._pool:
+                await pool.putconn(connection)
+            else:  # The caller forked meanwhile, and this is the child.
+                leave_to_parent(connection)
 
     @overload
     async def run(self, call: Call[T]) -> T: ...
@@ -195,6 +212,25 @@ class AsyncDatabase:
             self._closed = True
             await self._pool.close()
 
+    def _begin(self) -> None:
+        self._opening = asyncio.Lock()
+        self._opened = False
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
+            kwargs=_pool_parameters(self.dsn),
+            min_size=0,
+            max_size=self._size,
+            max_idle=_IDLE_SECONDS,
+            timeout=_POOL_TIMEOUT,
+            configure=_spare_prepared_statements_async,
+            check=_refuse_ended_async,
+            name="pgsync-async",
+            open=False,
+        )
+
+    def _begin_anew(self) -> None:
+        leave_to_parent(self._pool)
+        self._begin()
+
     async def _open(self) -> None:
         if self._opened and not self._closed:
             return
@@ -210,6 +246,21 @@ class AsyncDatabase:
 
 def _pool_parameters(dsn: str) -> dict[str, Any]:
     return {**connection_parameters(dsn), "autocommit": True}
+
+
+def spare_prepared_statements(connection: psycopg.Connection[Any]) -> None:
+    """Prepare nothing on an autocommit connection that comes through a pooler.
+
+    In transaction mode the next statement may run in another session, where what was prepared in
+    the last one is missing, or taken.
+    """
+    if comes_through_pooler(connection):
+        connection.prepare_threshold = None
+
+
+async def _spare_prepared_statements_async(connection: psycopg.AsyncConnection[Any]) -> None:
+    if await comes_through_pooler_async(connection):
+        connection.prepare_threshold = None
 
 
 def _refuse_ended(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from pgsync.database.dsn import connection_parameters
+from pgsync.database.pool import spare_prepared_statements
 
 __all__ = ["Base", "engine_for", "sessions_for"]
 
@@ -31,9 +32,16 @@ class Base(DeclarativeBase):
 def engine_for(dsn: str, *, pool_size: int = 10) -> Engine:
     """An engine on the coordinator's database, with the same connection parameters."""
     parameters = connection_parameters(dsn, "pgsync modules")
+
+    def connect() -> psycopg.Connection[Any]:
+        connection = psycopg.connect(**parameters, autocommit=True)
+        spare_prepared_statements(connection)
+        connection.autocommit = False
+        return connection
+
     return create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(**parameters),
+        creator=connect,
         pool_size=pool_size,
         pool_pre_ping=True,
     )
