@@ -6,6 +6,7 @@ import ctypes
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
@@ -81,8 +82,8 @@ class Relay:
         connection.connect(f"{host}/.s.PGSQL.{port}")
         return connection
 
-    def _run(self, work: object, *arguments: socket.socket) -> None:
-        thread = threading.Thread(target=work, args=arguments)  # type: ignore[arg-type]
+    def _run(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=work, args=arguments)
         thread.start()
         self._threads.append(thread)
 

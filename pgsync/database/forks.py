@@ -12,7 +12,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["leave_to_parent", "renew_after_fork"]
+import psycopg
+
+__all__ = ["leave_connection", "leave_to_parent", "renew_after_fork"]
 
 T = TypeVar("T")
 
@@ -30,6 +32,23 @@ def renew_after_fork(holder: T, renew: Callable[[T], None]) -> None:
 def leave_to_parent(inherited: object) -> None:
     """Never finalise in this child what belongs to its parent, not even at the child's end."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+def leave_connection(inherited: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Let go of a parent's connection without a word to the server; here it is broken from now on.
+
+    A child that kept the socket would keep the session alive, with its locks, after its parent's
+    death.
+    """
+    leave_to_parent(inherited)
+    try:
+        descriptor = inherited.pgconn.socket
+    except psycopg.OperationalError:
+        return  # The parent had closed it.
+    # Not closed but replaced: the number stays taken, so that nobody else's file gets it.
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
 
 
 def _renew_all() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, overload
@@ -20,7 +21,7 @@ from pgsync.database.calls import Call, Listing, Row, Steps
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.dsn import connection_parameters, has_ended, masked
 from pgsync.database.faults import translated
-from pgsync.database.forks import leave_to_parent, renew_after_fork
+from pgsync.database.forks import leave_connection, leave_to_parent, renew_after_fork
 from pgsync.database.pooler import comes_through_pooler, comes_through_pooler_async
 from pgsync.errors import PgsyncError
 
@@ -102,10 +103,8 @@ class Database:
         try:
             yield connection
         finally:
-            if pool is self._pool:
+            if pool is self._pool:  # Else the caller forked meanwhile, and this is the child.
                 pool.putconn(connection)
-            else:  # The caller forked meanwhile, and this is the child.
-                leave_to_parent(connection)
 
     @overload
     def run(self, call: Call[T]) -> T: ...
@@ -129,13 +128,14 @@ class Database:
     def _begin(self) -> None:
         self._opening = threading.Lock()
         self._opened = False
+        self._made: weakref.WeakSet[psycopg.Connection[Row]] = weakref.WeakSet()
         self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
             kwargs=_pool_parameters(self.dsn),
             min_size=0,
             max_size=self._size,
             max_idle=_IDLE_SECONDS,
             timeout=_POOL_TIMEOUT,
-            configure=spare_prepared_statements,
+            configure=self._configure,
             check=_refuse_ended,
             name="pgsync",
             open=False,
@@ -143,7 +143,13 @@ class Database:
 
     def _begin_anew(self) -> None:
         leave_to_parent(self._pool)
+        for connection in list(self._made):
+            leave_connection(connection)
         self._begin()
+
+    def _configure(self, connection: psycopg.Connection[Row]) -> None:
+        self._made.add(connection)
+        spare_prepared_statements(connection)
 
     def _open(self) -> None:
         if self._opened and not self._closed:
@@ -188,10 +194,8 @@ class AsyncDatabase:
         try:
             yield connection
         finally:
-            if pool is self._pool:
+            if pool is self._pool:  # Else the caller forked meanwhile, and this is the child.
                 await pool.putconn(connection)
-            else:  # The caller forked meanwhile, and this is the child.
-                leave_to_parent(connection)
 
     @overload
     async def run(self, call: Call[T]) -> T: ...
@@ -215,13 +219,14 @@ class AsyncDatabase:
     def _begin(self) -> None:
         self._opening = asyncio.Lock()
         self._opened = False
+        self._made: weakref.WeakSet[psycopg.AsyncConnection[Row]] = weakref.WeakSet()
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
             kwargs=_pool_parameters(self.dsn),
             min_size=0,
             max_size=self._size,
             max_idle=_IDLE_SECONDS,
             timeout=_POOL_TIMEOUT,
-            configure=_spare_prepared_statements_async,
+            configure=self._configure,
             check=_refuse_ended_async,
             name="pgsync-async",
             open=False,
@@ -229,7 +234,14 @@ class AsyncDatabase:
 
     def _begin_anew(self) -> None:
         leave_to_parent(self._pool)
+        for connection in list(self._made):
+            leave_connection(connection)
         self._begin()
+
+    async def _configure(self, connection: psycopg.AsyncConnection[Row]) -> None:
+        self._made.add(connection)
+        if await comes_through_pooler_async(connection):
+            connection.prepare_threshold = None
 
     async def _open(self) -> None:
         if self._opened and not self._closed:
@@ -255,11 +267,6 @@ def spare_prepared_statements(connection: psycopg.Connection[Any]) -> None:
     the last one is missing, or taken.
     """
     if comes_through_pooler(connection):
-        connection.prepare_threshold = None
-
-
-async def _spare_prepared_statements_async(connection: psycopg.AsyncConnection[Any]) -> None:
-    if await comes_through_pooler_async(connection):
         connection.prepare_threshold = None
 
 
