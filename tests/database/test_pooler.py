@@ -11,6 +11,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from pgsync import (
     AsyncCoordinator,
@@ -21,9 +24,11 @@ from pgsync import (
     PgsyncError,
     PoolerDetected,
 )
+from pgsync.cli.main import cli
 from pgsync.database.migrations import migrate
 from pgsync.database.pooler import comes_through_pooler
 from pgsync.database.session import open_session, open_session_async
+from pgsync.modules.database import engine_for
 from tests.eventually import eventually
 from tests.pgbouncer import PgBouncer
 from tests.relay import Relay
@@ -257,6 +262,37 @@ def test_the_pool_works_through_it(mode: str, new_bouncer: Callable[..., PgBounc
     for thread in threads:
         thread.join()
     assert failed == []
+
+
+def test_the_modules_engine_works_through_it(new_bouncer: Callable[..., PgBouncer]) -> None:
+    way = new_bouncer("transaction", default_pool_size=2).dsn
+    failed: list[SQLAlchemyError] = []
+
+    def use() -> None:
+        engine = engine_for(way)
+        try:
+            for _ in range(20):
+                with engine.begin() as connection:
+                    connection.execute(text("SELECT count(*) FROM pgsync_modules.workspace"))
+        except SQLAlchemyError as error:
+            failed.append(error)
+        finally:
+            engine.dispose()
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_the_doctor_finds_shared_sessions(dsn: str, shared: str) -> None:
+    found = CliRunner().invoke(cli, ["doctor", "--dsn", shared])
+    assert found.exit_code == 4
+    assert _REMEDY in found.output
+    found = CliRunner().invoke(cli, ["doctor", "--dsn", shared, "--direct-dsn", dsn])
+    assert found.exit_code == 0, found.output
 
 
 def test_the_asyncio_pool_works_through_it(new_bouncer: Callable[..., PgBouncer]) -> None:
