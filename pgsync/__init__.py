@@ -4,6 +4,7 @@ from pgsync.coordinator import AsyncCoordinator, Coordinator
 from pgsync.errors import (
     ConnectionFailed,
     InvalidArgument,
+    LockCapacityError,
     LockHeld,
     LockLost,
     OperationBlocked,
@@ -14,6 +15,7 @@ from pgsync.errors import (
     SchemaMissing,
     SchemaTooNew,
     ServerUnsupported,
+    StaleToken,
     UnknownTask,
 )
 from pgsync.limits import Decision, Limit
@@ -32,6 +34,7 @@ __all__ = [
     "DiscardJob",
     "InvalidArgument",
     "Limit",
+    "LockCapacityError",
     "LockHeld",
     "LockLost",
     "OperationBlocked",
@@ -44,6 +47,7 @@ __all__ = [
     "SchemaMissing",
     "SchemaTooNew",
     "ServerUnsupported",
+    "StaleToken",
     "UnknownTask",
     "__version__",
     "current_job",

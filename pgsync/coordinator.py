@@ -14,11 +14,12 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 from pgsync.daemon import Daemon, DaemonThread, WorkerReport, run_until_signalled
 from pgsync.database.dsn import check_same_database, check_server, connect, masked
 from pgsync.database.embedded import EmbeddedServer
+from pgsync.database.forks import renew_after_fork
 from pgsync.database.migrations import check_schema, migrate
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.errors import InvalidArgument
 from pgsync.limits import AsyncLimiter, Limit, Limiter
-from pgsync.locks import AsyncLock, Lock, LockKeeper, LockOptions
+from pgsync.locks import AsyncLocks, LockKeeper, Locks
 from pgsync.operations import (
     AsyncOperation,
     Operation,
@@ -72,9 +73,14 @@ class _CoordinatorFace:
         self._checked = False
         self._checking = threading.Lock()
         self._keeper = LockKeeper(self.direct_dsn, self._check)
+        renew_after_fork(self, _CoordinatorFace._renew_in_child)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {masked(self.dsn)}>"
+
+    def _renew_in_child(self) -> None:
+        """In a forked child: another thread of the parent's may have been checking."""
+        self._checking = threading.Lock()
 
     def _check(self) -> None:
         """Before the first use: is the server fit, and is the schema this version's?"""
@@ -149,7 +155,7 @@ def _find_server(dsn: str | None, direct_dsn: str | None) -> tuple[str, str, Emb
     return started, started, server
 
 
-class Coordinator(_CoordinatorFace):
+class Coordinator(_CoordinatorFace, Locks):
     """Coordination on one PostgreSQL database, for blocking code.
 
     ``dsn`` defaults to the environment's ``PGSYNC_DSN``; where that is missing too, an embedded
@@ -194,10 +200,6 @@ class Coordinator(_CoordinatorFace):
     def migrate(self, *, modules: bool = False) -> list[str]:
         """Bring the database's schema up to this version; returns what was applied."""
         return migrate(self.direct_dsn, modules=modules)
-
-    def lock(self, name: str, **options: Unpack[LockOptions]) -> Lock:
-        """A lock for ``with``; see :class:`LockOptions`. Nothing is taken yet."""
-        return Lock(self._keeper, name, options)
 
     def limiter(self, name: str, *limits: Limit) -> Limiter:
         """A rate limiter whose keys all processes on this database share."""
@@ -273,8 +275,9 @@ class Coordinator(_CoordinatorFace):
         if self._thread is not None:
             raise InvalidArgument("the daemon of this coordinator runs already")
         self._check()
-        self._thread = DaemonThread(lambda: self._daemon(options, drain=False, scheduler=True))
-        self._thread.start()
+        thread = DaemonThread(lambda: self._daemon(options, drain=False, scheduler=True))
+        thread.start()
+        self._thread = thread
 
     def stop(self) -> None:
         """Stop the daemon that :meth:`start` started, in order; nothing where none runs."""
@@ -283,7 +286,7 @@ class Coordinator(_CoordinatorFace):
             thread.stop()
 
 
-class AsyncCoordinator(_CoordinatorFace):
+class AsyncCoordinator(_CoordinatorFace, AsyncLocks):
     """As :class:`Coordinator`, for asyncio; it belongs to the event loop that first uses it."""
 
     def __init__(
@@ -313,10 +316,6 @@ class AsyncCoordinator(_CoordinatorFace):
     async def migrate(self, *, modules: bool = False) -> list[str]:
         """As :meth:`Coordinator.migrate`."""
         return await asyncio.to_thread(migrate, self.direct_dsn, modules=modules)
-
-    def lock(self, name: str, **options: Unpack[LockOptions]) -> AsyncLock:
-        """As :meth:`Coordinator.lock`."""
-        return AsyncLock(self._keeper, name, options)
 
     def limiter(self, name: str, *limits: Limit) -> AsyncLimiter:
         """As :meth:`Coordinator.limiter`."""
@@ -385,6 +384,7 @@ class AsyncCoordinator(_CoordinatorFace):
             raise InvalidArgument("the daemon of this coordinator runs already")
         await asyncio.to_thread(self._check)
         daemon = self._daemon(options, drain=False, scheduler=True)
+        await daemon.check()
         self._running = daemon, asyncio.create_task(daemon.run())
 
     async def stop(self) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "SchemaMissing",
     "SchemaTooNew",
     "ServerUnsupported",
+    "StaleToken",
     "UnknownTask",
 ]
 
@@ -73,7 +74,7 @@ class LockHeld(PgsyncError):
     """Somebody else holds the lock.
 
     ``holder`` is the owner's name where it is known, ``acquired_at`` and ``expires_at`` are
-    server time in UTC.
+    server time in UTC. ``obstacle`` says what else than the holder is in the way.
     """
 
     def __init__(
@@ -84,17 +85,20 @@ class LockHeld(PgsyncError):
         acquired_at: datetime | None = None,
         expires_at: datetime | None = None,
         waited: float = 0.0,
+        obstacle: str | None = None,
     ) -> None:
         self.name = name
         self.holder = holder
         self.acquired_at = acquired_at
         self.expires_at = expires_at
         self.waited = waited
+        self.obstacle = obstacle
         by = f" by {holder}" if holder else ""
         since = f" since {acquired_at:%Y-%m-%d %H:%M:%S %Z}" if acquired_at else ""
         until = f", at the latest until {expires_at:%H:%M:%S %Z}" if expires_at else ""
         advice = "try later" if waited else "try later or pass wait="
-        super().__init__(f"lock {name!r} is held{by}{since}{until}; {advice}")
+        but = f" ({obstacle})" if obstacle else ""
+        super().__init__(f"lock {name!r} is held{by}{since}{until}{but}; {advice}")
 
 
 class LockLost(PgsyncError):
@@ -107,7 +111,14 @@ class LockLost(PgsyncError):
 
 
 class LockCapacityError(PgsyncError):
-    """The server's lock table has no room for more locks."""
+    """A quarter of the server's lock table is used by locks, and pgsync takes no more.
+
+    The message names the setting to raise, and to what.
+    """
+
+
+class StaleToken(PgsyncError):
+    """A higher fencing token has passed for this resource: a later holder works on it."""
 
 
 class RateLimited(PgsyncError):

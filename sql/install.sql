@@ -63,9 +63,25 @@ VALUES ('kernel', 6, 'operations', '36af002ab9b4851943456cdcd4ea10c19e14b0816427
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 7) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0007_lock_modes.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 7, 'lock_modes', '6e9059f064e0ed62d90386e770603f4156cc1423b8b2ac220d8e4bbc25e33dc7');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
+\ir api/1_locks_acquire.sql
+\ir api/1_locks_fencing.sql
+\ir api/1_locks_hold.sql
+\ir api/1_locks_many.sql
+\ir api/1_locks_seen.sql
+\ir api/1_locks_transaction.sql
 \ir api/2_limits.sql
 \ir api/3_queues.sql
 \ir api/4_workers.sql
@@ -73,7 +89,7 @@ BEGIN;
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '4374ec3ad2a7f1d131e3b030601ba72fdc11108f911f31c140b262e14d0458da')
+VALUES ('api', 0, '0.1.0', '2e99d9a4cf8da251f7b49fb2b29eecfa4bd370bb385351cf645733d6da734cb3')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

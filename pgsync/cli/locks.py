@@ -8,7 +8,7 @@ import click
 
 from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
-from pgsync.locks.calls import force_unlock
+from pgsync.locks.naming import check_name
 
 __all__ = ["locks"]
 
@@ -25,17 +25,55 @@ def locks_list(dsn: str | None, as_json: bool) -> None:
     """Each lock, its holder, its age and its deadline."""
     rows = fetch(
         dsn,
-        "SELECT l.name, l.mode, l.owner, l.token, l.age, l.remaining, l.waiting, l.pid"
+        "SELECT l.name, l.mode, l.owner, l.host, l.token, l.age, l.remaining, l.waiting,"
+        " array_to_string(l.waiters, ', ') AS waiters, l.pid"
         " FROM pgsync.locks AS l ORDER BY l.acquired_at",
     )
     show(rows, as_json=as_json, empty="no lock is held")
 
 
+@locks.command("show")
+@dsn_option
+@json_option
+@click.argument("name")
+def locks_show(dsn: str | None, as_json: bool, name: str) -> None:
+    """Who holds the lock NAME, who waits for it, and what would free it."""
+    rows = fetch(
+        dsn,
+        "SELECT e.state, e.mode, e.holders, e.holder, e.host, e.pid, e.token, e.acquired_at, e.age,"
+        " e.expires_at, e.remaining, array_to_string(e.waiters, ', ') AS waiters, e.freed_by"
+        " FROM pgsync.explain_lock(%(name)s) AS e",
+        {"name": check_name(name)},
+    )
+    if not as_json:
+        facts = [{"lock": key.replace("_", " "), name: rows[0][key]} for key in rows[0]]
+        rows = [fact for fact in facts if fact[name] not in (None, "")]
+    show(rows, as_json=as_json, empty="")
+
+
+@locks.command("ask")
+@dsn_option
+@click.option("--by", help="Who asks; this host and process by default.")
+@click.option("--why", help="What the holders and the audit trail are told.")
+@click.argument("name")
+@click.pass_context
+def locks_ask(
+    context: click.Context, dsn: str | None, by: str | None, why: str | None, name: str
+) -> None:
+    """Ask the holders of the lock NAME to finish; exit 3 if nobody holds it."""
+    with Coordinator(dsn) as sync:
+        asked = sync.ask_to_release(name, by=by, why=why)
+    click.echo(f"asked {asked} holder(s)" if asked else "nobody holds it")
+    context.exit(0 if asked else 3)
+
+
 @locks.command("release")
 @dsn_option
 @click.argument("name")
+@click.option("--by", help="Who does it; this host and process by default.")
+@click.option("--why", help="Why, for the audit trail.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def locks_release(dsn: str | None, name: str, yes: bool) -> None:
+def locks_release(dsn: str | None, name: str, by: str | None, why: str | None, yes: bool) -> None:
     """Take a lock from its holder, by ending the session that carries it."""
     holders = fetch(
         dsn,
@@ -50,7 +88,7 @@ def locks_release(dsn: str | None, name: str, yes: bool) -> None:
     if not yes:
         click.confirm(f"End the session of {owner}, which carries {carried} lock(s)?", abort=True)
     with Coordinator(dsn) as sync:
-        released = sync.database.run(force_unlock(name))
+        released = sync.force_release(name, by=by, why=why)
     click.echo("released" if released else "it was released meanwhile")
 
 

@@ -21,6 +21,7 @@ from pgsync.errors import (
     PgsyncError,
     SchemaMissing,
     ServerUnsupported,
+    StaleToken,
 )
 
 __all__ = ["is_connection_lost", "translate", "translated"]
@@ -60,6 +61,10 @@ def translate(error: Exception) -> PgsyncError | None:
             return LockCapacityError(
                 f"the server's lock table is full ({message}); it needs a restart for that"
             )
+        case _ if error.sqlstate == "PS002":
+            return LockCapacityError(message)
+        case _ if error.sqlstate == "PS004":
+            return StaleToken(message)
         case pg.InsufficientPrivilege():
             return ServerUnsupported(f"{message}; grant the role this right, or use another role")
         case pg.ReadOnlySqlTransaction():

@@ -8,16 +8,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pgsync.errors import LockLost
 
 if TYPE_CHECKING:
     from pgsync.locks.session import LockSession
 
-__all__ = ["HeldLock", "LockRequest"]
+__all__ = ["HeldLock", "LockRequest", "ReleaseRequest"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pgsync.locks")
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """Somebody asks the holder of a lock to finish: who, and why if they said so."""
+
+    name: str
+    asked_by: str
+    why: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +41,24 @@ class LockRequest:
     wait: float = 0.0
     auto_renew: bool = False
     on_lost: Callable[[str], None] | None = None
+    mode: str = "exclusive"
+    slots: int | None = None
+    delay: timedelta | None = None
+    audited: bool = False
+    on_request: Callable[[ReleaseRequest], None] | None = None
+
+    @property
+    def line(self) -> tuple[str, int | None]:
+        """The line of this process in which it stands: a semaphore is a name of its own."""
+        return (self.name, self.slots)
 
 
 class HeldLock:
     """The state of one grant, shared by its holder and the watchdog.
 
     ``leave`` lets the next caller of this process have its turn. ``deadline`` is on this machine's
-    monotonic clock, so it needs no server to be kept;
-    ``expires_at`` is the server's.
+    monotonic clock, so it needs no server to be kept; ``expires_at`` is the server's. ``noted`` is
+    the watchdog's: the moment at which it looks next.
     """
 
     def __init__(
@@ -57,10 +78,12 @@ class HeldLock:
         self.acquired_at = acquired_at
         self.expires_at = expires_at
         self.deadline = deadline
+        self.noted = deadline
         self._renew_at = deadline - self.ttl.total_seconds() * 2 / 3
         self.session = session
         self.leave = leave
         self.lost_because: str | None = None
+        self.request_to_release: ReleaseRequest | None = None
         self._released = False
         self._ending = threading.Lock()
 
@@ -100,21 +123,31 @@ class HeldLock:
             return True
         self.leave()
         if self.request.on_lost is not None:
-            # In a thread of its own: the caller's code may be slow or raise, and whoever finds a
-            # lock lost has other locks to see to.
-            threading.Thread(
-                target=self._tell,
-                args=(self.request.on_lost, lost_because),
-                name="pgsync-lock-lost",
-                daemon=True,
-            ).start()
+            self._tell(self.request.on_lost, lost_because)
         return True
 
-    def _tell(self, on_lost: Callable[[str], None], reason: str) -> None:
-        try:
-            on_lost(reason)
-        except Exception:
-            logger.exception("lock %r: on_lost raised", self.name)
+    def leave_to_parent(self) -> None:
+        """In a forked child: it is the parent's, which knows nothing of this copy."""
+        self._ending = threading.Lock()
+        self.lost_because = "the process was forked, and its parent holds the lock"
+
+    def asked_to_release(self, request: ReleaseRequest) -> None:
+        """Record, and tell the holder once, that somebody asks it to finish."""
+        if self.request_to_release is None and not self.ended:
+            self.request_to_release = request
+            if self.request.on_request is not None:
+                self._tell(self.request.on_request, request)
+
+    def _tell(self, callback: Callable[[T], None], what: T) -> None:
+        # In a thread of its own: the caller's code may be slow or raise, and whoever finds a lock
+        # lost has other locks to see to.
+        def call() -> None:
+            try:
+                callback(what)
+            except Exception:
+                logger.exception("lock %r: its callback raised", self.name)
+
+        threading.Thread(target=call, name="pgsync-lock-told", daemon=True).start()
 
     def check(self) -> None:
         """Raise unless the lock is held still.

@@ -2,60 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Required, TypedDict
+from typing import Any, ParamSpec, TypeVar
 
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
-from pgsync.errors import InvalidArgument, LockLost, PgsyncError
-from pgsync.locks.calls import assert_lock, check_name
-from pgsync.locks.held import HeldLock, LockRequest
+from pgsync.errors import InvalidArgument, LockLost
+from pgsync.locks.calls import assert_lock
+from pgsync.locks.held import HeldLock, LockRequest, ReleaseRequest
 from pgsync.locks.keeper import LockKeeper
+from pgsync.locks.naming import name_maker
 
-__all__ = ["AsyncLock", "Lock", "LockOptions", "default_owner"]
+__all__ = ["AsyncLock", "Lock", "guard_failed"]
 
-
-def default_owner() -> str:
-    """How this process calls itself: host and process id."""
-    return f"{socket.gethostname()}/{os.getpid()}"
-
-
-class LockOptions(TypedDict, total=False):
-    """How a lock is held.
-
-    ``ttl`` is the longest it may be held, in seconds, unless renewed; ``wait`` how long to wait for
-    it. ``auto_renew`` renews it every third of the ttl while this process is healthy. ``on_lost``
-    is called with the reason, from another thread, if it is taken away. ``owner`` is how the holder
-    calls itself, for people.
-    """
-
-    ttl: Required[Duration]
-    wait: Duration
-    owner: str | None
-    auto_renew: bool
-    on_lost: Callable[[str], None] | None
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _LockFace:
     """What both faces share: the request, and the state that needs no waiting."""
 
-    def __init__(self, keeper: LockKeeper, name: str, options: LockOptions) -> None:
+    def __init__(
+        self, keeper: LockKeeper, request: LockRequest, held: HeldLock | None = None
+    ) -> None:
         self._keeper = keeper
-        self._request = LockRequest(
-            check_name(name),
-            to_timedelta(options["ttl"], "ttl"),
-            options.get("owner") or default_owner(),
-            to_timedelta(options.get("wait", 0), "wait", zero=True).total_seconds(),
-            options.get("auto_renew", False),
-            options.get("on_lost"),
-        )
-        self._held: HeldLock | None = None
+        self._request = request
+        self._held = held
 
     def __repr__(self) -> str:
         held = self._held
@@ -87,6 +65,11 @@ class _LockFace:
         """Whether it was taken away: its deadline passed, or its session ended."""
         return self._held is not None and self._held.lost_because is not None
 
+    @property
+    def asked_to_release(self) -> ReleaseRequest | None:
+        """Who has asked this holder to finish, and why; known only with ``on_request``."""
+        return self._held.request_to_release if self._held is not None else None
+
     def check(self) -> None:
         """Raise unless the lock is held still. Costs nothing: no round trip.
 
@@ -100,20 +83,18 @@ class _LockFace:
             raise LockLost(self.name, "it was not acquired")
         return self._held
 
-    def _refuse_twice(self) -> None:
+    def _to_acquire(self, wait: Duration | None) -> LockRequest:
         if self.held:
             raise InvalidArgument(
                 f"lock {self.name!r} is held by this object already: release it first"
             )
-
-    def _guard_failed(self, error: PgsyncError | Exception) -> LockLost | None:
-        if getattr(error, "sqlstate", None) == "PS001":
-            return LockLost(self.name, "somebody else may hold it now, so nothing was committed")
-        return None
+        if wait is None:
+            return self._request
+        return replace(self._request, wait=to_timedelta(wait, "wait", zero=True).total_seconds())
 
 
 class Lock(_LockFace):
-    """A named lock, for ``with``. Made by ``Coordinator.lock``."""
+    """A named lock, for ``with`` or as a decorator. Made by ``Coordinator.lock`` and its kin."""
 
     def __enter__(self) -> Lock:
         self.acquire()
@@ -127,14 +108,34 @@ class Lock(_LockFace):
     ) -> None:
         self.release()
 
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function: each call runs under the lock.
+
+        The lock's name may have places for the call's arguments: ``report:{day}``.
+
+        Raises:
+            InvalidArgument: if the name has a place for what is not a parameter.
+        """
+        if inspect.iscoroutinefunction(function):
+            raise InvalidArgument(f"{function.__qualname__} is a coroutine: use AsyncCoordinator")
+        name_for = name_maker(self.name, function)
+
+        @functools.wraps(function)
+        def under_lock(*args: P.args, **kwargs: P.kwargs) -> R:
+            request = replace(self._request, name=name_for(*args, **kwargs))
+            with Lock(self._keeper, request):
+                return function(*args, **kwargs)
+
+        return under_lock
+
     def acquire(self, wait: Duration | None = None) -> None:
         """Take the lock, waiting at most ``wait`` seconds (by default what the lock was made with).
 
         Raises:
             LockHeld: if somebody else has it still; says who, since when and until when.
+            LockCapacityError: if a quarter of the server's lock table is used.
         """
-        self._refuse_twice()
-        self._held = drive(self._keeper.acquire(_with_wait(self._request, wait)))
+        self._held = drive(self._keeper.acquire(self._to_acquire(wait)))
 
     def release(self) -> bool:
         """Give the lock back; False where it was lost before, or never held."""
@@ -147,6 +148,16 @@ class Lock(_LockFace):
             LockLost: if it is held no more.
         """
         drive(self._keeper.renew(self._current(), to_timedelta(ttl, "ttl") if ttl else None))
+
+    def hand_over(self) -> int:
+        """Leave the lock to whoever calls ``restore_lock`` with the token that is returned.
+
+        Until its deadline nobody else is granted it, whatever becomes of this process.
+
+        Raises:
+            LockLost: if it is held no more.
+        """
+        return drive(self._keeper.hand_over(self._current()))
 
     def guard(self, connection: Any) -> None:
         """In the transaction of ``connection`` (psycopg or SQLAlchemy), prove the lock is held.
@@ -162,11 +173,11 @@ class Lock(_LockFace):
         try:
             run_within(connection, assert_lock(held.name, held.token))
         except Exception as error:
-            raise self._guard_failed(error) or error from error
+            raise guard_failed(held.name, error) or error from error
 
 
 class AsyncLock(_LockFace):
-    """A named lock, for ``async with``. Made by ``AsyncCoordinator.lock``."""
+    """As :class:`Lock`, for ``async with`` and coroutines. Made by ``AsyncCoordinator.lock``."""
 
     async def __aenter__(self) -> AsyncLock:
         await self.acquire()
@@ -180,10 +191,25 @@ class AsyncLock(_LockFace):
     ) -> None:
         await self.release()
 
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """As :meth:`Lock.__call__`, for a coroutine."""
+        if not inspect.iscoroutinefunction(function):
+            raise InvalidArgument(f"{function.__qualname__} is no coroutine: use Coordinator")
+        name_for = name_maker(self.name, function)
+
+        @functools.wraps(function)
+        async def under_lock(*args: P.args, **kwargs: P.kwargs) -> R:
+            request = replace(self._request, name=name_for(*args, **kwargs))
+            async with AsyncLock(self._keeper, request):
+                return await function(*args, **kwargs)
+
+        return under_lock
+
     async def acquire(self, wait: Duration | None = None) -> None:
         """As :meth:`Lock.acquire`."""
-        self._refuse_twice()
-        self._held = await drive_async(self._keeper.acquire(_with_wait(self._request, wait)))
+        self._held = await drive_async(self._keeper.acquire(self._to_acquire(wait)))
 
     async def release(self) -> bool:
         """As :meth:`Lock.release`."""
@@ -194,6 +220,10 @@ class AsyncLock(_LockFace):
         duration = to_timedelta(ttl, "ttl") if ttl else None
         await drive_async(self._keeper.renew(self._current(), duration))
 
+    async def hand_over(self) -> int:
+        """As :meth:`Lock.hand_over`."""
+        return await drive_async(self._keeper.hand_over(self._current()))
+
     async def guard(self, connection: Any) -> None:
         """As :meth:`Lock.guard`."""
         held = self._current()
@@ -201,10 +231,11 @@ class AsyncLock(_LockFace):
         try:
             await run_within_async(connection, assert_lock(held.name, held.token))
         except Exception as error:
-            raise self._guard_failed(error) or error from error
+            raise guard_failed(held.name, error) or error from error
 
 
-def _with_wait(request: LockRequest, wait: Duration | None) -> LockRequest:
-    if wait is None:
-        return request
-    return replace(request, wait=to_timedelta(wait, "wait", zero=True).total_seconds())
+def guard_failed(name: str, error: Exception) -> LockLost | None:
+    """What a guard's error means, where it means that the lock is held no more."""
+    if getattr(error, "sqlstate", None) == "PS001":
+        return LockLost(name, "somebody else may hold it now, so nothing was committed")
+    return None

@@ -1,35 +1,39 @@
-"""Lock sessions: connections of their own, whose life is the life of the locks that they carry.
-
-One session carries every lock that is granted at once. A lock that has to be waited for is taken,
-and then held, on a session of its own out of a bounded set: a session that waits can do nothing
-else, and a lock cannot move between sessions.
-"""
+"""A lock session: a connection of its own, whose life is the life of the locks that it carries."""
 
 from __future__ import annotations
 
+import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, LiteralString, TypeVar, overload
 
-from pgsync.database.calls import Call
-from pgsync.database.dsn import connect, has_ended
-from pgsync.database.pool import execute
+import psycopg
+from psycopg import errors as pg
+from psycopg.rows import tuple_row
+
+from pgsync.database.calls import Call, Listing
+from pgsync.database.dsn import has_ended
+from pgsync.database.faults import translated
+from pgsync.database.forks import leave_connection
+from pgsync.database.session import open_session
 from pgsync.errors import OutcomeUnknown, PgsyncError
-from pgsync.locks.calls import Grant, abandon_lock, wait_lock
+from pgsync.locks.calls import Grant, abandon_lock, acquire_lock
 from pgsync.locks.held import LockRequest
 
-__all__ = ["WAITING_SESSIONS", "LockSession", "Sessions", "abandon", "ask"]
+__all__ = ["LockSession"]
 
 T = TypeVar("T")
 
-WAITING_SESSIONS = 8
-"""How many locks a process may wait for, or hold after having waited, each on its own session."""
-
-# A blocked statement holds back vacuum and can deadlock CREATE INDEX CONCURRENTLY.
-_SLICE = timedelta(seconds=1)
+# It is pgsync's alone, so pgsync decides. A waiter whose client was killed must leave the server's
+# queue. A commit need not reach the disk: a crash drops the locks, and the tokens leap after one.
+_SETTINGS: LiteralString = (
+    "SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),"
+    " set_config('client_connection_check_interval', '5s', false),"
+    " set_config('synchronous_commit', 'off', false), set_config('timezone', 'UTC', false),"
+    " set_config('pgsync.host', %s, false)"
+)
 
 
 class LockSession:
@@ -43,31 +47,65 @@ class LockSession:
         self._on_end = on_end
         self._turn = threading.Lock()
         self._ended = False
-        self._connection = connect(dsn, "pgsync locks")
-        # It may idle for long, and a waiter whose client was killed must leave the server's queue.
-        self._connection.execute(
-            "SELECT set_config('idle_session_timeout', '0', false),"
-            " set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),"
-            " set_config('client_connection_check_interval', '5s', false)"
-        )
+        self._connection = open_session(dsn, "pgsync locks")
+        self._connection.execute(_SETTINGS, [socket.gethostname()])
+        self._cursor = self._connection.cursor(row_factory=tuple_row)
 
     @property
     def alive(self) -> bool:
         """Whether the session is not known to have ended."""
         return not self._ended
 
-    def run(self, call: Call[T]) -> T:
+    @overload
+    def run(self, call: Call[T]) -> T: ...
+    @overload
+    def run(self, call: Listing[T]) -> list[T]: ...
+    def run(self, call: Call[T] | Listing[T]) -> T | list[T]:
         """Run a call in this session, in a transaction of its own.
 
         Raises:
             OutcomeUnknown: if the session ended before the answer came.
         """
         try:
-            with self._turn:
-                return execute(self._connection, call)
+            with self._turn, translated():
+                self._cursor.execute(call.statement, call.parameters, prepare=True)
+                rows: list[Any] = self._cursor.fetchall()
         except OutcomeUnknown:
             self._end()
             raise
+        if isinstance(call, Listing):
+            return [call.read(row) for row in rows]
+        return call.read(rows[0])
+
+    def wait(self, request: LockRequest, patience: timedelta, *, resumed: bool) -> Grant:
+        """Wait for a lock in the server's queue, for at most ``patience``.
+
+        Nothing is left behind where it ends without an answer (Ctrl-C, cancel, timeout).
+        """
+        try:
+            return self.run(acquire_lock(request, patience, resumed=resumed))
+        except OutcomeUnknown:
+            raise
+        except BaseException:
+            # An interrupted call may have been granted after all.
+            self.abandon(request.name)
+            raise
+
+    def interrupt(self) -> None:
+        """End the statement that another thread waits for on this session."""
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=5.0)
+
+    def abandon(self, name: str) -> None:
+        """Release what the session holds under the name, if it does, after an interruption."""
+        for _ in range(3):
+            try:
+                self.run(abandon_lock(name))
+            except pg.QueryCanceled:
+                continue  # A cancel that was sent for the call before may come late.
+            except PgsyncError:
+                return
+            return
 
     def check(self) -> bool:
         """Look, without asking the server, whether it has ended this session."""
@@ -85,119 +123,13 @@ class LockSession:
         self._ended = True
         self._connection.close()
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: the session is the parent's, and stays as it is."""
+        self._ended = True
+        self._turn = threading.Lock()
+        leave_connection(self._connection)
+
     def _end(self) -> None:
         if not self._ended:
             self.close()
             self._on_end(self, "its database session ended")
-
-
-def ask(session: LockSession, call: Call[Grant], name: str) -> Grant:
-    """Run a try, and undo it where it ends without an answer (Ctrl-C, cancel, timeout)."""
-    try:
-        return session.run(call)
-    except OutcomeUnknown:
-        raise
-    except BaseException:
-        # An interrupted try may have been granted after all.
-        abandon(session, name)
-        raise
-
-
-def abandon(session: LockSession, name: str) -> None:
-    """Release what the session holds under the name, if it does, after an interruption."""
-    with suppress(PgsyncError):
-        session.run(abandon_lock(name))
-
-
-class Sessions:
-    """The main session, opened at first use and again after it ended, and those that wait."""
-
-    def __init__(
-        self,
-        dsn: str,
-        on_end: Callable[[LockSession, str], None],
-        prepare: Callable[[], None] | None,
-    ) -> None:
-        self._dsn = dsn
-        self._on_end = on_end
-        self._prepare = prepare
-        self._mutex = threading.Lock()
-        self._main: LockSession | None = None
-        self._idle: list[LockSession] = []
-        self._busy: set[LockSession] = set()
-        self._room = threading.BoundedSemaphore(WAITING_SESSIONS)
-        self._closed = False
-
-    def main(self) -> LockSession:
-        """The session that carries the locks which are granted at once."""
-        with self._mutex:
-            self._refuse_closed()
-            if self._main is None or not self._main.alive:
-                if self._main is None and self._prepare is not None:
-                    self._prepare()
-                self._main = LockSession(self._dsn, self._on_end)
-            return self._main
-
-    def wait(
-        self, request: LockRequest, until: float, refusal: Grant
-    ) -> tuple[float, Grant, LockSession]:
-        """Wait for a lock until ``until`` (monotonic), in slices.
-
-        Returns when the granted request was sent, the last answer, and the session that holds the
-        lock if it was granted. Where all waiting sessions are taken it waits for one of those.
-        """
-        session = self._borrow(until)
-        if session is None:
-            return time.monotonic(), refusal, self.main()
-        grant = refusal
-        try:
-            while not grant.acquired and time.monotonic() < until:
-                sent_at = time.monotonic()
-                patience = min(_SLICE, timedelta(seconds=max(0.0, until - sent_at)))
-                call = wait_lock(request.name, request.ttl, request.owner, patience)
-                grant = ask(session, call, request.name)
-        finally:
-            if not grant.acquired:
-                self.give_back(session)
-        return sent_at, grant, session
-
-    def give_back(self, session: LockSession) -> None:
-        """Return a session whose lock was released; the main one stays where it is."""
-        with self._mutex:
-            if session not in self._busy:
-                return
-            self._busy.remove(session)
-            if session.alive:
-                self._idle.append(session)
-        self._room.release()
-
-    def close(self) -> None:
-        """End all sessions, for good."""
-        with self._mutex:
-            self._closed = True
-            for session in (self._main, *self._idle, *self._busy):
-                if session is not None:
-                    session.close()
-            self._idle.clear()
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise PgsyncError("the coordinator has been closed")
-
-    def _borrow(self, until: float) -> LockSession | None:
-        if not self._room.acquire(timeout=max(0.0, until - time.monotonic())):
-            return None
-        try:
-            with self._mutex:
-                self._refuse_closed()
-                while self._idle:
-                    session = self._idle.pop()
-                    if session.alive:
-                        break
-                else:
-                    session = LockSession(self._dsn, self._on_end)
-                self._busy.add(session)
-                return session
-        except BaseException:
-            self._room.release()
-            raise

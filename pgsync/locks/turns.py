@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Hashable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -18,70 +19,110 @@ __all__ = ["Turn", "Turns"]
 
 
 class Turn:
-    """One caller's place in the line for a name."""
+    """One caller's place in a line.
 
-    def __init__(self, name: str, owner: str) -> None:
-        self.name = name
+    ``room`` is how many may have their turn at once: 1, or the slots of a semaphore, or None for
+    all who share.
+    """
+
+    __slots__ = ("_come", "has_come", "line", "owner", "room")
+
+    def __init__(self, line: Hashable, owner: str, room: int | None) -> None:
+        self.line = line
         self.owner = owner
-        self._come: Future[None] = Future()
+        self.room = room
+        self.has_come = False
+        self._come: Future[None] | None = None
 
-    @property
-    def has_come(self) -> bool:
-        """Whether this caller is at the head of the line."""
-        return self._come.done()
+    def stand(self) -> None:
+        """Prepare to be told of the turn."""
+        self._come = Future()
 
     def come(self) -> None:
-        """Tell the caller that it is at the head of the line."""
-        self._come.set_result(None)
+        """Give the caller its turn."""
+        self.has_come = True
+        if self._come is not None:
+            self._come.set_result(None)
 
     def wait(self, seconds: float) -> Invoke[bool]:
         """Wait at most ``seconds`` for the turn, and say whether it has come."""
         return Invoke(lambda: self._wait(seconds), lambda: self._wait_async(seconds))
 
     def _wait(self, seconds: float) -> bool:
-        with suppress(FutureTimeout):
-            self._come.result(seconds)
+        if self._come is not None:
+            with suppress(FutureTimeout):
+                self._come.result(seconds)
         return self.has_come
 
     async def _wait_async(self, seconds: float) -> bool:
         # wait() leaves what it waits for alone when it times out or is cancelled; wait_for()
         # would cancel the turn itself.
-        await asyncio.wait([asyncio.wrap_future(self._come)], timeout=seconds)
+        if self._come is not None:
+            await asyncio.wait([asyncio.wrap_future(self._come)], timeout=seconds)
         return self.has_come
+
+
+class _Line:
+    """Who has a turn, and who stands behind them."""
+
+    __slots__ = ("inside", "waiting")
+
+    def __init__(self) -> None:
+        self.inside: list[Turn] = []
+        self.waiting: deque[Turn] = deque()
+
+    def admits(self, turn: Turn) -> bool:
+        if not self.inside:
+            return True
+        if turn.room is None:
+            return self.inside[0].room is None
+        return self.inside[0].room is not None and len(self.inside) < turn.room
+
+    def move_up(self) -> None:
+        while self.waiting and self.admits(self.waiting[0]):
+            turn = self.waiting.popleft()
+            self.inside.append(turn)
+            turn.come()
 
 
 class Turns:
     """The lines for all names."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[Turn]] = {}
+        self._lines: dict[Hashable, _Line] = {}
         self._mutex = threading.Lock()
 
-    def enter(self, name: str, owner: str) -> Turn:
-        """Join the line for ``name``; the first in it has its turn at once."""
-        turn = Turn(name, owner)
+    def enter(self, line: Hashable, owner: str, room: int | None = 1) -> Turn:
+        """Join a line; who is admitted at once has its turn on return."""
+        turn = Turn(line, owner, room)
         with self._mutex:
-            line = self._lines.setdefault(name, deque())
-            line.append(turn)
-            if len(line) == 1:
-                turn.come()
+            standing = self._lines.get(line)
+            if standing is None:
+                standing = self._lines[line] = _Line()
+            if not standing.waiting and standing.admits(turn):
+                standing.inside.append(turn)
+                turn.has_come = True
+            else:
+                turn.stand()
+                standing.waiting.append(turn)
         return turn
 
     def leave(self, turn: Turn) -> None:
-        """Leave the line, from its head or from its middle; the next in it has its turn."""
+        """Leave the line, with or without having had a turn; those behind move up."""
         with self._mutex:
-            line = self._lines.get(turn.name)
-            if line is None or turn not in line:
+            line = self._lines.get(turn.line)
+            if line is None:
                 return
-            was_head = line[0] is turn
-            line.remove(turn)
-            if not line:
-                del self._lines[turn.name]
-            elif was_head:
-                line[0].come()
+            place = line.inside if turn in line.inside else line.waiting
+            with suppress(ValueError):
+                place.remove(turn)
+            if line.inside or line.waiting:
+                line.move_up()
+            else:
+                del self._lines[turn.line]
 
-    def owner(self, name: str) -> str | None:
-        """Who is at the head of the line: the holder, or the one who is about to be."""
+    def owner(self, line: Hashable) -> str | None:
+        """Who has the turn: the holder, or the one who is about to be."""
         with self._mutex:
-            line = self._lines.get(name)
-            return line[0].owner if line else None
+            standing = self._lines.get(line)
+            return standing.inside[0].owner if standing and standing.inside else None

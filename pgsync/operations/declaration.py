@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Required, TypedDict
 
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 from pgsync.limits import Decision, Limit
+from pgsync.locks import NameTemplate
 
 __all__ = ["OperationDeclaration", "OperationOptions", "Release"]
 
@@ -68,6 +68,7 @@ class OperationDeclaration:
     blocked: str | Release
     limited: str | None
     auto_renew: bool
+    _template: NameTemplate = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         parameters = list(inspect.signature(self.function).parameters)
@@ -75,18 +76,8 @@ class OperationDeclaration:
             raise InvalidArgument(
                 f"operation {self.name!r}: its handler takes the run as its first parameter (op)"
             )
-        try:
-            parts = list(string.Formatter().parse(self.lock))
-        except ValueError as error:
-            raise InvalidArgument(
-                f"operation {self.name!r}: its lock {self.lock!r}: {error}"
-            ) from None
-        used = {name for _, name, _, _ in parts if name is not None}
-        if unknown := used - set(parameters[1:]):
-            raise InvalidArgument(
-                f"operation {self.name!r}: its lock {self.lock!r} uses {sorted(unknown)}, which "
-                f"are not parameters of its handler ({', '.join(parameters[1:]) or 'none'})"
-            )
+        template = NameTemplate(self.lock, parameters[1:], f"operation {self.name!r}: its lock")
+        object.__setattr__(self, "_template", template)
 
     @classmethod
     def of(
@@ -132,12 +123,7 @@ class OperationDeclaration:
         Raises:
             InvalidArgument: if one that it uses is missing.
         """
-        try:
-            return self.lock.format(**args)
-        except (KeyError, IndexError) as error:
-            raise InvalidArgument(
-                f"operation {self.name!r}: its lock {self.lock!r} needs {error}"
-            ) from None
+        return self._template.fill(args)
 
     def limited_message(self, decision: Decision) -> str | None:
         """What a caller beyond the limit is told; None for the usual words."""

@@ -34,3 +34,39 @@ $$;
 
 COMMENT ON FUNCTION pgsync.check_duration(interval, text) IS
     'Raises invalid_parameter_value unless the interval is above zero.';
+
+CREATE OR REPLACE FUNCTION pgsync.record_audit(
+    action text, subject text, actor text, detail jsonb DEFAULT '{}'
+) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    INSERT INTO pgsync.audit_entry (at, action, subject, actor, detail)
+    VALUES (pgsync.clock(), action, subject, coalesce(actor, session_user), jsonb_strip_nulls(detail));
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.record_audit(text, text, text, jsonb) IS
+    'Writes an entry of the audit trail, in the transaction of what it tells of.';
+
+CREATE OR REPLACE FUNCTION pgsync.prune_audit(keep interval DEFAULT interval '90 days') RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    pruned bigint;
+BEGIN
+    DELETE FROM pgsync.audit_entry AS e WHERE e.id = ANY (ARRAY(
+        SELECT o.id FROM pgsync.audit_entry AS o WHERE o.at < pgsync.clock() - keep
+        ORDER BY o.at LIMIT 10000));
+    GET DIAGNOSTICS pruned = ROW_COUNT;
+    RETURN pruned;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.prune_audit(interval) IS
+    'Forgets entries of the audit trail that are older than keep, at most 10,000 at a time; returns how many.';
+
+CREATE OR REPLACE VIEW pgsync.audit AS
+SELECT e.at, e.action, e.subject, e.actor, e.detail, e.id
+FROM pgsync.audit_entry AS e
+ORDER BY e.id DESC;
+
+COMMENT ON VIEW pgsync.audit IS 'The audit trail, latest first.';

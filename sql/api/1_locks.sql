@@ -1,7 +1,16 @@
 -- Locks: session advisory locks with an owner, a deadline and a fencing token.
 --
--- Call try_lock, unlock and renew_lock outside an explicit transaction: the advisory lock belongs
--- to the session, so a ROLLBACK would take back the holder's row and leave the lock.
+-- Call these outside an explicit transaction: the advisory lock belongs to the session, so a
+-- ROLLBACK would take back the holder's row and leave the lock. For a lock that ends with a
+-- transaction see 1_locks_transaction.sql.
+--
+-- The calls set enable_seqscan off: a session plans its statements once, when the table of holders
+-- may be empty, and would read all of it at each call once ten thousand locks are held.
+
+DROP FUNCTION IF EXISTS pgsync.record_holder(text, bigint, interval, text, text);
+DROP FUNCTION IF EXISTS pgsync.take_expired_lock(bigint);
+DROP FUNCTION IF EXISTS pgsync.try_lock(text, interval, text, text);
+DROP FUNCTION IF EXISTS pgsync.wait_lock(text, interval, text, interval, text);
 
 CREATE OR REPLACE FUNCTION pgsync.lock_key(name text) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -9,6 +18,13 @@ RETURN ('x' || encode(substring(sha256(convert_to(name, 'UTF8')) FROM 1 FOR 8), 
 
 COMMENT ON FUNCTION pgsync.lock_key(text) IS
     'The advisory lock of a name: the first 8 bytes of sha256(name) in UTF-8, as a signed big-endian number.';
+
+CREATE OR REPLACE FUNCTION pgsync.slot_key(name text, slot integer) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN ('x' || encode(substring(sha256(convert_to(name, 'UTF8') || '\x00'::bytea || int4send(slot)) FROM 1 FOR 8), 'hex'))::bit(64)::bigint;
+
+COMMENT ON FUNCTION pgsync.slot_key(text, integer) IS
+    'The advisory lock of one slot of a semaphore; slot 0 is the gate at which its waiters queue. The zero byte, which no name can hold, keeps it apart from all lock_key(name).';
 
 CREATE OR REPLACE FUNCTION pgsync.session_start() RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE AS $$
@@ -28,351 +44,279 @@ $$;
 COMMENT ON FUNCTION pgsync.session_start() IS
     'When this session''s server process began; with its pid it names the session for good.';
 
-CREATE OR REPLACE FUNCTION pgsync.end_session(pid integer, backend_start timestamptz) RETURNS boolean
+CREATE OR REPLACE FUNCTION pgsync.lock_token_base() RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    -- A session lives in one life of the server, so it may remember what it read.
+    known bigint := nullif(current_setting('pgsync.lock_token_base', true), '')::bigint;
 BEGIN
-    PERFORM FROM pg_stat_activity AS a
-    WHERE a.pid = end_session.pid
-      AND a.backend_start = end_session.backend_start
-      AND a.datname = current_database();
-    -- The wait lets the caller take the lock at once; an ended holder needs a few milliseconds.
-    RETURN FOUND AND pg_terminate_backend(end_session.pid, 2000);
+    IF known IS NOT NULL THEN
+        RETURN known;
+    END IF;
+    SELECT b.base INTO known FROM pgsync.lock_token_base AS b;
+    IF NOT FOUND THEN
+        PERFORM pg_advisory_xact_lock(pgsync.slot_key('pgsync.lock_token_base', 0));
+        SELECT b.base INTO known FROM pgsync.lock_token_base AS b;
+    END IF;
+    IF known IS NULL THEN
+        -- The first grant since a crash or a failover. A standby that lagged may have missed
+        -- tokens, but it writes a new timeline. After a crash the timeline is the same: there the
+        -- sequence may have lost what was not flushed yet, a second's worth, so it leaps far
+        -- beyond that. The leap itself must be on disk before a token is given out.
+        PERFORM set_config('synchronous_commit', 'on', true);
+        known := ('x' || substring(pg_walfile_name(pg_current_wal_insert_lsn()) FROM 1 FOR 8))::bit(32)::bigint << 44;
+        PERFORM setval('pgsync.lock_token', nextval('pgsync.lock_token') + 1000000);
+        INSERT INTO pgsync.lock_token_base (base, set_at) VALUES (known, pgsync.clock());
+    END IF;
+    PERFORM set_config('pgsync.lock_token_base', known::text, false);
+    RETURN known;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.end_session(integer, timestamptz) IS
-    'Ends the session that pid and backend_start name and says whether it has gone. Needs the same role, or pg_signal_backend.';
+COMMENT ON FUNCTION pgsync.lock_token_base() IS
+    'The high bits of this server life''s fencing tokens: the timeline of its log, shifted left by 44 bits. A token is this plus the next value of pgsync.lock_token, so tokens never go back, not even after a failover to a standby that had lagged.';
 
-CREATE OR REPLACE FUNCTION pgsync.record_holder(
-    name text, key bigint, ttl interval, owner text, mode text
-) RETURNS pgsync.lock_holder
+CREATE OR REPLACE FUNCTION pgsync.draw_lock_room() RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    granted pgsync.lock_holder;
+    nominal bigint := current_setting('max_locks_per_transaction')::bigint
+        * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint);
+    used bigint;
 BEGIN
-    -- A guarded transaction (assert_lock) keeps the former holder's row locked: the lock is free
-    -- when those protected commits have ended, and not before.
-    DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
-        SELECT f.token FROM pgsync.lock_holder AS f WHERE f.key = record_holder.key FOR UPDATE NOWAIT));
-    INSERT INTO pgsync.lock_holder AS h
-        (token, key, name, mode, owner, pid, backend_start, acquired_at, expires_at)
-    SELECT nextval('pgsync.lock_token'), record_holder.key, record_holder.name,
-           record_holder.mode, record_holder.owner, pg_backend_pid(), pgsync.session_start(),
-           moment.now, moment.now + record_holder.ttl
-    FROM (SELECT pgsync.clock() AS now) AS moment
-    RETURNING h.* INTO granted;
-    RETURN granted;
+    FOR round IN 1..2 LOOP
+        SELECT count(*) INTO used FROM pgsync.lock_holder;
+        EXIT WHEN used < nominal / 4;
+        IF round = 1 THEN
+            PERFORM pgsync.forget_dead_holders();
+        END IF;
+    END LOOP;
+    IF used >= nominal / 4 THEN
+        -- Beyond the whole of it, new connections fail, for everybody.
+        RAISE EXCEPTION USING ERRCODE = 'PS002',
+            MESSAGE = format('%s locks are held, and pgsync takes no more than a quarter of the server''s lock table (%s)', used, nominal),
+            HINT = format('Set max_locks_per_transaction to %s or more (it is %s) and restart the server.',
+                2 * current_setting('max_locks_per_transaction')::bigint, current_setting('max_locks_per_transaction'));
+    END IF;
+    RETURN least(500, (nominal / 4 - used + 3) / 4);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.draw_lock_room() IS
+    'Internal: how many more locks this session may hold before it must ask again. Raises PS002 once a quarter of the server''s lock table is in use.';
+
+CREATE OR REPLACE FUNCTION pgsync.forget_dead_holders() RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    forgotten bigint;
+BEGIN
+    WITH dead AS (
+        SELECT h.token, h.delay, h.lost_at, h.expires_at FROM pgsync.lock_holder AS h
+        WHERE NOT h.handed_over
+          AND NOT EXISTS (SELECT FROM pg_stat_activity AS a
+                          WHERE a.pid = h.pid
+                            AND (a.backend_start = h.backend_start OR a.backend_start IS NULL))
+        FOR UPDATE OF h SKIP LOCKED
+    ), seen AS (
+        UPDATE pgsync.lock_holder AS h SET lost_at = pgsync.clock()
+        FROM dead AS d WHERE h.token = d.token AND d.delay IS NOT NULL AND d.lost_at IS NULL
+    )
+    DELETE FROM pgsync.lock_holder AS h USING dead AS d
+    WHERE h.token = d.token
+      AND (d.delay IS NULL OR least(d.lost_at, d.expires_at) + d.delay <= pgsync.clock());
+    GET DIAGNOSTICS forgotten = ROW_COUNT;
+    RETURN forgotten;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.forget_dead_holders() IS
+    'Removes the rows of holders whose sessions have gone, once their lock delay has passed; returns how many. The next holder does that for its own lock, so this is housekeeping.';
+
+CREATE OR REPLACE FUNCTION pgsync.holds_key(key bigint, shared boolean) RETURNS boolean
+LANGUAGE sql VOLATILE
+RETURN EXISTS (
+    SELECT FROM pg_locks AS l
+    WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.granted AND l.objsubid = 1
+      AND l.mode = CASE WHEN shared THEN 'ShareLock' ELSE 'ExclusiveLock' END
+      AND (l.classid::bigint << 32 | l.objid::bigint) = key
+);
+
+COMMENT ON FUNCTION pgsync.holds_key(bigint, boolean) IS 'Whether this session holds the advisory lock.';
+
+CREATE OR REPLACE FUNCTION pgsync.try_key(key bigint, shared boolean) RETURNS boolean
+LANGUAGE sql VOLATILE
+RETURN CASE WHEN shared THEN pg_try_advisory_lock_shared(key) ELSE pg_try_advisory_lock(key) END;
+
+COMMENT ON FUNCTION pgsync.try_key(bigint, boolean) IS 'Internal: takes the advisory lock if it is free.';
+
+CREATE OR REPLACE FUNCTION pgsync.free_key(key bigint, shared boolean) RETURNS boolean
+LANGUAGE sql VOLATILE
+RETURN CASE WHEN shared THEN pg_advisory_unlock_shared(key) ELSE pg_advisory_unlock(key) END;
+
+COMMENT ON FUNCTION pgsync.free_key(bigint, boolean) IS 'Internal: gives the advisory lock back.';
+
+CREATE OR REPLACE FUNCTION pgsync.wait_for_key(key bigint, shared boolean, patience interval) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', greatest(1, ceil(extract(epoch FROM patience) * 1000))::text, true);
+    IF shared THEN
+        PERFORM pg_advisory_lock_shared(key);
+    ELSE
+        PERFORM pg_advisory_lock(key);
+    END IF;
+    RETURN true;
 EXCEPTION
-    -- The session lock outlives this transaction: give it back, or nobody ever does.
+    -- Either may strike just after the grant: ask, and never leave the lock behind.
     WHEN lock_not_available THEN
-        PERFORM pg_advisory_unlock(record_holder.key);
-        UPDATE pgsync.lock_holder AS h SET pid = 0
-        WHERE h.key = record_holder.key AND h.pid = pg_backend_pid();
-        RETURN NULL;
-    WHEN query_canceled OR OTHERS THEN
-        PERFORM pg_advisory_unlock(record_holder.key);
+        RETURN pgsync.holds_key(key, shared);
+    WHEN query_canceled THEN
+        IF pgsync.holds_key(key, shared) THEN
+            PERFORM pgsync.free_key(key, shared);
+        END IF;
         RAISE;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.record_holder(text, bigint, interval, text, text) IS
-    'Internal: writes the holder''s row for an advisory lock that this session has just taken; gives the lock back and returns null where a guarded transaction of the former holder has not ended.';
+COMMENT ON FUNCTION pgsync.wait_for_key(bigint, boolean, interval) IS
+    'Internal: waits for the advisory lock in the server''s queue, and says whether it came.';
 
-CREATE OR REPLACE FUNCTION pgsync.take_expired_lock(key bigint) RETURNS boolean
+CREATE OR REPLACE FUNCTION pgsync.end_session(pid integer, backend_start timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    held pgsync.lock_holder;
+    session record;
 BEGIN
-    SELECT h.* INTO held FROM pgsync.lock_holder AS h
-    WHERE h.key = take_expired_lock.key AND h.expires_at <= pgsync.clock();
-    RETURN FOUND
-        AND pgsync.end_session(held.pid, held.backend_start)
-        AND pg_try_advisory_lock(take_expired_lock.key);
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.take_expired_lock(bigint) IS
-    'Internal: ends the session of a holder whose deadline has passed and takes its advisory lock.';
-
-CREATE OR REPLACE FUNCTION pgsync.try_lock(
-    name text,
-    ttl interval,
-    owner text DEFAULT NULL,
-    mode text DEFAULT 'exclusive',
-    OUT acquired boolean,
-    OUT token bigint,
-    OUT holder text,
-    OUT acquired_at timestamptz,
-    OUT expires_at timestamptz
-)
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    lock_key bigint := pgsync.lock_key(name);
-    held pgsync.lock_holder;
-    is_ours boolean;
-BEGIN
-    PERFORM pgsync.check_name(name, 'lock name');
-    PERFORM pgsync.check_duration(ttl, 'ttl');
-    IF mode IS DISTINCT FROM 'exclusive' THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('unknown lock mode %L', mode),
-            HINT = 'Use exclusive.';
-    END IF;
-
-    SELECT h.* INTO held FROM pgsync.lock_holder AS h WHERE h.key = lock_key;
-    -- Session locks stack: without this a session would be granted its own lock again.
-    is_ours := FOUND AND held.pid = pg_backend_pid()
-        AND held.backend_start = pgsync.session_start();
-
-    IF is_ours THEN
-        acquired := held.expires_at <= pgsync.clock();
-    ELSE
-        acquired := pg_try_advisory_lock(lock_key) OR pgsync.take_expired_lock(lock_key);
-    END IF;
-
-    IF acquired THEN
-        held := pgsync.record_holder(name, lock_key, ttl, coalesce(owner, session_user), mode);
-        token := held.token;
-        acquired := token IS NOT NULL;
-    END IF;
-    FOR look IN 1..10 LOOP
-        EXIT WHEN held.token IS NOT NULL;
-        -- Taken between our look and our try, or guarded still. A holder that has the lock for an
-        -- instant only has not committed its row yet.
-        PERFORM pg_sleep(CASE look WHEN 1 THEN 0 ELSE 0.002 END);
-        SELECT h.* INTO held FROM pgsync.lock_holder AS h WHERE h.key = lock_key;
-    END LOOP;
-    holder := held.owner;
-    acquired_at := held.acquired_at;
-    expires_at := held.expires_at;
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.try_lock(text, interval, text, text) IS
-    'Takes the lock for this session, or says who holds it. One row: acquired, token (of your grant only), holder, acquired_at, expires_at. A holder past its deadline has its session ended.';
-
-CREATE OR REPLACE FUNCTION pgsync.wait_lock(
-    name text,
-    ttl interval,
-    owner text,
-    patience interval,
-    mode text DEFAULT 'exclusive',
-    OUT acquired boolean,
-    OUT token bigint,
-    OUT holder text,
-    OUT acquired_at timestamptz,
-    OUT expires_at timestamptz,
-    OUT waited interval
-)
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    lock_key bigint := pgsync.lock_key(name);
-    held pgsync.lock_holder;
-    began timestamptz := clock_timestamp();
-BEGIN
-    waited := interval '0';
-    SELECT t.* INTO acquired, token, holder, acquired_at, expires_at
-    FROM pgsync.try_lock(name, ttl, owner, mode) AS t;
-    IF acquired OR patience <= interval '0' THEN
-        RETURN;
-    END IF;
-
-    -- Wait no longer than a deadline ahead: after it the next try may end the holder.
-    IF expires_at > pgsync.clock() THEN
-        patience := least(patience, expires_at - pgsync.clock());
-    END IF;
-    PERFORM set_config('lock_timeout', ceil(extract(epoch FROM patience) * 1000)::text, true);
-    BEGIN
-        PERFORM pg_advisory_lock(lock_key);
-        acquired := true;
-        -- A guarded transaction of the former holder is waited for as the lock is.
-        PERFORM FROM pgsync.lock_holder AS h WHERE h.key = lock_key FOR UPDATE;
-    EXCEPTION WHEN lock_not_available THEN
-        -- The timeout may strike just after the grant: ask, and never leave the lock behind.
-        acquired := EXISTS (
-            SELECT FROM pg_locks AS l
-            WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.granted
-              AND l.objsubid = 1
-              AND (l.classid::bigint << 32 | l.objid::bigint) = lock_key
-        );
-    END;
-
-    waited := clock_timestamp() - began;
-    IF acquired THEN
-        held := pgsync.record_holder(name, lock_key, ttl, coalesce(owner, session_user), mode);
-        token := held.token;
-        acquired := token IS NOT NULL;
-    END IF;
-    IF held.token IS NULL THEN
-        SELECT h.* INTO held FROM pgsync.lock_holder AS h WHERE h.key = lock_key;
-    END IF;
-    holder := held.owner;
-    acquired_at := held.acquired_at;
-    expires_at := held.expires_at;
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.wait_lock(text, interval, text, interval, text) IS
-    'try_lock that waits in the server''s queue for at most patience, and says how long it waited. Keep patience to about a second and call again: a blocked statement holds back vacuum.';
-
-CREATE OR REPLACE FUNCTION pgsync.renew_lock(name text, token bigint, ttl interval)
-RETURNS timestamptz
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    renewed timestamptz;
-BEGIN
-    PERFORM pgsync.check_duration(ttl, 'ttl');
-    UPDATE pgsync.lock_holder AS h
-    SET expires_at = pgsync.clock() + renew_lock.ttl
-    WHERE h.key = pgsync.lock_key(renew_lock.name)
-      AND h.token = renew_lock.token
-      AND h.expires_at > pgsync.clock()
-      AND h.pid = pg_backend_pid()
-      AND h.backend_start = pgsync.session_start()
-    RETURNING h.expires_at INTO renewed;
-    RETURN renewed;
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.renew_lock(text, bigint, interval) IS
-    'Moves the deadline to ttl from now and returns it; null where the token no longer holds the lock. Only the holding session may renew, which proves it alive.';
-
-CREATE OR REPLACE FUNCTION pgsync.unlock(name text, token bigint) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    lock_key bigint := pgsync.lock_key(name);
-BEGIN
-    DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
-        SELECT f.token FROM pgsync.lock_holder AS f
-        WHERE f.key = lock_key AND f.token = unlock.token
-          AND f.pid = pg_backend_pid() AND f.backend_start = pgsync.session_start()
-        FOR UPDATE SKIP LOCKED));
-    IF NOT FOUND THEN
-        -- A guarded transaction keeps the row locked, and with it holds off the next holder. To
-        -- wait for it here would hang a caller who commits after releasing.
-        UPDATE pgsync.lock_holder AS h SET pid = 0, expires_at = pgsync.clock()
-        WHERE h.key = lock_key AND h.token = unlock.token
-          AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start();
-    END IF;
-    RETURN FOUND AND pg_advisory_unlock(lock_key);
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.unlock(text, bigint) IS
-    'Releases a lock of this session; false where the token does not hold it here. A guarded transaction that is still open holds off the next holder until it ends.';
-
-CREATE OR REPLACE FUNCTION pgsync.abandon_lock(name text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    held pgsync.lock_holder;
-BEGIN
-    SELECT h.* INTO held FROM pgsync.lock_holder AS h
-    WHERE h.key = pgsync.lock_key(abandon_lock.name)
-      AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start();
-    RETURN FOUND AND pgsync.unlock(name, held.token);
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.abandon_lock(text) IS
-    'Releases whatever this session holds under the name: for a caller whose try_lock was interrupted before it learned the token.';
-
-CREATE OR REPLACE FUNCTION pgsync.force_unlock(name text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    lock_key bigint := pgsync.lock_key(name);
-    held pgsync.lock_holder;
-BEGIN
-    SELECT h.* INTO held FROM pgsync.lock_holder AS h WHERE h.key = lock_key;
-    IF NOT FOUND THEN
-        RETURN false;
-    ELSIF held.pid = pg_backend_pid() THEN
-        RETURN pgsync.unlock(name, held.token);
-    END IF;
-    IF NOT pgsync.end_session(held.pid, held.backend_start) THEN
+    SELECT a.usename, a.backend_start INTO session FROM pg_stat_activity AS a
+    WHERE a.pid = end_session.pid AND a.datname = current_database();
+    IF NOT FOUND OR session.backend_start <> end_session.backend_start THEN
         RETURN false;
     END IF;
-    -- From now on its token proves nothing, though nobody else holds the lock yet.
-    DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
-        SELECT f.token FROM pgsync.lock_holder AS f WHERE f.token = held.token FOR UPDATE SKIP LOCKED));
-    RETURN true;
+    -- Of another role's session one sees no more than that it is there.
+    IF session.backend_start IS NULL OR NOT pg_has_role(session.usename, 'USAGE')
+            AND NOT pg_has_role('pg_signal_backend', 'USAGE') THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('%s may not end the session of %s (pid %s)', current_user, session.usename, pid),
+            HINT = format('GRANT pg_signal_backend, pg_read_all_stats TO %I, or connect both as one role.', current_user);
+    END IF;
+    RETURN pg_terminate_backend(end_session.pid);
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.force_unlock(text) IS
-    'Takes the lock from its holder by ending the session that carries it; that session''s other locks go too, and their holders are told.';
+COMMENT ON FUNCTION pgsync.end_session(integer, timestamptz) IS
+    'Ends the session that pid and backend_start name; false where it has gone. Needs its role, or pg_signal_backend and pg_read_all_stats: raises insufficient_privilege and says what to grant.';
 
-CREATE OR REPLACE FUNCTION pgsync.reap_locks() RETURNS integer
-LANGUAGE plpgsql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION pgsync.former_in_the_way(
+    key bigint, mode text, patience interval
+) RETURNS pgsync.lock_holder
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '10ms' AS $$
 DECLARE
-    held pgsync.lock_holder;
-    reaped integer := 0;
+    former pgsync.lock_holder;
+    now timestamptz;
 BEGIN
-    FOR held IN
-        SELECT h.* FROM pgsync.lock_holder AS h WHERE h.expires_at <= pgsync.clock()
+    -- Long enough for a release that has freed the lock and not committed yet.
+    IF patience > interval '10 milliseconds' THEN
+        PERFORM set_config('lock_timeout', ceil(extract(epoch FROM patience) * 1000)::text, true);
+    END IF;
+    -- A guarded transaction (assert_lock) keeps its holder's row locked: the lock is free when
+    -- those protected commits have ended, and not before.
+    FOR former IN
+        SELECT h.* FROM pgsync.lock_holder AS h
+        WHERE h.key = former_in_the_way.key
+          AND (former_in_the_way.mode <> 'shared' OR h.mode <> 'shared')
+        FOR UPDATE
     LOOP
-        BEGIN
-            IF pgsync.end_session(held.pid, held.backend_start) THEN
-                reaped := reaped + 1;
+        now := pgsync.clock();
+        IF former.handed_over THEN
+            IF former.expires_at > now THEN
+                RETURN former;
             END IF;
-        EXCEPTION WHEN insufficient_privilege THEN
-            RAISE WARNING 'lock % is past its deadline, but % may not end its session', held.name, session_user;
-        END;
-        -- Its session has gone, by us or before; a holder of a new grant has another token.
-        DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
-            SELECT f.token FROM pgsync.lock_holder AS f WHERE f.token = held.token
-              AND NOT EXISTS (SELECT FROM pg_stat_activity AS a
-                              WHERE a.pid = held.pid AND a.backend_start = held.backend_start)
-            FOR UPDATE SKIP LOCKED));
+        ELSIF former.pid = pg_backend_pid() AND former.backend_start = pgsync.session_start() THEN
+            -- Session locks stack: without this a session would be granted its own lock again.
+            IF former.expires_at > now THEN
+                RETURN former;
+            END IF;
+            PERFORM pgsync.free_key(former.key, former.mode = 'shared');
+        ELSIF former.pid <> 0 AND former.delay IS NOT NULL THEN
+            IF former.lost_at IS NULL THEN
+                former.lost_at := now;
+                UPDATE pgsync.lock_holder AS h SET lost_at = now WHERE h.token = former.token;
+            END IF;
+            former.expires_at := least(former.lost_at, former.expires_at) + former.delay;
+            IF former.expires_at > now THEN
+                RETURN former;
+            END IF;
+        END IF;
+        DELETE FROM pgsync.lock_holder AS h WHERE h.token = former.token;
     END LOOP;
-    RETURN reaped;
+    RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+    SELECT h.* INTO former FROM pgsync.lock_holder AS h WHERE h.key = former_in_the_way.key
+    ORDER BY h.mode = 'shared', h.expires_at LIMIT 1;
+    RETURN former;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.reap_locks() IS
-    'Ends the sessions of holders past their deadline, forgets leftovers of dead ones, and says how many sessions it ended.';
+COMMENT ON FUNCTION pgsync.former_in_the_way(bigint, text, interval) IS
+    'Internal, for who has just taken the advisory lock: removes the rows of former holders, or returns the one that keeps the lock from being granted: guarded still, handed over, lost and delayed, or this session''s own.';
 
-CREATE OR REPLACE FUNCTION pgsync.assert_lock(name text, token bigint) RETURNS void
+CREATE OR REPLACE FUNCTION pgsync.grant_lock(
+    name text, key bigint, ttl interval, owner text, mode text, slot integer, delay interval,
+    audited boolean, patience interval,
+    OUT token bigint, OUT acquired_at timestamptz, OUT expires_at timestamptz, OUT in_the_way pgsync.lock_holder
+)
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    base bigint := coalesce(nullif(current_setting('pgsync.lock_token_base', true), '')::bigint, pgsync.lock_token_base());
+    room integer := coalesce(nullif(current_setting('pgsync.lock_room', true), '')::integer, 0);
+    started timestamptz := coalesce(nullif(current_setting('pgsync.session_start', true), '')::timestamptz, pgsync.session_start());
 BEGIN
-    PERFORM FROM pgsync.lock_holder AS h
-    WHERE h.key = pgsync.lock_key(assert_lock.name)
-      AND h.token = assert_lock.token
-      AND h.expires_at > pgsync.clock()
-    FOR KEY SHARE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'PS001',
-            MESSAGE = format('token %s no longer holds lock %L', assert_lock.token, assert_lock.name),
-            HINT = 'Roll back: somebody else may hold the lock now.';
+    IF room <= 0 THEN
+        room := pgsync.draw_lock_room();
     END IF;
+    PERFORM FROM pgsync.lock_holder AS h
+    WHERE h.key = grant_lock.key AND (grant_lock.mode <> 'shared' OR h.mode <> 'shared');
+    IF FOUND THEN
+        in_the_way := pgsync.former_in_the_way(key, mode, patience);
+        IF in_the_way.token IS NOT NULL THEN
+            room := pgsync.free_key(key, mode = 'shared')::integer;
+            RETURN;
+        END IF;
+    END IF;
+    -- Drawn while the advisory lock is held: so a later grant of the name has a higher one.
+    token := base + nextval('pgsync.lock_token');
+    acquired_at := pgsync.clock();
+    expires_at := acquired_at + ttl;
+    INSERT INTO pgsync.lock_holder
+        (token, key, name, mode, slot, owner, host, pid, backend_start, acquired_at, expires_at, delay, audited)
+    VALUES (grant_lock.token, grant_lock.key, grant_lock.name, grant_lock.mode, grant_lock.slot, grant_lock.owner,
+            nullif(current_setting('pgsync.host', true), ''), pg_backend_pid(), started,
+            grant_lock.acquired_at, grant_lock.expires_at, grant_lock.delay, grant_lock.audited);
+    room := set_config('pgsync.lock_room', (room - 1)::text, false);
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.assert_lock(text, bigint) IS
-    'In the transaction that the lock protects: raises PS001 unless the token holds the lock, and holds off the next holder until this transaction ends.';
+COMMENT ON FUNCTION pgsync.grant_lock(text, bigint, interval, text, text, integer, interval, boolean, interval) IS
+    'Internal: writes the holder''s row for an advisory lock that this session has just taken. Where a former holder is in the way it gives the lock back and returns that holder, and no token.';
 
-CREATE OR REPLACE VIEW pgsync.locks AS
-SELECT h.name,
-       h.mode,
-       h.owner,
-       h.token,
-       h.acquired_at,
-       h.expires_at,
-       moment.now - h.acquired_at AS age,
-       h.expires_at - moment.now AS remaining,
-       h.expires_at <= moment.now AS expired,
-       (SELECT count(*) FROM pg_locks AS w
-        WHERE w.locktype = 'advisory' AND w.objsubid = 1 AND NOT w.granted
-          AND w.classid = l.classid AND w.objid = l.objid AND w.database = l.database) AS waiting,
-       a.client_addr AS host,
-       a.application_name,
-       h.pid
-FROM pgsync.lock_holder AS h
-JOIN pg_locks AS l
-  ON l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid = h.pid
- AND l.classid = ((h.key >> 32) & 4294967295)::oid
- AND l.objid = (h.key & 4294967295)::oid
-LEFT JOIN pg_stat_activity AS a ON a.pid = h.pid
-CROSS JOIN (SELECT pgsync.clock() AS now) AS moment
-WHERE l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
+CREATE OR REPLACE FUNCTION pgsync.end_expired_holders(keys bigint[], OUT ended boolean, OUT obstacle text)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held pgsync.lock_holder;
+BEGIN
+    ended := false;
+    FOR held IN
+        SELECT h.* FROM pgsync.lock_holder AS h
+        WHERE h.key = ANY (keys) AND h.expires_at <= pgsync.clock() AND h.pid <> 0
+          AND h.pid <> pg_backend_pid()
+    LOOP
+        ended := pgsync.end_session(held.pid, held.backend_start) OR ended;
+        IF ended AND held.audited THEN
+            PERFORM pgsync.record_audit('lock.expired', held.name, held.owner,
+                jsonb_build_object('token', held.token, 'expired_at', held.expires_at));
+        END IF;
+    END LOOP;
+EXCEPTION WHEN insufficient_privilege THEN
+    GET STACKED DIAGNOSTICS obstacle = MESSAGE_TEXT;
+END
+$$;
 
-COMMENT ON VIEW pgsync.locks IS
-    'Locks held now: who, since when, until when at the latest, and how many wait for it.';
+COMMENT ON FUNCTION pgsync.end_expired_holders(bigint[]) IS
+    'Internal: ends the sessions of holders past their deadline; obstacle says why where this role may not.';

@@ -170,7 +170,6 @@ def test_too_few_sessions_to_tell_are_refused_in_time(
 # --- what works, and what does not -----------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="lock sessions do not ask yet")
 def test_a_lock_is_refused_where_sessions_are_shared(shared: str) -> None:
     with (
         Coordinator(shared) as sync,

@@ -1,0 +1,304 @@
+"""Leadership: of all processes that stand for a name, one leads; another when it goes.
+
+A leader is whoever holds the lock of that name, renewed while its process is healthy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from pgsync.durations import Duration, to_timedelta
+from pgsync.errors import LockHeld, PgsyncError
+from pgsync.locks.held import LockRequest
+from pgsync.locks.keeper import LockKeeper
+from pgsync.locks.lock import AsyncLock, Lock
+
+__all__ = ["AsyncElection", "Election"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger("pgsync.locks")
+
+_LONGEST_PAUSE = 30.0
+
+
+class _ElectionFace:
+    """What both faces share: the request, and how long to pause between two tries."""
+
+    def __init__(self, keeper: LockKeeper, request: LockRequest, retry: Duration) -> None:
+        self._keeper = keeper
+        self._request = replace(request, wait=0.0, auto_renew=True)
+        self._retry = to_timedelta(retry, "retry").total_seconds()
+        self._failures = 0
+
+    @property
+    def name(self) -> str:
+        """What is led."""
+        return self._request.name
+
+    def _pause(self) -> float:
+        """Seconds until the next try: longer while the database is away, never in step."""
+        longest = max(self._retry, _LONGEST_PAUSE)
+        pause: float = min(self._retry * 2.0**self._failures, longest)
+        return pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+    def _failed(self, error: PgsyncError) -> None:
+        if isinstance(error, LockHeld):
+            self._failures = 0
+            return
+        self._failures = min(self._failures + 1, 10)
+        logger.warning("election %r: %s", self.name, error)
+
+
+class Election(_ElectionFace):
+    """Stands for leadership in a thread of its own. Made by ``Coordinator.elect``.
+
+    ``on_gain`` is called with the lock, whose token and guard are for the leader's work, and
+    ``on_loss`` with the reason, once after each gain; both in the election's thread, so they should
+    start and stop work rather than do it.
+    """
+
+    def __init__(
+        self,
+        keeper: LockKeeper,
+        request: LockRequest,
+        retry: Duration,
+        on_gain: Callable[[Lock], object] | None,
+        on_loss: Callable[[str], object] | None,
+    ) -> None:
+        super().__init__(keeper, request, retry)
+        self._on_gain = on_gain
+        self._on_loss = on_loss
+        self._changed = threading.Condition()
+        self._lock: Lock | None = None
+        self._stopping = False
+        self._lost: str | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Election:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
+        """Decorate a function: it runs where this process leads, and is None elsewhere."""
+
+        @functools.wraps(function)
+        def if_leader(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            return function(*args, **kwargs) if self.is_leader else None
+
+        return if_leader
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process leads now, as far as it can know."""
+        lock = self._lock
+        return lock is not None and lock.held
+
+    @property
+    def lock(self) -> Lock | None:
+        """The lock that makes this process the leader; None where it is not."""
+        return self._lock
+
+    def start(self) -> None:
+        """Stand for election; nothing where it does already."""
+        if self._thread is None:
+            self._stopping = False
+            self._thread = threading.Thread(target=self._run, name="pgsync-election", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stand no more, and give the leadership back if one has it."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._thread = None
+
+    def wait(self, timeout: Duration | None = None) -> bool:
+        """Wait until this process leads, at most ``timeout`` seconds; says whether it does."""
+        seconds = None if timeout is None else to_timedelta(timeout, "timeout", zero=True)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.is_leader or self._stopping,
+                seconds.total_seconds() if seconds is not None else None,
+            )
+        return self.is_leader
+
+    def _run(self) -> None:
+        while not self._stopping:
+            lock = Lock(self._keeper, replace(self._request, on_lost=self._was_lost))
+            self._lost = None
+            try:
+                lock.acquire()
+            except PgsyncError as error:
+                self._failed(error)
+                self._sleep(self._pause())
+                continue
+            self._failures = 0
+            self._lead(lock)
+
+    def _lead(self, lock: Lock) -> None:
+        with self._changed:
+            self._lock = lock
+            self._changed.notify_all()
+        self._tell(self._on_gain, lock)
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._lost is not None)
+            self._lock = None
+        self._tell(self._on_loss, self._lost or "it stands no more")
+        with suppress(PgsyncError):
+            lock.release()
+
+    def _was_lost(self, reason: str) -> None:
+        with self._changed:
+            self._lost = reason
+            self._changed.notify_all()
+
+    def _sleep(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, seconds)
+
+    def _tell(self, callback: Callable[[Any], object] | None, what: object) -> None:
+        try:
+            if callback is not None:
+                callback(what)
+        except Exception:
+            logger.exception("election %r: its callback raised", self.name)
+
+
+class AsyncElection(_ElectionFace):
+    """As :class:`Election`, in a task of the running loop; its callbacks may be coroutines."""
+
+    def __init__(
+        self,
+        keeper: LockKeeper,
+        request: LockRequest,
+        retry: Duration,
+        on_gain: Callable[[AsyncLock], object] | None,
+        on_loss: Callable[[str], object] | None,
+    ) -> None:
+        super().__init__(keeper, request, retry)
+        self._on_gain = on_gain
+        self._on_loss = on_loss
+        self._gained = asyncio.Event()
+        self._lock: AsyncLock | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> AsyncElection:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R | None]]:
+        """As :meth:`Election.__call__`, for a coroutine."""
+
+        @functools.wraps(function)
+        async def if_leader(*args: P.args, **kwargs: P.kwargs) -> R | None:
+            return await function(*args, **kwargs) if self.is_leader else None
+
+        return if_leader
+
+    @property
+    def is_leader(self) -> bool:
+        """As :attr:`Election.is_leader`."""
+        return self._lock is not None and self._lock.held
+
+    @property
+    def lock(self) -> AsyncLock | None:
+        """As :attr:`Election.lock`."""
+        return self._lock
+
+    async def start(self) -> None:
+        """As :meth:`Election.start`."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="pgsync-election")
+
+    async def stop(self) -> None:
+        """As :meth:`Election.stop`."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def wait(self, timeout: Duration | None = None) -> bool:
+        """As :meth:`Election.wait`."""
+        seconds = None if timeout is None else to_timedelta(timeout, "timeout", zero=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if seconds is None else seconds.total_seconds()):
+                await self._gained.wait()
+        return self.is_leader
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            lost: asyncio.Future[str] = loop.create_future()
+            on_lost = functools.partial(_tell_loop, loop, lost)
+            lock = AsyncLock(self._keeper, replace(self._request, on_lost=on_lost))
+            try:
+                await lock.acquire()
+            except PgsyncError as error:
+                self._failed(error)
+                await asyncio.sleep(self._pause())
+                continue
+            self._failures = 0
+            await self._lead(lock, lost)
+
+    async def _lead(self, lock: AsyncLock, lost: asyncio.Future[str]) -> None:
+        reason = "it stands no more"
+        self._lock = lock
+        self._gained.set()
+        try:
+            await self._tell(self._on_gain, lock)
+            reason = await lost
+        finally:
+            self._lock = None
+            self._gained.clear()
+            await self._tell(self._on_loss, reason)
+            with suppress(PgsyncError):
+                await lock.release()
+
+    async def _tell(self, callback: Callable[[Any], object] | None, what: object) -> None:
+        try:
+            if callback is not None:
+                answer = callback(what)
+                if inspect.isawaitable(answer):
+                    await answer
+        except Exception:
+            logger.exception("election %r: its callback raised", self.name)
+
+
+def _tell_loop(loop: asyncio.AbstractEventLoop, lost: asyncio.Future[str], reason: str) -> None:
+    def tell() -> None:
+        if not lost.done():
+            lost.set_result(reason)
+
+    with suppress(RuntimeError):  # the loop may have been closed
+        loop.call_soon_threadsafe(tell)

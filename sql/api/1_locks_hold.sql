@@ -1,0 +1,135 @@
+-- Renewing and releasing what this session holds.
+
+CREATE OR REPLACE FUNCTION pgsync.renew_lock(name text, token bigint, ttl interval)
+RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+DECLARE
+    renewed timestamptz;
+BEGIN
+    PERFORM pgsync.check_duration(ttl, 'ttl');
+    UPDATE pgsync.lock_holder AS h
+    SET expires_at = pgsync.clock() + renew_lock.ttl
+    WHERE h.token = renew_lock.token
+      AND h.name = renew_lock.name
+      AND h.expires_at > pgsync.clock()
+      AND NOT h.handed_over
+      AND h.pid = pg_backend_pid()
+      AND h.backend_start = pgsync.session_start()
+    RETURNING h.expires_at INTO renewed;
+    RETURN renewed;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.renew_lock(text, bigint, interval) IS
+    'Moves the deadline to ttl from now and returns it; null where the token no longer holds the lock. Only the holding session may renew, which proves it alive.';
+
+CREATE OR REPLACE FUNCTION pgsync.release_lock(token bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+DECLARE
+    gone record;
+    started timestamptz := pgsync.session_start();
+    room integer := nullif(current_setting('pgsync.lock_room', true), '')::integer;
+BEGIN
+    -- xmax is 0 in a row that nobody has locked: the usual case, and the cheap one.
+    DELETE FROM pgsync.lock_holder AS h
+    WHERE h.token = release_lock.token AND h.xmax = 0
+      AND h.pid = pg_backend_pid() AND h.backend_start = started AND NOT h.handed_over
+    RETURNING h.key, h.mode, h.name, h.owner, h.expires_at, h.audited INTO gone;
+    IF NOT FOUND THEN
+        -- A guarded transaction keeps the row locked, and with it holds off the next holder. To
+        -- wait for it here would hang a caller who commits after releasing.
+        DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
+            SELECT f.token FROM pgsync.lock_holder AS f
+            WHERE f.token = release_lock.token AND f.pid = pg_backend_pid() AND f.backend_start = started
+              AND NOT f.handed_over
+            FOR UPDATE SKIP LOCKED))
+        RETURNING h.key, h.mode, h.name, h.owner, h.expires_at, h.audited INTO gone;
+    END IF;
+    IF NOT FOUND THEN
+        UPDATE pgsync.lock_holder AS h SET pid = 0, expires_at = least(h.expires_at, pgsync.clock())
+        WHERE h.token = release_lock.token AND NOT h.handed_over
+          AND h.pid = pg_backend_pid() AND h.backend_start = started
+        RETURNING h.key, h.mode, h.name, h.owner, h.expires_at, false AS audited INTO gone;
+        IF NOT FOUND THEN
+            RETURN false;
+        END IF;
+    END IF;
+    IF gone.audited AND gone.expires_at <= pgsync.clock() THEN
+        PERFORM pgsync.record_audit('lock.expired', gone.name, gone.owner,
+            jsonb_build_object('token', token, 'expired_at', gone.expires_at));
+    END IF;
+    IF room IS NOT NULL THEN
+        room := set_config('pgsync.lock_room', (room + 1)::text, false);
+    END IF;
+    RETURN pgsync.free_key(gone.key, gone.mode = 'shared');
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.release_lock(bigint) IS
+    'Releases the lock that this session holds with the token; false where it holds none with it. A guarded transaction that is still open holds off the next holder until it ends.';
+
+CREATE OR REPLACE FUNCTION pgsync.unlock(name text, token bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM pgsync.lock_holder AS h WHERE h.token = unlock.token AND h.name = unlock.name)
+        AND pgsync.release_lock(token);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.unlock(text, bigint) IS
+    'Releases a lock of this session; false where the token does not hold it here. A guarded transaction that is still open holds off the next holder until it ends.';
+
+CREATE OR REPLACE FUNCTION pgsync.free_orphans(keys bigint[]) RETURNS integer
+LANGUAGE sql VOLATILE AS $$
+    SELECT count(pgsync.free_key(l.key, l.shared)) FROM (
+        SELECT o.mode = 'ShareLock' AS shared, o.classid::bigint << 32 | o.objid::bigint AS key FROM pg_locks AS o
+        WHERE o.locktype = 'advisory' AND o.objsubid = 1 AND o.pid = pg_backend_pid() AND o.granted
+        OFFSET 0
+    ) AS l
+    WHERE (keys IS NULL OR l.key = ANY (keys))
+      AND NOT EXISTS (SELECT FROM pgsync.lock_holder AS h
+                      WHERE h.key = l.key AND NOT h.handed_over
+                        AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start())
+$$;
+
+COMMENT ON FUNCTION pgsync.free_orphans(bigint[]) IS
+    'Internal: gives back advisory locks of this session that have no holder''s row, since the transaction that took them failed; with null all of them.';
+
+CREATE OR REPLACE FUNCTION pgsync.abandon_lock(name text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+DECLARE
+    released boolean;
+BEGIN
+    SELECT bool_or(pgsync.release_lock(m.token)) INTO released FROM (
+        SELECT h.token FROM pgsync.lock_holder AS h
+        WHERE h.name = abandon_lock.name
+          AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start()
+        OFFSET 0
+    ) AS m;
+    PERFORM pgsync.free_orphans(ARRAY(SELECT pgsync.slot_key(name, n) FROM generate_series(0, 1000) AS n)
+        || pgsync.lock_key(name));
+    RETURN coalesce(released, false);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.abandon_lock(text) IS
+    'Releases whatever this session holds under the name: for a caller whose try_lock was interrupted before it learned the token.';
+
+CREATE OR REPLACE FUNCTION pgsync.abandon_all_but(tokens bigint[]) RETURNS integer
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+DECLARE
+    released integer;
+BEGIN
+    SELECT count(pgsync.release_lock(m.token)) INTO released FROM (
+        SELECT h.token FROM pgsync.lock_holder AS h
+        WHERE h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start()
+          AND NOT h.handed_over AND NOT h.token = ANY (tokens)
+        OFFSET 0
+    ) AS m;
+    PERFORM pgsync.free_orphans(NULL);
+    RETURN released;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.abandon_all_but(bigint[]) IS
+    'Releases every lock of this session but those of the tokens: for the owner of a session that is pgsync''s alone, whose statement was interrupted before it learned what it was granted.';
