@@ -82,6 +82,7 @@ class Election(_ElectionFace):
         self._on_loss = on_loss
         self._changed = threading.Condition()
         self._lock: Lock | None = None
+        self._leads = False
         self._stopping = False
         self._lost: str | None = None
         self._thread: threading.Thread | None = None
@@ -135,11 +136,14 @@ class Election(_ElectionFace):
         self._thread = None
 
     def wait(self, timeout: Duration | None = None) -> bool:
-        """Wait until this process leads, at most ``timeout`` seconds; says whether it does."""
+        """Wait until this process leads and ``on_gain`` has returned; says whether it does.
+
+        ``timeout`` is in seconds.
+        """
         seconds = None if timeout is None else to_timedelta(timeout, "timeout", zero=True)
         with self._changed:
             self._changed.wait_for(
-                lambda: self.is_leader or self._stopping,
+                lambda: self._leads or self._stopping,
                 seconds.total_seconds() if seconds is not None else None,
             )
         return self.is_leader
@@ -158,12 +162,13 @@ class Election(_ElectionFace):
             self._lead(lock)
 
     def _lead(self, lock: Lock) -> None:
-        with self._changed:
-            self._lock = lock
-            self._changed.notify_all()
+        self._lock = lock
         self._tell(self._on_gain, lock)
         with self._changed:
+            self._leads = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._stopping or self._lost is not None)
+            self._leads = False
             self._lock = None
         self._tell(self._on_loss, self._lost or "it stands no more")
         with suppress(PgsyncError):
@@ -274,9 +279,9 @@ class AsyncElection(_ElectionFace):
     async def _lead(self, lock: AsyncLock, lost: asyncio.Future[str]) -> None:
         reason = "it stands no more"
         self._lock = lock
-        self._gained.set()
         try:
             await self._tell(self._on_gain, lock)
+            self._gained.set()
             reason = await lost
         finally:
             self._lock = None

@@ -50,9 +50,7 @@ def test_an_exclusive_waiter_comes_before_later_shared_ones(
 
     thread = threading.Thread(target=write)
     thread.start()
-    eventually(
-        lambda: database.execute("SELECT 1 FROM pgsync.locks WHERE waiting = 1").fetchone()
-    )
+    eventually(lambda: database.execute("SELECT 1 FROM pgsync.locks WHERE waiting = 1").fetchone())
     with pytest.raises(LockHeld) as caught:
         late.lock("map", ttl=60, shared=True).acquire()
     assert "exclusively" in (caught.value.obstacle or "")
@@ -272,9 +270,8 @@ def test_a_lock_that_nobody_restores_is_free_at_its_deadline(new_face: Callable[
     lock = first.lock("import:7", ttl=0.4)
     lock.acquire()
     token = lock.hand_over()
-    with second.lock("import:7", ttl=60, wait=20):
-        with pytest.raises(LockLost):
-            first.restore_lock("import:7", token, ttl=60)
+    with second.lock("import:7", ttl=60, wait=20), pytest.raises(LockLost):
+        first.restore_lock("import:7", token, ttl=60)
 
 
 def test_a_lost_lock_is_kept_from_all_for_its_delay(
