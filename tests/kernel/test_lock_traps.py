@@ -62,11 +62,16 @@ def test_a_timeout_that_strikes_at_the_grant_leaves_nothing_behind(database: Any
 
 
 def test_a_waiter_that_was_killed_leaves_the_servers_queue(dsn: str, database: Any) -> None:
+    # One wait of a minute, not in slices, on a session with the settings of ours.
     script = (
-        "import sys\nfrom pgsync import Coordinator\n"
-        "Coordinator(sys.argv[1]).lock('report', ttl=60, wait=60, owner='doomed').acquire()\n"
+        "import sys\nfrom datetime import timedelta\n"
+        "from pgsync.locks.held import LockRequest\n"
+        "from pgsync.locks.session import LockSession\n"
+        "minute = timedelta(minutes=1)\n"
+        "LockSession(sys.argv[1], print).wait(LockRequest('report', minute, 'doomed'), minute,"
+        " resumed=False)\n"
     )
-    with Coordinator(dsn) as holder, holder.lock("report", ttl=60):
+    with Coordinator(dsn) as holder, holder.lock("report", ttl=600):
         waiter = subprocess.Popen([sys.executable, "-c", script, dsn])
         eventually(
             lambda: database.execute(
@@ -78,6 +83,42 @@ def test_a_waiter_that_was_killed_leaves_the_servers_queue(dsn: str, database: A
         eventually(
             lambda: database.execute("SELECT 1 FROM pgsync.locks WHERE waiting = 0").fetchone()
         )
+
+
+def test_timeouts_of_the_database_end_no_lock_session(dsn: str, database: Any) -> None:
+    name = database.info.dbname
+    for setting in ("idle_session_timeout", "statement_timeout", "lock_timeout"):
+        database.execute(
+            psycopg.sql.SQL("ALTER DATABASE {} SET {} = '250ms'").format(
+                psycopg.sql.Identifier(name), psycopg.sql.Identifier(setting)
+            )
+        )
+    with Coordinator(dsn) as sync, Coordinator(dsn) as other:
+        with sync.lock("report", ttl=60) as lock:
+            _give_up(other, 0.7)
+            lock.renew()
+            lock.check()
+
+
+def test_the_deadline_is_reckoned_from_before_the_request(dsn: str, database: Any) -> None:
+    database.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM pg_sleep(0.5); RETURN new; END$$"
+    )
+    database.execute(
+        "CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON pgsync.lock_holder"
+        " FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    with Coordinator(dsn) as sync:
+        sync.lock("warm", ttl=60).acquire()
+        before = time.monotonic()
+        with sync.lock("report", ttl=60) as lock:
+            held = lock._held
+            assert held is not None
+            assert held.deadline - before < 60.4
+            before = time.monotonic()
+            lock.renew()
+            assert held.deadline - before < 60.4
 
 
 def test_an_interrupt_ends_a_wait_at_once_and_leaves_nothing(dsn: str, database: Any) -> None:
