@@ -1,5 +1,7 @@
-"""``python -m benchmarks [SUBJECT]... [--rounds N] [--json]``: all subjects where none is named.
+"""``python -m benchmarks [SUBJECT]... [--rounds N] [--quick] [--json]``: all subjects by default.
 
+Peers take part where their library is installed, those on Redis where ``redis-server`` is; it is
+started for the run, without persistence, while PostgreSQL keeps its durability.
 ``PGSYNC_BENCH_DSN`` names a server other than a fresh embedded one, whose fsync is on.
 """
 
@@ -10,7 +12,9 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 import psycopg
@@ -18,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import limits, locks, queues
-from benchmarks.frame import Comparison
+from benchmarks.frame import Comparison, Pace
+from benchmarks.peers import Peers, found_peers
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
 
-SUBJECTS: dict[str, Callable[[str, int], Iterator[Comparison]]] = {
+SUBJECTS: dict[str, Callable[[str, Pace, Peers], Iterator[Comparison]]] = {
     "locks": locks.measure,
     "limits": limits.measure,
     "queues": queues.measure,
@@ -32,48 +37,59 @@ SUBJECTS: dict[str, Callable[[str, int], Iterator[Comparison]]] = {
 @click.command(help=__doc__)
 @click.argument("subjects", nargs=-1, type=click.Choice(list(SUBJECTS)))
 @click.option("--rounds", type=click.IntRange(3), default=7, show_default=True)
+@click.option("--quick", is_flag=True, help="A hundredth of the work: shows that it runs, no more.")
+@click.option("--peers/--no-peers", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(subjects: tuple[str, ...], rounds: int, as_json: bool) -> None:
-    with tempfile.TemporaryDirectory(prefix="pgsync-bench-") as folder:
-        if dsn := os.environ.get("PGSYNC_BENCH_DSN"):
-            measured = _measure(dsn, subjects, rounds)
-        else:
-            with EmbeddedServer(Path(folder) / "server") as server:
-                measured = _measure(server.dsn, subjects, rounds)
+def main(subjects: tuple[str, ...], rounds: int, quick: bool, peers: bool, as_json: bool) -> None:
+    pace = Pace(rounds, 0.01 if quick else 1.0)
+    with ExitStack() as stack:
+        found = stack.enter_context(found_peers()) if peers else Peers()
+        dsn = os.environ.get("PGSYNC_BENCH_DSN")
+        if dsn is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pgsync-bench-"))
+            dsn = stack.enter_context(EmbeddedServer(Path(folder) / "server")).dsn
+        measured = _measure(dsn, subjects, pace, found)
     if as_json:
         click.echo(json.dumps(measured))
     else:
         _print(measured)
 
 
-def _measure(dsn: str, subjects: tuple[str, ...], rounds: int) -> dict[str, object]:
+def _measure(dsn: str, subjects: tuple[str, ...], pace: Pace, peers: Peers) -> dict[str, Any]:
     migrate(dsn)
     with psycopg.connect(dsn) as connection:
         version = connection.info.server_version
     return {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
         "postgresql": version,
+        "redis": {"version": peers.redis, "persistence": "none"} if peers.socket else None,
+        "missing": list(peers.missing),
         "comparisons": [
             comparison.as_json()
             for subject in subjects or SUBJECTS
-            for comparison in SUBJECTS[subject](dsn, rounds)
+            for comparison in SUBJECTS[subject](dsn, pace, peers)
         ],
     }
 
 
-def _print(measured: dict[str, object]) -> None:
-    comparisons = measured["comparisons"]
-    assert isinstance(comparisons, list)
-    for comparison in comparisons:
-        table = Table("", "a second", "quartiles", "ratio", title=comparison["title"], box=None)
+def _print(measured: dict[str, Any]) -> None:
+    if measured["redis"]:
+        click.echo(f"Redis {measured['redis']['version']}, without persistence.")
+    for peer in measured["missing"]:
+        click.echo(f"Missing: {peer}.")
+    for comparison in measured["comparisons"]:
+        columns = ("", "a second", "quartiles", "ratio", "further")
+        table = Table(*columns, title=comparison["title"], box=None)
         for result in comparison["results"]:
             table.add_row(
                 result["name"],
                 f"{result['median']:,.0f}",
                 f"{result['lower']:,.0f} to {result['upper']:,.0f}",
                 f"{result['ratio']:.2f}",
+                ", ".join(f"{name} {figure:,.4g}" for name, figure in result["extras"].items()),
             )
         Console().print(table)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -9,11 +9,40 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Comparison", "Contender", "Result", "compare"]
+__all__ = ["Comparison", "Contender", "Pace", "Result", "Run", "compare", "latencies"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much is measured: so many rounds, each with ``share`` of the usual work."""
+
+    rounds: int
+    share: float = 1.0
+
+    def count(self, usual: int) -> int:
+        """How many operations to do where ``usual`` are usual."""
+        return max(1, round(usual * self.share))
+
+    def seconds(self, usual: float) -> float:
+        """How long to run where ``usual`` seconds are usual."""
+        return usual * self.share
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run did, where that is more than a number of operations.
+
+    ``seconds`` is set by a contender that timed a part of the run only. ``extras`` are further
+    figures, each with its unit in its name.
+    """
+
+    operations: int
+    seconds: float | None = None
+    extras: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +50,15 @@ class Contender:
     """Something that does work; ``run`` does some and returns how many operations that was."""
 
     name: str
-    run: Callable[[], int]
+    run: Callable[[], int | Run]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """A contender's rate in operations a second: median and quartiles over the rounds.
 
-    ``ratio`` is the median over that of the first contender, the reference.
+    ``ratio`` is the median over that of the first contender, the reference; ``extras`` has the
+    median of each further figure.
     """
 
     name: str
@@ -36,6 +66,7 @@ class Result:
     lower: float
     upper: float
     ratio: float
+    extras: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +85,47 @@ class Comparison:
 def compare(title: str, contenders: Iterable[Contender], rounds: int) -> Comparison:
     """Let the contenders take turns for some rounds; the first is the reference."""
     field = list(contenders)
-    rates: dict[str, list[float]] = {contender.name: [] for contender in field}
+    runs: dict[str, list[Run]] = {contender.name: [] for contender in field}
     for contender in field:
         contender.run()  # warm: connections, prepared statements, caches
     for _ in range(rounds):
         for contender in random.sample(field, len(field)):
-            began = time.perf_counter()
-            operations = contender.run()
-            rates[contender.name].append(operations / (time.perf_counter() - began))
-    reference = statistics.median(rates[field[0].name])
+            runs[contender.name].append(_timed(contender))
+    reference = statistics.median(_rate(run) for run in runs[field[0].name])
     return Comparison(
         title,
         rounds,
-        tuple(_result(contender.name, rates[contender.name], reference) for contender in field),
+        tuple(_result(contender.name, runs[contender.name], reference) for contender in field),
     )
 
 
-def _result(name: str, rates: list[float], reference: float) -> Result:
-    lower, median, upper = statistics.quantiles(rates, n=4, method="inclusive")
-    return Result(name, median, lower, upper, median / reference)
+def latencies(seconds: Sequence[float]) -> dict[str, float]:
+    """The extras of a run that timed each of its operations: p50 and p99 in milliseconds."""
+    if len(seconds) < 2:
+        return {}
+    percentiles = statistics.quantiles(seconds, n=100, method="inclusive")
+    return {"p50_ms": percentiles[49] * 1000, "p99_ms": percentiles[98] * 1000}
+
+
+def _timed(contender: Contender) -> Run:
+    began = time.perf_counter()
+    done = contender.run()
+    took = time.perf_counter() - began
+    if isinstance(done, int):
+        return Run(done, took)
+    return Run(done.operations, done.seconds or took, done.extras)
+
+
+def _rate(run: Run) -> float:
+    assert run.seconds is not None
+    return run.operations / run.seconds
+
+
+def _result(name: str, runs: Sequence[Run], reference: float) -> Result:
+    lower, median, upper = statistics.quantiles(map(_rate, runs), n=4, method="inclusive")
+    figures = {figure for run in runs for figure in run.extras}
+    extras = {
+        figure: statistics.median(run.extras[figure] for run in runs if figure in run.extras)
+        for figure in sorted(figures)
+    }
+    return Result(name, median, lower, upper, median / reference, extras)

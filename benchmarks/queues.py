@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import psycopg
 
-from benchmarks.frame import Comparison, Contender, compare
+from benchmarks.frame import Comparison, Contender, Pace, compare
+from benchmarks.peers import Peers
 from pgsync import Coordinator
 from pgsync.queues import Task
 
@@ -24,7 +25,7 @@ _CLAIM = (
 )
 
 
-def measure(dsn: str, rounds: int) -> Iterator[Comparison]:
+def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
     """Yield the comparisons of this subject."""
     with psycopg.connect(dsn, autocommit=True) as raw, Coordinator(dsn) as sync:
         raw.execute(
@@ -39,36 +40,40 @@ def measure(dsn: str, rounds: int) -> Iterator[Comparison]:
         @sync.task(name="noop_async")
         async def noop_async(n: int) -> None: ...
 
-        yield compare("enqueue one, one thread", _single(raw, noop), rounds)
-        yield compare("enqueue in bulk", _bulk(raw, noop), rounds)
-        yield compare("drain, one worker, no-op job", _drain(raw, sync, noop, noop_async), rounds)
+        yield compare(
+            "enqueue one, one thread", _single(raw, noop, pace.count(_SINGLE)), pace.rounds
+        )
+        yield compare("enqueue in bulk", _bulk(raw, noop, pace.count(_BULK)), pace.rounds)
+        jobs = pace.count(_BULK)
+        drains = _drain(raw, sync, noop, noop_async, jobs)
+        yield compare("drain, one worker, no-op job", drains, pace.rounds)
 
 
-def _single(raw: psycopg.Connection[object], noop: Task[..., None]) -> list[Contender]:
+def _single(raw: psycopg.Connection[object], noop: Task[..., None], count: int) -> list[Contender]:
     def insert() -> int:
-        for number in range(_SINGLE):
+        for number in range(count):
             raw.execute("INSERT INTO bench_job (args) VALUES (%s)", [f'{{"n": {number}}}'])
-        return _SINGLE
+        return count
 
     def enqueue() -> int:
-        for number in range(_SINGLE):
+        for number in range(count):
             noop.enqueue(n=number)
-        return _SINGLE
+        return count
 
     return [Contender("INSERT + commit", insert), Contender("pgsync", enqueue)]
 
 
-def _bulk(raw: psycopg.Connection[object], noop: Task[..., None]) -> list[Contender]:
+def _bulk(raw: psycopg.Connection[object], noop: Task[..., None], count: int) -> list[Contender]:
     def copy() -> int:
         lines = io.StringIO()
-        lines.writelines(f'{{"n": {number}}}\n' for number in range(_BULK))
+        lines.writelines(f'{{"n": {number}}}\n' for number in range(count))
         with raw.cursor() as cursor, cursor.copy("COPY bench_job (args) FROM STDIN") as stream:
             stream.write(lines.getvalue())
-        return _BULK
+        return count
 
     def enqueue_many() -> int:
-        noop.enqueue_many({"n": number} for number in range(_BULK))
-        return _BULK
+        noop.enqueue_many({"n": number} for number in range(count))
+        return count
 
     return [Contender("COPY", copy), Contender("pgsync", enqueue_many)]
 
@@ -78,10 +83,11 @@ def _drain(
     sync: Coordinator,
     noop: Task[..., None],
     noop_async: Task[..., None],
+    count: int,
 ) -> list[Contender]:
     def bare() -> int:
         raw.execute("TRUNCATE bench_job")
-        raw.execute("INSERT INTO bench_job (args) SELECT '{}' FROM generate_series(1, %s)", [_BULK])
+        raw.execute("INSERT INTO bench_job (args) SELECT '{}' FROM generate_series(1, %s)", [count])
         done = 0
         while ids := [row[0] for row in raw.execute(_CLAIM, [_BATCH])]:
             raw.execute("DELETE FROM bench_job WHERE id = ANY (%s)", [ids])
@@ -89,7 +95,7 @@ def _drain(
         return done
 
     def drain(task: Task[..., None]) -> int:
-        task.enqueue_many({"n": number} for number in range(_BULK))
+        task.enqueue_many({"n": number} for number in range(count))
         return sync.run_worker(drain=True, concurrency=_BATCH).completed
 
     return [

@@ -1,0 +1,171 @@
+"""One lock that several processes want: how fast it changes hands, and whether it does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from ctypes import c_int64
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, TypeAlias
+
+import psycopg
+
+from benchmarks.frame import Comparison, Contender, Pace, Run, compare, latencies
+from benchmarks.peers import LOCK_PEERS, Peers, redis_client
+from pgsync import Coordinator
+
+__all__ = ["compare_contended"]
+
+_PROCESSES = 4
+_SECONDS = 2.0
+_PATIENCE = 60.0
+_NAME = "bench:contended"
+
+# Takes the lock, waiting for it, and returns what gives it back.
+Take: TypeAlias = Callable[[], Callable[[], object]]
+Open: TypeAlias = Callable[[], AbstractContextManager[Take]]
+
+
+def compare_contended(dsn: str, pace: Pace, peers: Peers) -> Comparison:
+    """Several processes, one name: each takes the lock, waiting for it, and gives it back at once.
+
+    ``handoff_share`` is the share of grants to another process than the holder before: a lock that
+    its releaser may retake at once counts many grants and hands off few.
+    """
+    opens: dict[str, Open] = {
+        "bare blocking advisory lock": partial(_bare, dsn),
+        "pgsync": partial(_pgsync, dsn),
+        **{name: partial(_peer, name, peers.socket) for name in peers.names},
+    }
+    with ExitStack() as stack:
+        groups = {name: stack.enter_context(_group(open_)) for name, open_ in opens.items()}
+        seconds = pace.seconds(_SECONDS)
+        return compare(
+            f"contended lock, {_PROCESSES} processes on one name",
+            [Contender(name, partial(group, seconds)) for name, group in groups.items()],
+            pace.rounds,
+        )
+
+
+@contextmanager
+def _bare(dsn: str) -> Iterator[Take]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+
+        def give_back() -> None:
+            connection.execute("SELECT pg_advisory_unlock(1)")
+
+        def take() -> Callable[[], object]:
+            connection.execute("SELECT pg_advisory_lock(1)")
+            return give_back
+
+        yield take
+
+
+@contextmanager
+def _pgsync(dsn: str) -> Iterator[Take]:
+    with Coordinator(dsn) as sync:
+
+        def take() -> Callable[[], object]:
+            lock = sync.lock(_NAME, ttl=60, wait=30)
+            lock.acquire()
+            return lock.release
+
+        yield take
+
+
+@contextmanager
+def _peer(name: str, socket: str) -> Iterator[Take]:
+    with redis_client(socket) as client:
+        yield lambda: LOCK_PEERS[name](client, _NAME).release
+
+
+@contextmanager
+def _group(open_: Open) -> Iterator[Callable[[float], Run]]:
+    """Processes that stay for the ``with``; the function lets them contend for some seconds."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(_PROCESSES)
+    shared = RawArray(c_int64, 2)
+    pipes, processes = [], []
+    try:
+        for number in range(1, _PROCESSES + 1):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(open_, number, shared, barrier, theirs), daemon=True
+            )
+            process.start()
+            theirs.close()  # so that a process which dies closes its end for good
+            pipes.append(ours)
+            processes.append(process)
+
+        def run(seconds: float) -> Run:
+            for pipe in pipes:
+                pipe.send(seconds)
+            return _summary([_answer(pipe, seconds) for pipe in pipes], seconds)
+
+        yield run
+        for pipe in pipes:
+            pipe.send(None)
+        for process in processes:
+            process.join(_PATIENCE)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _answer(pipe: Connection, seconds: float) -> Any:
+    if not pipe.poll(seconds + _PATIENCE):
+        raise RuntimeError(f"a contending process gave no answer in {_PATIENCE:g} s")
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise RuntimeError("a contending process ended; its error is above") from None
+
+
+def _serve(open_: Open, number: int, shared: Any, barrier: Any, pipe: Connection) -> None:
+    """What each process does: contend whenever it is told to."""
+    with open_() as take:
+        while (seconds := pipe.recv()) is not None:
+            barrier.wait(_PATIENCE)
+            pipe.send(_contend(take, number, shared, time.monotonic() + seconds))
+
+
+def _contend(take: Take, number: int, shared: Any, until: float) -> tuple[list[float], int]:
+    """Take and give back until the time is up; how long each grant took, and the handoffs.
+
+    ``shared`` has the number of the last holder and of the present one, 0 for none; only the
+    holder writes to it.
+    """
+    waited: list[float] = []
+    handoffs = 0
+    while True:
+        asked = time.monotonic()
+        give_back = take()
+        granted = time.monotonic()
+        if shared[1]:
+            raise RuntimeError(f"processes {shared[1]} and {number} hold the lock at once")
+        shared[1] = number
+        if granted < until:
+            waited.append(granted - asked)
+            handoffs += shared[0] != number
+        shared[0] = number
+        shared[1] = 0
+        give_back()
+        if granted >= until:
+            return waited, handoffs
+
+
+def _summary(answers: list[tuple[list[float], int]], seconds: float) -> Run:
+    waited = [wait for waits, _ in answers for wait in waits]
+    handoffs = sum(count for _, count in answers)
+    grants = len(waited)
+    extras = {
+        "handoff_share": handoffs / max(1, grants),
+        "least_served_share": min(len(waits) for waits, _ in answers) / max(1, grants),
+        **latencies(waited),
+    }
+    return Run(grants, seconds, extras)
