@@ -18,10 +18,11 @@ from benchmarks.frame import Comparison, Contender, Pace, Run, compare, latencie
 from benchmarks.peers import LOCK_PEERS, Peers, redis_client
 from pgsync import Coordinator
 
-__all__ = ["compare_contended"]
+__all__ = ["compare_contended", "contend"]
 
 _PROCESSES = 4
 _SECONDS = 2.0
+_LEAST_SECONDS = 0.1
 _PATIENCE = 60.0
 _NAME = "bench:contended"
 
@@ -43,7 +44,7 @@ def compare_contended(dsn: str, pace: Pace, peers: Peers) -> Comparison:
     }
     with ExitStack() as stack:
         groups = {name: stack.enter_context(_group(open_)) for name, open_ in opens.items()}
-        seconds = pace.seconds(_SECONDS)
+        seconds = max(_LEAST_SECONDS, pace.seconds(_SECONDS))
         return compare(
             f"contended lock, {_PROCESSES} processes on one name",
             [Contender(name, partial(group, seconds)) for name, group in groups.items()],
@@ -131,10 +132,16 @@ def _serve(open_: Open, number: int, shared: Any, barrier: Any, pipe: Connection
     with open_() as take:
         while (seconds := pipe.recv()) is not None:
             barrier.wait(_PATIENCE)
-            pipe.send(_contend(take, number, shared, time.monotonic() + seconds))
+            pipe.send(contend(take, number, shared, time.monotonic() + seconds))
 
 
-def _contend(take: Take, number: int, shared: Any, until: float) -> tuple[list[float], int]:
+def contend(
+    take: Take,
+    number: int,
+    shared: Any,
+    until: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[list[float], int]:
     """Take and give back until the time is up; how long each grant took, and the handoffs.
 
     ``shared`` has the number of the last holder and of the present one, 0 for none; only the
@@ -143,9 +150,9 @@ def _contend(take: Take, number: int, shared: Any, until: float) -> tuple[list[f
     waited: list[float] = []
     handoffs = 0
     while True:
-        asked = time.monotonic()
+        asked = clock()
         give_back = take()
-        granted = time.monotonic()
+        granted = clock()
         if shared[1]:
             raise RuntimeError(f"processes {shared[1]} and {number} hold the lock at once")
         shared[1] = number

@@ -23,6 +23,7 @@ _THREADS = 16
 _THREAD_PAIRS = 100
 _BATCH = 100
 _HELD = 10_000
+_HELD_ROUNDS = 3
 
 
 def measure(dsn: str, pace: Pace, peers: Peers) -> Iterator[Comparison]:
@@ -82,7 +83,10 @@ def _many_threads(dsn: str, pace: Pace, peers: Peers) -> Comparison:
 
 
 def _many_held(dsn: str, pace: Pace) -> Comparison:
-    """Only the taking is timed; giving all of them back comes after."""
+    """Only the taking is timed; giving all of them back comes after.
+
+    ``flatness`` is the rate of the last tenth over that of the first.
+    """
     count = pace.count(_HELD // _THREADS)
     total = count * _THREADS
     with (
@@ -98,29 +102,40 @@ def _many_held(dsn: str, pace: Pace) -> Comparison:
             raw.execute("SELECT pg_advisory_unlock_all()")
             return Run(total, took)
 
-        def take(number: int) -> list[Lock]:
-            locks = [sync.lock(f"bench:held:{number}:{each}", ttl=600) for each in range(count)]
-            for lock in locks:
+        def take(number: int) -> list[tuple[float, Lock]]:
+            taken = []
+            for each in range(count):
+                lock = sync.lock(f"bench:held:{number}:{each}", ttl=600)
                 lock.acquire()
-            return locks
+                taken.append((time.perf_counter(), lock))
+            return taken
 
-        def give_back(locks: list[Lock]) -> None:
-            for lock in locks:
+        def give_back(taken: list[tuple[float, Lock]]) -> None:
+            for _, lock in taken:
                 lock.release()
 
         def pgsync() -> Run:
             began = time.perf_counter()
             held = list(threads.map(take, range(_THREADS)))
-            taken = time.perf_counter()
+            ended = time.perf_counter()
             list(threads.map(give_back, held))
-            released = time.perf_counter() - taken
-            return Run(total, taken - began, {"released_a_second": total / released})
+            released = time.perf_counter() - ended
+            extras = {
+                "flatness": _flatness(began, sorted(at for taken in held for at, _ in taken)),
+                "released_a_second": total / released,
+            }
+            return Run(total, ended - began, extras)
 
         return compare(
             f"take {total:,} locks and hold them all, {_THREADS} threads",
             [Contender("bare advisory locks, one statement", bare), Contender("pgsync", pgsync)],
-            pace.rounds,
+            min(pace.rounds, _HELD_ROUNDS),
         )
+
+
+def _flatness(began: float, moments: list[float]) -> float:
+    tenth = len(moments) // 10
+    return (moments[tenth - 1] - began) / (moments[-1] - moments[-tenth - 1])
 
 
 def _timed_pairs(pair: Callable[[int], object], first: int, count: int) -> list[float]:

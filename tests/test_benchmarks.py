@@ -1,0 +1,130 @@
+"""The benchmarks run, and their arithmetic is right; no time is asserted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.contended import contend
+from benchmarks.frame import Contender, Pace, Run, compare, latencies
+from benchmarks.peers import LOCK_PEERS, found_peers
+from benchmarks.redis_server import find_redis, redis_server
+
+_ROOT = Path(__file__).parents[1]
+
+
+def test_a_comparison_has_medians_quartiles_and_ratios() -> None:
+    # The first run warms up and must not count.
+    slow = iter([Run(1, 1000.0), *(Run(100, seconds) for seconds in (1.0, 2.0, 4.0, 5.0, 10.0))])
+    fast = iter(
+        [Run(1, 1000.0), *(Run(count, 1.0, {"n": count}) for count in (50, 70, 10, 90, 60))]
+    )
+    comparison = compare(
+        "two", [Contender("slow", lambda: next(slow)), Contender("fast", lambda: next(fast))], 5
+    )
+    first, second = comparison.results
+    assert (first.name, first.lower, first.median, first.upper) == ("slow", 20, 25, 50)
+    assert (second.name, second.lower, second.median, second.upper) == ("fast", 50, 60, 70)
+    assert (first.ratio, second.ratio) == (1, 2.4)
+    assert (first.extras, second.extras) == ({}, {"n": 60})
+    assert comparison.as_json()["results"][1]["extras"] == {"n": 60}
+
+
+def test_a_contender_that_times_nothing_is_timed_whole() -> None:
+    result = compare("one", [Contender("counts", lambda: 3)], 3).results[0]
+    assert result.median > 0
+    assert result.ratio == 1
+
+
+def test_latencies_are_percentiles_in_milliseconds() -> None:
+    figures = latencies([number / 1000 for number in range(101)])
+    assert figures == pytest.approx({"p50_ms": 50, "p99_ms": 99})
+    assert latencies([0.5]) == {}
+
+
+def test_a_pace_shares_work_and_leaves_some() -> None:
+    assert Pace(7).count(300) == 300
+    assert Pace(3, 0.01).count(300) == 3
+    assert Pace(3, 0.01).count(5) == 1
+    assert Pace(3, 0.5).seconds(2) == 1
+
+
+def test_contention_counts_handoffs_and_sees_two_holders() -> None:
+    shared = [0, 0]
+    holders = itertools.cycle([1, 2])
+
+    def take() -> Callable[[], object]:
+        shared[0] = next(holders)  # as if that process had the lock before
+        return lambda: None
+
+    ticks = itertools.count()  # asked at 0, granted at 1, asked at 2, and so on
+    waited, handoffs = contend(take, 1, shared, 20, lambda: float(next(ticks)))
+    assert waited == [1.0] * 10
+    assert handoffs == 5
+    with pytest.raises(RuntimeError, match="processes 2 and 1 hold the lock at once"):
+        contend(take, 1, [0, 2], 0)
+
+
+def test_peers_that_are_not_installed_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with found_peers() as peers:
+        assert peers.names == ()
+        assert [line.partition(":")[0] for line in peers.missing] == list(LOCK_PEERS)
+
+
+@pytest.mark.skipif(find_redis() is None, reason="redis-server is not installed")
+def test_the_redis_of_a_run_ends_with_it() -> None:
+    program = find_redis()
+    assert program is not None
+    with redis_server(program) as socket:
+        folder = Path(socket).parent
+        assert Path(socket).is_socket()
+    assert not folder.exists()
+
+
+def test_every_benchmark_runs(dsn: str) -> None:
+    """A hundredth of the work, on the test's own database and without peers."""
+    measured = _measure(dsn)
+    assert measured["redis"] is None
+    assert measured["missing"] == []
+    titles = [comparison["title"] for comparison in measured["comparisons"]]
+    assert [title for title in titles if "lock" in title] == [
+        "lock + unlock, one thread",
+        "contended lock, 4 processes on one name",
+        "lock + unlock, 16 threads of one process, distinct names",
+        "take 96 locks and hold them all, 16 threads",
+    ]
+    for comparison in measured["comparisons"]:
+        assert "pgsync" in comparison["results"][-1]["name"]
+        assert comparison["results"][0]["ratio"] == 1
+        for result in comparison["results"]:
+            assert 0 < result["lower"] <= result["median"] <= result["upper"]
+    for result in measured["comparisons"][titles.index("contended lock, 4 processes on one name")][
+        "results"
+    ]:
+        assert 0 <= result["extras"]["handoff_share"] <= 1
+        assert 0 < result["extras"]["p50_ms"] <= result["extras"]["p99_ms"]
+
+
+def _measure(dsn: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks", "--rounds", "3"]
+    done = subprocess.run(
+        [*command, "--quick", "--no-peers", "--json"],
+        cwd=_ROOT,
+        env={**os.environ, "PGSYNC_BENCH_DSN": dsn},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=100,
+    )
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
