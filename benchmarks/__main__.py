@@ -19,7 +19,7 @@ from typing import Any
 import click
 import psycopg
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks import limits, locks, queues
 from benchmarks.frame import Comparison, Pace
@@ -59,9 +59,10 @@ def _measure(dsn: str, subjects: tuple[str, ...], pace: Pace, peers: Peers) -> d
     migrate(dsn)
     with psycopg.connect(dsn) as connection:
         version = connection.info.server_version
+        fsync = connection.execute("SHOW fsync").fetchone()[0]
     return {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
-        "postgresql": version,
+        "postgresql": {"version": version, "fsync": fsync},
         "redis": {"version": peers.redis, "persistence": "none"} if peers.socket else None,
         "missing": list(peers.missing),
         "comparisons": [
@@ -73,19 +74,20 @@ def _measure(dsn: str, subjects: tuple[str, ...], pace: Pace, peers: Peers) -> d
 
 
 def _print(measured: dict[str, Any]) -> None:
+    click.echo("PostgreSQL {version}, fsync {fsync}.".format(**measured["postgresql"]))
     if measured["redis"]:
-        click.echo(f"Redis {measured['redis']['version']}, without persistence.")
+        click.echo("Redis {version}, persistence {persistence}.".format(**measured["redis"]))
     for peer in measured["missing"]:
         click.echo(f"Missing: {peer}.")
     for comparison in measured["comparisons"]:
-        columns = ("", "a second", "quartiles", "ratio", "further")
+        columns = (Column(no_wrap=True), "a second", "quartiles", "ratio", "further")
         table = Table(*columns, title=comparison["title"], box=None)
         for result in comparison["results"]:
             table.add_row(
                 result["name"],
                 f"{result['median']:,.0f}",
                 f"{result['lower']:,.0f} to {result['upper']:,.0f}",
-                f"{result['ratio']:.2f}",
+                f"{result['ratio']:.3f}",
                 ", ".join(f"{name} {figure:,.4g}" for name, figure in result["extras"].items()),
             )
         Console().print(table)
