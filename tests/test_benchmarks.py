@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,14 @@ def test_peers_that_are_not_installed_are_missing(
 def test_the_redis_of_a_run_ends_with_it() -> None:
     program = find_redis()
     assert program is not None
-    with redis_server(program) as socket:
-        folder = Path(socket).parent
-        assert Path(socket).is_socket()
-    assert not folder.exists()
+    with closing(socket.socket(socket.AF_UNIX)) as client:
+        client.settimeout(10)
+        with redis_server(program) as path:
+            client.connect(path)
+            client.sendall(b"CONFIG GET save\r\n")
+            assert client.recv(1024) == b"*2\r\n$4\r\nsave\r\n$0\r\n\r\n"  # writes no snapshots
+        assert client.recv(1) == b""
+    assert not Path(path).parent.exists()
 
 
 def test_every_benchmark_runs(dsn: str) -> None:
