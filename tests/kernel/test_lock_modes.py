@@ -89,6 +89,19 @@ def test_a_slot_is_waited_for(new_face: Callable[[], Any]) -> None:
     release.join()
 
 
+def test_who_waits_for_a_slot_comes_before_who_tries_later(
+    new_face: Callable[[], Any], database: Any
+) -> None:
+    face = new_face()
+    # Somebody stands at the gate, about to take the slot that has just become free.
+    database.execute("SELECT pg_advisory_lock(pgsync.slot_key('api', 0))")
+    with pytest.raises(LockHeld):
+        face.semaphore("api", 1, ttl=60).acquire()
+    database.execute("SELECT pg_advisory_unlock(pgsync.slot_key('api', 0))")
+    with face.semaphore("api", 1, ttl=60):
+        pass
+
+
 def test_no_more_than_the_slots_are_inside_under_contention(dsn: str) -> None:
     inside, most, done = 0, 0, 0
     mutex = threading.Lock()

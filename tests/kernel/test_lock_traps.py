@@ -93,11 +93,14 @@ def test_timeouts_of_the_database_end_no_lock_session(dsn: str, database: Any) -
                 psycopg.sql.Identifier(name), psycopg.sql.Identifier(setting)
             )
         )
-    with Coordinator(dsn) as sync, Coordinator(dsn) as other:
-        with sync.lock("report", ttl=60) as lock:
-            _give_up(other, 0.7)
-            lock.renew()
-            lock.check()
+    with (
+        Coordinator(dsn) as sync,
+        Coordinator(dsn) as other,
+        sync.lock("report", ttl=60) as lock,
+    ):
+        _give_up(other, 0.7)
+        lock.renew()
+        lock.check()
 
 
 def test_the_deadline_is_reckoned_from_before_the_request(dsn: str, database: Any) -> None:
@@ -165,6 +168,38 @@ def test_a_cancelled_task_ends_its_wait_at_the_server_at_once(dsn: str, database
                 await asking
             await asyncio.to_thread(eventually, lambda: advisory_locks(database) == 1)
             assert time.monotonic() - began < 0.9
+
+    asyncio.run(scenario())
+
+
+def test_a_grant_that_is_cancelled_before_it_is_heard_of_is_given_back(
+    dsn: str, database: Any
+) -> None:
+    database.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN IF new.owner = 'slow' THEN PERFORM pg_sleep(30); END IF; RETURN new; END$$"
+    )
+    database.execute(
+        "CREATE TRIGGER slow AFTER INSERT ON pgsync.lock_holder"
+        " FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+
+    async def scenario() -> None:
+        async with AsyncCoordinator(dsn) as holder, AsyncCoordinator(dsn) as contender:
+            held = holder.lock("report", ttl=60)
+            await held.acquire()
+            slow = contender.lock("report", ttl=60, wait=60, owner="slow")
+            asking = asyncio.create_task(slow.acquire())
+            await asyncio.to_thread(eventually, lambda: advisory_locks(database) == 2)
+            await held.release()
+            # Granted: the advisory lock is its session's, and the answer is yet to come.
+            await asyncio.to_thread(eventually, lambda: advisory_locks(database) == 1)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            await asyncio.to_thread(eventually, lambda: advisory_locks(database) == 0)
+            async with holder.lock("report", ttl=60):
+                pass
 
     asyncio.run(scenario())
 

@@ -21,7 +21,7 @@ USER = "pgsync"
 SETTINGS: Mapping[str, str] = {
     "max_connections": "200",
     # 256 * 200 connections = 51,200 places: 10,000 advisory locks stay under a quarter of them.
-    "max_locks_per_transaction": "512",
+    "max_locks_per_transaction": "256",
     "shared_buffers": "256MB",
     "wal_compression": "on",
     # A client that was killed while its statement waited is noticed after this time.
