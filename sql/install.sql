@@ -89,7 +89,7 @@ BEGIN;
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '2e99d9a4cf8da251f7b49fb2b29eecfa4bd370bb385351cf645733d6da734cb3')
+VALUES ('api', 0, '0.1.0', '0ba859d1536f11f9d59244a965445f78a92f1f3c88863dd6ee8845ac184d30a2')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -38,6 +38,8 @@ DUTIES = (
     Duty("prepare history", 3600.0, Call("SELECT pgsync.prepare_history()", {}, scalar)),
     Duty("drop old history", 3600.0, Call("SELECT pgsync.prune_history()", {}, scalar)),
     Duty("forget old runs", 60.0, Call("SELECT pgsync.prune_operations()", {}, scalar)),
+    Duty("forget old fences", 3600.0, Call("SELECT pgsync.prune_fences()", {}, scalar)),
+    Duty("forget old audit entries", 3600.0, Call("SELECT pgsync.prune_audit()", {}, scalar)),
     Duty("forget old fires", 3600.0, Call("SELECT pgsync.prune_schedule_fires()", {}, scalar)),
 )
 

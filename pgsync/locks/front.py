@@ -56,7 +56,10 @@ class Locks:
     def transaction_lock(
         self, connection: Any, name: str, *, wait: Duration = 0, shared: bool = False
     ) -> TransactionLock:
-        """A lock on the caller's connection (psycopg or SQLAlchemy) until its transaction ends."""
+        """A lock on the caller's connection (psycopg or SQLAlchemy) until its transaction ends.
+
+        As a decorator it takes the name of the function's parameter that holds the connection.
+        """
         return TransactionLock(connection, name, wait, shared)
 
     def elect(

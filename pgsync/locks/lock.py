@@ -34,6 +34,7 @@ class _LockFace:
         self._keeper = keeper
         self._request = request
         self._held = held
+        self._restored = held is not None
 
     def __repr__(self) -> str:
         held = self._held
@@ -83,6 +84,11 @@ class _LockFace:
             raise LockLost(self.name, "it was not acquired")
         return self._held
 
+    def _came_held(self) -> bool:
+        """Whether this is the first ``with`` of a lock that was restored, and so is held."""
+        restored, self._restored = self._restored, False
+        return restored
+
     def _to_acquire(self, wait: Duration | None) -> LockRequest:
         if self.held:
             raise InvalidArgument(
@@ -97,7 +103,8 @@ class Lock(_LockFace):
     """A named lock, for ``with`` or as a decorator. Made by ``Coordinator.lock`` and its kin."""
 
     def __enter__(self) -> Lock:
-        self.acquire()
+        if not self._came_held():
+            self.acquire()
         return self
 
     def __exit__(
@@ -180,7 +187,8 @@ class AsyncLock(_LockFace):
     """As :class:`Lock`, for ``async with`` and coroutines. Made by ``AsyncCoordinator.lock``."""
 
     async def __aenter__(self) -> AsyncLock:
-        await self.acquire()
+        if not self._came_held():
+            await self.acquire()
         return self
 
     async def __aexit__(

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from pgsync.database.calls import Call
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
-from pgsync.errors import LockHeld
+from pgsync.errors import InvalidArgument, LockHeld
 from pgsync.locks.calls import Grant, lock_transaction
-from pgsync.locks.naming import check_name
+from pgsync.locks.naming import check_name, name_maker
 
 __all__ = ["AsyncTransactionLock", "TransactionLock"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class _TransactionFace:
+    """``connection`` may be the name of a decorated function's parameter that holds it."""
+
     def __init__(self, connection: Any, name: str, wait: Duration, shared: bool) -> None:
         self.name = check_name(name)
         self._connection = connection
@@ -25,6 +33,20 @@ class _TransactionFace:
 
     def _call(self) -> Call[Grant]:
         return lock_transaction(self.name, self._patience, self._mode)
+
+    def _binder(self, function: Callable[..., Any]) -> Callable[..., tuple[Any, str]]:
+        """What finds the connection and makes the name for a call of the function."""
+        signature, name_for = inspect.signature(function), name_maker(self.name, function)
+        parameter = self._connection
+        if not isinstance(parameter, str) or parameter not in signature.parameters:
+            raise InvalidArgument(
+                f"decorate {function.__qualname__} with the name of its parameter that holds the "
+                "connection or session: transaction_lock('session', 'report:{day}')"
+            )
+        return lambda *args, **kwargs: (
+            signature.bind(*args, **kwargs).arguments[parameter],
+            name_for(*args, **kwargs),
+        )
 
     def _read(self, grant: Grant) -> None:
         if not grant.acquired:
@@ -56,6 +78,22 @@ class TransactionLock(_TransactionFace):
     ) -> None:
         """Leave the lock to the transaction."""
 
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function: each call takes the lock in the transaction that it is given.
+
+        ``connection`` must then be the name of the parameter that holds it.
+        """
+        bind = self._binder(function)
+
+        @functools.wraps(function)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            connection, name = bind(*args, **kwargs)
+            wait, shared = self._patience, self._mode == "shared"
+            with TransactionLock(connection, name, wait, shared):
+                return function(*args, **kwargs)
+
+        return locked
+
     def acquire(self) -> None:
         """Take the lock in the connection's transaction.
 
@@ -79,6 +117,21 @@ class AsyncTransactionLock(_TransactionFace):
         traceback: TracebackType | None,
     ) -> None:
         """As :meth:`TransactionLock.__exit__`."""
+
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """As :meth:`TransactionLock.__call__`, for a coroutine."""
+        bind = self._binder(function)
+
+        @functools.wraps(function)
+        async def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            connection, name = bind(*args, **kwargs)
+            wait, shared = self._patience, self._mode == "shared"
+            async with AsyncTransactionLock(connection, name, wait, shared):
+                return await function(*args, **kwargs)
+
+        return locked
 
     async def acquire(self) -> None:
         """As :meth:`TransactionLock.acquire`."""

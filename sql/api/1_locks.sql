@@ -206,50 +206,57 @@ COMMENT ON FUNCTION pgsync.end_session(integer, timestamptz) IS
 CREATE OR REPLACE FUNCTION pgsync.former_in_the_way(
     key bigint, mode text, patience interval
 ) RETURNS pgsync.lock_holder
-LANGUAGE plpgsql VOLATILE SET lock_timeout = '10ms' AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '1ms' AS $$
 DECLARE
     former pgsync.lock_holder;
     now timestamptz;
 BEGIN
-    -- Long enough for a release that has freed the lock and not committed yet.
-    IF patience > interval '10 milliseconds' THEN
-        PERFORM set_config('lock_timeout', ceil(extract(epoch FROM patience) * 1000)::text, true);
-    END IF;
-    -- A guarded transaction (assert_lock) keeps its holder's row locked: the lock is free when
-    -- those protected commits have ended, and not before.
-    FOR former IN
-        SELECT h.* FROM pgsync.lock_holder AS h
+    FOR round IN 1..2 LOOP
+        FOR former IN
+            SELECT h.* FROM pgsync.lock_holder AS h
+            WHERE h.key = former_in_the_way.key
+              AND (former_in_the_way.mode <> 'shared' OR h.mode <> 'shared')
+            FOR UPDATE SKIP LOCKED
+        LOOP
+            now := pgsync.clock();
+            IF former.handed_over THEN
+                IF former.expires_at > now THEN
+                    RETURN former;
+                END IF;
+            ELSIF former.pid = pg_backend_pid() AND former.backend_start = pgsync.session_start() THEN
+                -- Session locks stack: without this a session would be granted its own lock again.
+                IF former.expires_at > now THEN
+                    RETURN former;
+                END IF;
+                PERFORM pgsync.free_key(former.key, former.mode = 'shared');
+            ELSIF former.pid <> 0 AND former.delay IS NOT NULL THEN
+                IF former.lost_at IS NULL THEN
+                    former.lost_at := now;
+                    UPDATE pgsync.lock_holder AS h SET lost_at = now WHERE h.token = former.token;
+                END IF;
+                former.expires_at := least(former.lost_at, former.expires_at) + former.delay;
+                IF former.expires_at > now THEN
+                    RETURN former;
+                END IF;
+            END IF;
+            DELETE FROM pgsync.lock_holder AS h WHERE h.token = former.token;
+        END LOOP;
+        -- What is left is locked: by a guarded transaction (assert_lock), which lets others have a
+        -- key share of the row and must end first, or by a release that is about to commit, which
+        -- no guard can have outlived, and lets nobody.
+        SELECT h.* INTO former FROM pgsync.lock_holder AS h
         WHERE h.key = former_in_the_way.key
           AND (former_in_the_way.mode <> 'shared' OR h.mode <> 'shared')
-        FOR UPDATE
-    LOOP
-        now := pgsync.clock();
-        IF former.handed_over THEN
-            IF former.expires_at > now THEN
-                RETURN former;
-            END IF;
-        ELSIF former.pid = pg_backend_pid() AND former.backend_start = pgsync.session_start() THEN
-            -- Session locks stack: without this a session would be granted its own lock again.
-            IF former.expires_at > now THEN
-                RETURN former;
-            END IF;
-            PERFORM pgsync.free_key(former.key, former.mode = 'shared');
-        ELSIF former.pid <> 0 AND former.delay IS NOT NULL THEN
-            IF former.lost_at IS NULL THEN
-                former.lost_at := now;
-                UPDATE pgsync.lock_holder AS h SET lost_at = now WHERE h.token = former.token;
-            END IF;
-            former.expires_at := least(former.lost_at, former.expires_at) + former.delay;
-            IF former.expires_at > now THEN
-                RETURN former;
-            END IF;
+        LIMIT 1 FOR KEY SHARE SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        ELSIF round = 2 OR patience <= interval '0' THEN
+            RETURN former;
         END IF;
-        DELETE FROM pgsync.lock_holder AS h WHERE h.token = former.token;
+        PERFORM set_config('lock_timeout', greatest(1, ceil(extract(epoch FROM patience) * 1000))::text, true);
+        PERFORM FROM pgsync.lock_holder AS h WHERE h.token = former.token FOR UPDATE;
     END LOOP;
-    RETURN NULL;
 EXCEPTION WHEN lock_not_available THEN
-    SELECT h.* INTO former FROM pgsync.lock_holder AS h WHERE h.key = former_in_the_way.key
-    ORDER BY h.mode = 'shared', h.expires_at LIMIT 1;
     RETURN former;
 END
 $$;
@@ -271,8 +278,10 @@ BEGIN
     IF room <= 0 THEN
         room := pgsync.draw_lock_room();
     END IF;
+    -- A row that a release is about to delete is passed over; see former_in_the_way.
     PERFORM FROM pgsync.lock_holder AS h
-    WHERE h.key = grant_lock.key AND (grant_lock.mode <> 'shared' OR h.mode <> 'shared');
+    WHERE h.key = grant_lock.key AND (grant_lock.mode <> 'shared' OR h.mode <> 'shared')
+    LIMIT 1 FOR KEY SHARE SKIP LOCKED;
     IF FOUND THEN
         in_the_way := pgsync.former_in_the_way(key, mode, patience);
         IF in_the_way.token IS NOT NULL THEN

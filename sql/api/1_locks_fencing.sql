@@ -10,7 +10,11 @@ BEGIN
       AND NOT h.handed_over
       AND EXISTS (SELECT FROM pg_stat_get_activity(h.pid) AS a
                   WHERE a.backend_start = h.backend_start OR a.backend_start IS NULL)
-    FOR KEY SHARE;
+      -- Nor has anybody been granted it since, whose own look the row of a release that failed
+      -- before its commit would have escaped.
+      AND NOT EXISTS (SELECT FROM pgsync.lock_holder AS n
+                      WHERE n.key = h.key AND n.token > h.token AND (n.mode <> 'shared' OR h.mode <> 'shared'))
+    FOR KEY SHARE OF h;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'PS001',
             MESSAGE = format('token %s no longer holds lock %L', assert_lock.token, assert_lock.name),

@@ -23,45 +23,57 @@ $$;
 COMMENT ON FUNCTION pgsync.renew_lock(text, bigint, interval) IS
     'Moves the deadline to ttl from now and returns it; null where the token no longer holds the lock. Only the holding session may renew, which proves it alive.';
 
+CREATE OR REPLACE FUNCTION pgsync.release_guarded_lock(
+    token bigint, OUT key bigint, OUT mode text, OUT late jsonb
+)
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
+        SELECT f.token FROM pgsync.lock_holder AS f
+        WHERE f.token = release_guarded_lock.token AND f.pid = pg_backend_pid()
+          AND f.backend_start = pgsync.session_start() AND NOT f.handed_over
+        FOR UPDATE SKIP LOCKED))
+    RETURNING h.key, h.mode INTO key, mode;
+    IF NOT FOUND THEN
+        -- A guarded transaction keeps the row locked, and with it holds off the next holder. To
+        -- wait for it here would hang a caller who commits after releasing.
+        UPDATE pgsync.lock_holder AS h SET pid = 0, expires_at = least(h.expires_at, pgsync.clock())
+        WHERE h.token = release_guarded_lock.token AND NOT h.handed_over
+          AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start()
+        RETURNING h.key, h.mode INTO key, mode;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.release_guarded_lock(bigint) IS
+    'Internal: the part of release_lock for a row that somebody has locked, or had.';
+
 CREATE OR REPLACE FUNCTION pgsync.release_lock(token bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE
+    started text := coalesce(nullif(current_setting('pgsync.session_start', true), ''), pgsync.session_start()::text);
     gone record;
-    started timestamptz := pgsync.session_start();
-    room integer := nullif(current_setting('pgsync.lock_room', true), '')::integer;
+    released boolean;
 BEGIN
     -- xmax is 0 in a row that nobody has locked: the usual case, and the cheap one.
     DELETE FROM pgsync.lock_holder AS h
     WHERE h.token = release_lock.token AND h.xmax = 0
-      AND h.pid = pg_backend_pid() AND h.backend_start = started AND NOT h.handed_over
-    RETURNING h.key, h.mode, h.name, h.owner, h.expires_at, h.audited INTO gone;
+      AND h.pid = pg_backend_pid() AND h.backend_start = started::timestamptz AND NOT h.handed_over
+    RETURNING h.key, h.mode, CASE WHEN h.audited AND h.expires_at <= pgsync.clock() THEN jsonb_build_object(
+        'token', h.token, 'expired_at', h.expires_at, 'name', h.name, 'owner', h.owner) END AS late INTO gone;
     IF NOT FOUND THEN
-        -- A guarded transaction keeps the row locked, and with it holds off the next holder. To
-        -- wait for it here would hang a caller who commits after releasing.
-        DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
-            SELECT f.token FROM pgsync.lock_holder AS f
-            WHERE f.token = release_lock.token AND f.pid = pg_backend_pid() AND f.backend_start = started
-              AND NOT f.handed_over
-            FOR UPDATE SKIP LOCKED))
-        RETURNING h.key, h.mode, h.name, h.owner, h.expires_at, h.audited INTO gone;
-    END IF;
-    IF NOT FOUND THEN
-        UPDATE pgsync.lock_holder AS h SET pid = 0, expires_at = least(h.expires_at, pgsync.clock())
-        WHERE h.token = release_lock.token AND NOT h.handed_over
-          AND h.pid = pg_backend_pid() AND h.backend_start = started
-        RETURNING h.key, h.mode, h.name, h.owner, h.expires_at, false AS audited INTO gone;
-        IF NOT FOUND THEN
+        gone := pgsync.release_guarded_lock(token);
+        IF gone.key IS NULL THEN
             RETURN false;
         END IF;
     END IF;
-    IF gone.audited AND gone.expires_at <= pgsync.clock() THEN
-        PERFORM pgsync.record_audit('lock.expired', gone.name, gone.owner,
-            jsonb_build_object('token', token, 'expired_at', gone.expires_at));
+    released := CASE WHEN gone.mode = 'shared' THEN pg_advisory_unlock_shared(gone.key) ELSE pg_advisory_unlock(gone.key) END;
+    started := set_config('pgsync.lock_room', coalesce(nullif(current_setting('pgsync.lock_room', true), '')::integer + 1, 0)::text, false);
+    IF gone.late IS NOT NULL THEN
+        PERFORM pgsync.record_audit('lock.expired', gone.late ->> 'name', gone.late ->> 'owner',
+            gone.late - '{name,owner}'::text[]);
     END IF;
-    IF room IS NOT NULL THEN
-        room := set_config('pgsync.lock_room', (room + 1)::text, false);
-    END IF;
-    RETURN pgsync.free_key(gone.key, gone.mode = 'shared');
+    RETURN released;
 END
 $$;
 

@@ -224,6 +224,22 @@ def test_a_transaction_waits_for_a_lock(sync: Coordinator, dsn: str) -> None:
     release.join()
 
 
+def test_a_decorated_function_takes_the_lock_in_the_transaction_it_is_given(
+    sync: Coordinator, dsn: str
+) -> None:
+    @sync.transaction_lock("session", "report:{day}")
+    def report(session: Any, day: str) -> str:
+        with pytest.raises(LockHeld):
+            sync.lock("report:monday", ttl=60).acquire()
+        return day
+
+    with psycopg.connect(dsn) as mine:
+        assert report(mine, "monday") == "monday"
+        assert sync.explain_lock("report:monday").state == "held by a transaction"
+    with pytest.raises(InvalidArgument, match="parameter"):
+        sync.transaction_lock("connection", "report")(report)
+
+
 def test_a_decorated_function_runs_under_a_lock_named_by_its_arguments(
     sync: Coordinator, database: Any
 ) -> None:
@@ -273,9 +289,12 @@ def test_a_lock_is_handed_over_and_restored_elsewhere(
         other.restore_lock("import:7", token, ttl=60)
     with pytest.raises(LockHeld):
         other.lock("import:7", ttl=60).acquire()
-    restored.release()
+    with restored:
+        assert restored.held
     with other.lock("import:7", ttl=60):
         pass
+    restored.acquire()
+    restored.release()
 
 
 def test_a_lock_that_nobody_restores_is_free_at_its_deadline(new_face: Callable[[], Any]) -> None:

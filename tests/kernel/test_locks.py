@@ -234,6 +234,14 @@ def test_a_name_that_cannot_work_is_refused(face: Any, name: Any) -> None:
         face.lock(name, ttl=60)
 
 
+@pytest.mark.parametrize("name", ["x" * 1024, "é" * 512, "𓀀\u202e\n'; DROP", " ", "%s {} %(x)s"])
+def test_a_name_of_any_text_up_to_a_kilobyte_works(face: Any, database: Any, name: str) -> None:
+    with face.lock(name, ttl=60):
+        assert database.execute("SELECT name FROM pgsync.locks").fetchone() == (name,)
+    with face.semaphore(name, 2, ttl=60), face.lock_all([name], ttl=60):
+        assert face.explain_lock(name).holders == 2
+
+
 @pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "5", True])
 def test_a_ttl_that_cannot_work_is_refused(face: Any, ttl: Any) -> None:
     with pytest.raises(InvalidArgument):
@@ -247,6 +255,15 @@ def test_python_and_sql_agree_on_the_key(database: Any) -> None:
         assert row == (lock_key(name),)
 
     agree()
+
+
+def test_slots_have_keys_that_no_name_has(database: Any) -> None:
+    keys = database.execute(
+        "SELECT count(DISTINCT k), count(*) FROM generate_series(0, 1000) AS n,"
+        " LATERAL (VALUES (pgsync.slot_key('report', n)), (pgsync.lock_key('report' || n)),"
+        " (pgsync.slot_key('report1', n))) AS v (k)"
+    ).fetchone()
+    assert keys[0] == keys[1]
 
 
 def test_releasing_before_a_guarded_transaction_ends_does_not_hang(
