@@ -69,7 +69,7 @@ SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
 BEGIN;
 \ir migrations/0007_lock_modes.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('kernel', 7, 'lock_modes', '6e9059f064e0ed62d90386e770603f4156cc1423b8b2ac220d8e4bbc25e33dc7');
+VALUES ('kernel', 7, 'lock_modes', 'a5ad776d724079ef74992ca815105ba9a8c5f508526a80c50857270c14b18974');
 COMMIT;
 \endif
 
@@ -89,7 +89,7 @@ BEGIN;
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '0ba859d1536f11f9d59244a965445f78a92f1f3c88863dd6ee8845ac184d30a2')
+VALUES ('api', 0, '0.1.0', 'fba6bd150adbfbac3eea7dd40a15da69a5484034cc1b8cd487b065a42ad05d00')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

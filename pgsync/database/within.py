@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import pq
 
 from pgsync.database.calls import Call
 from pgsync.database.pool import execute, execute_async
@@ -19,13 +20,16 @@ __all__ = ["run_within", "run_within_async"]
 T = TypeVar("T")
 
 
-def run_within(target: Any, call: Call[T]) -> T:
+def run_within(target: Any, call: Call[T], *, lasting: bool = False) -> T:
     """Run a call in the transaction of ``target``; commit and rollback stay the caller's.
+
+    ``lasting`` says that it is worth nothing unless that transaction goes on after it.
 
     Raises:
         InvalidArgument: if ``target`` is no connection or session that can carry it.
     """
     if isinstance(target, psycopg.Connection):
+        _refuse_autocommit(target, lasting)
         return execute(target, call)
     connection = target
     if callable(getattr(connection, "connection", None)):  # Session -> Connection
@@ -33,13 +37,15 @@ def run_within(target: Any, call: Call[T]) -> T:
     pooled = getattr(connection, "connection", None)  # Connection -> the DBAPI connection's proxy
     driver = getattr(pooled, "driver_connection", None)
     if isinstance(driver, psycopg.Connection):
+        _refuse_autocommit(driver, lasting)
         return execute(driver, call)
     raise _unsupported(target, driver)
 
 
-async def run_within_async(target: Any, call: Call[T]) -> T:
+async def run_within_async(target: Any, call: Call[T], *, lasting: bool = False) -> T:
     """As :func:`run_within`, for the asyncio kinds of connections and sessions."""
     if isinstance(target, psycopg.AsyncConnection):
+        _refuse_autocommit(target, lasting)
         return await execute_async(target, call)
     connection = target
     # The attribute ``connection`` of an AsyncConnection raises, so that is asked of others only.
@@ -49,8 +55,20 @@ async def run_within_async(target: Any, call: Call[T]) -> T:
         raise _unsupported(target, None)
     driver = getattr(await connection.get_raw_connection(), "driver_connection", None)
     if isinstance(driver, psycopg.AsyncConnection):
+        _refuse_autocommit(driver, lasting)
         return await execute_async(driver, call)
     raise _unsupported(target, driver)
+
+
+def _refuse_autocommit(
+    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], lasting: bool
+) -> None:
+    idle = connection.info.transaction_status == pq.TransactionStatus.IDLE
+    if lasting and connection.autocommit and idle:
+        raise InvalidArgument(
+            "this connection is in autocommit mode and in no transaction, so the call would end "
+            "with its own statement: begin a transaction first (with connection.transaction())"
+        )
 
 
 def _unsupported(target: Any, driver: Any) -> InvalidArgument:

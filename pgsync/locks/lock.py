@@ -178,7 +178,7 @@ class Lock(_LockFace):
         held = self._current()
         held.check()
         try:
-            run_within(connection, assert_lock(held.name, held.token))
+            run_within(connection, assert_lock(held.name, held.token), lasting=True)
         except Exception as error:
             raise guard_failed(held.name, error) or error from error
 
@@ -237,7 +237,7 @@ class AsyncLock(_LockFace):
         held = self._current()
         held.check()
         try:
-            await run_within_async(connection, assert_lock(held.name, held.token))
+            await run_within_async(connection, assert_lock(held.name, held.token), lasting=True)
         except Exception as error:
             raise guard_failed(held.name, error) or error from error
 

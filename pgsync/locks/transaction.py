@@ -100,7 +100,7 @@ class TransactionLock(_TransactionFace):
         Raises:
             LockHeld: if somebody else has it still; the transaction goes on.
         """
-        self._read(run_within(self._connection, self._call()))
+        self._read(run_within(self._connection, self._call(), lasting=True))
 
 
 class AsyncTransactionLock(_TransactionFace):
@@ -135,4 +135,4 @@ class AsyncTransactionLock(_TransactionFace):
 
     async def acquire(self) -> None:
         """As :meth:`TransactionLock.acquire`."""
-        self._read(await run_within_async(self._connection, self._call()))
+        self._read(await run_within_async(self._connection, self._call(), lasting=True))

@@ -49,6 +49,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     -- A session lives in one life of the server, so it may remember what it read.
     known bigint := nullif(current_setting('pgsync.lock_token_base', true), '')::bigint;
+    timeline bigint;
 BEGIN
     IF known IS NOT NULL THEN
         RETURN known;
@@ -60,11 +61,17 @@ BEGIN
     END IF;
     IF known IS NULL THEN
         -- The first grant since a crash or a failover. A standby that lagged may have missed
-        -- tokens, but it writes a new timeline. After a crash the timeline is the same: there the
-        -- sequence may have lost what was not flushed yet, a second's worth, so it leaps far
-        -- beyond that. The leap itself must be on disk before a token is given out.
+        -- tokens, but it writes a higher timeline; a cluster made anew begins again with the first,
+        -- so what counts is by how much the timeline differs. After a crash it is the same: there
+        -- the sequence may have lost what was not flushed yet, a second's worth, and leaps far
+        -- beyond that. All this must be on disk before a token is given out.
         PERFORM set_config('synchronous_commit', 'on', true);
-        known := ('x' || substring(pg_walfile_name(pg_current_wal_insert_lsn()) FROM 1 FOR 8))::bit(32)::bigint << 44;
+        timeline := ('x' || substring(pg_walfile_name(pg_current_wal_insert_lsn()) FROM 1 FOR 8))::bit(32)::bigint;
+        INSERT INTO pgsync.lock_token_epoch AS e (epoch, timeline) VALUES (timeline, timeline)
+        ON CONFLICT (only_row) DO UPDATE SET timeline = excluded.timeline, epoch = CASE
+            WHEN excluded.timeline >= e.timeline THEN e.epoch + excluded.timeline - e.timeline
+            ELSE e.epoch + 1 END
+        RETURNING e.epoch << 44 INTO known;
         PERFORM setval('pgsync.lock_token', nextval('pgsync.lock_token') + 1000000);
         INSERT INTO pgsync.lock_token_base (base, set_at) VALUES (known, pgsync.clock());
     END IF;
@@ -74,13 +81,15 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.lock_token_base() IS
-    'The high bits of this server life''s fencing tokens: the timeline of its log, shifted left by 44 bits. A token is this plus the next value of pgsync.lock_token, so tokens never go back, not even after a failover to a standby that had lagged.';
+    'The high bits of this server life''s fencing tokens: an epoch that rises with the timeline of the server''s log, shifted left by 44 bits. A token is this plus the next value of pgsync.lock_token, so tokens never go back, not even after a failover to a standby that had lagged.';
 
 CREATE OR REPLACE FUNCTION pgsync.draw_lock_room() RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    nominal bigint := current_setting('max_locks_per_transaction')::bigint
+    per_session bigint := current_setting('max_locks_per_transaction')::bigint;
+    nominal bigint := per_session
         * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint);
+    sessions bigint := (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'client backend');
     used bigint;
 BEGIN
     FOR round IN 1..2 LOOP
@@ -95,9 +104,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PS002',
             MESSAGE = format('%s locks are held, and pgsync takes no more than a quarter of the server''s lock table (%s)', used, nominal),
             HINT = format('Set max_locks_per_transaction to %s or more (it is %s) and restart the server.',
-                2 * current_setting('max_locks_per_transaction')::bigint, current_setting('max_locks_per_transaction'));
+                2 * per_session, per_session);
     END IF;
-    RETURN least(500, (nominal / 4 - used + 3) / 4);
+    -- All who draw at once may use what they drew: together half of what is left.
+    RETURN greatest(1, least(500, (nominal / 4 - used) / (2 * sessions)));
 END
 $$;
 
@@ -203,6 +213,40 @@ $$;
 COMMENT ON FUNCTION pgsync.end_session(integer, timestamptz) IS
     'Ends the session that pid and backend_start name; false where it has gone. Needs its role, or pg_signal_backend and pg_read_all_stats: raises insufficient_privilege and says what to grant.';
 
+CREATE OR REPLACE FUNCTION pgsync.guards_of(token bigint) RETURNS TABLE (pid integer, backend_start timestamptz)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT l.pid, a.backend_start FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+      AND (l.classid::bigint << 32 | l.objid::bigint) = pgsync.slot_key(guards_of.token::text, -1);
+END;
+
+COMMENT ON FUNCTION pgsync.guards_of(bigint) IS
+    'The sessions whose transactions are guarded by the lock of this token (assert_lock), and so hold off the next holder.';
+
+CREATE OR REPLACE FUNCTION pgsync.end_overdue_guards(former pgsync.lock_holder) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    grace interval := coalesce(nullif(current_setting('pgsync.guard_grace', true), ''), '30 seconds')::interval;
+    ended boolean := false;
+    guard record;
+BEGIN
+    IF former.expires_at + grace > pgsync.clock() THEN
+        RETURN false;
+    END IF;
+    FOR guard IN SELECT g.pid, g.backend_start FROM pgsync.guards_of(former.token) AS g WHERE g.pid <> pg_backend_pid() LOOP
+        ended := pgsync.end_session(guard.pid, guard.backend_start) OR ended;
+    END LOOP;
+    RETURN ended;
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN false;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.end_overdue_guards(pgsync.lock_holder) IS
+    'Internal: ends the sessions of guarded transactions that go on beyond the lock''s deadline by more than the setting pgsync.guard_grace (30 seconds).';
+
 CREATE OR REPLACE FUNCTION pgsync.former_in_the_way(
     key bigint, mode text, patience interval
 ) RETURNS pgsync.lock_holder
@@ -211,7 +255,7 @@ DECLARE
     former pgsync.lock_holder;
     now timestamptz;
 BEGIN
-    FOR round IN 1..2 LOOP
+    FOR round IN 1..3 LOOP
         FOR former IN
             SELECT h.* FROM pgsync.lock_holder AS h
             WHERE h.key = former_in_the_way.key
@@ -250,7 +294,10 @@ BEGIN
         LIMIT 1 FOR KEY SHARE SKIP LOCKED;
         IF NOT FOUND THEN
             RETURN NULL;
-        ELSIF round = 2 OR patience <= interval '0' THEN
+        ELSIF pgsync.end_overdue_guards(former) THEN
+            -- Its row is free once the ended session has rolled back.
+            patience := greatest(patience, interval '2 seconds');
+        ELSIF round > 1 OR patience <= interval '0' THEN
             RETURN former;
         END IF;
         PERFORM set_config('lock_timeout', greatest(1, ceil(extract(epoch FROM patience) * 1000))::text, true);

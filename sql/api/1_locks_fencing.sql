@@ -3,6 +3,8 @@
 CREATE OR REPLACE FUNCTION pgsync.assert_lock(name text, token bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 BEGIN
+    -- Nobody waits for this one: it tells who guards, which a row's lock does not.
+    PERFORM pg_advisory_xact_lock_shared(pgsync.slot_key(token::text, -1));
     PERFORM FROM pgsync.lock_holder AS h
     WHERE h.token = assert_lock.token
       AND h.name = assert_lock.name

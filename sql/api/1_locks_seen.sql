@@ -89,6 +89,7 @@ BEGIN
       AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
       AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (keys || pgsync.slot_key(name, 0));
     waiters := coalesce(waiters, '{}');
+    SELECT array_agg(g.pid) INTO guards FROM pgsync.guards_of(held.token) AS g;
 
     mode := held.mode;
     holder := held.owner;
@@ -110,12 +111,16 @@ BEGIN
     ELSIF held.handed_over AND held.expires_at > now THEN
         state := 'handed over';
         freed_by := format('restore_lock with token %s, its deadline, or pgsync.force_unlock(%L)', held.token, name);
+    ELSIF session.pid IS NULL AND guards IS NOT NULL THEN
+        state := 'guarded';
+        freed_by := format('the end of its guarded transactions (sessions %s), which are ended %s after its deadline, or pgsync.force_unlock(%L)',
+            array_to_string(guards, ', '), coalesce(nullif(current_setting('pgsync.guard_grace', true), ''), '30 seconds'), name);
     ELSIF session.pid IS NULL THEN
         state := 'lost';
         freed_by := CASE
             WHEN held.delay IS NOT NULL AND held.pid <> 0
                 THEN format('its lock delay, at %s', least(coalesce(held.lost_at, now), held.expires_at) + held.delay)
-            ELSE 'the next who asks, once no guarded transaction of its holder is open' END;
+            ELSE 'the next who asks' END;
     ELSIF held.expires_at <= now THEN
         state := 'expired';
         freed_by := CASE
@@ -130,7 +135,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.explain_lock(text) IS
-    'Why the lock is not free: one row with its state (free, held, expired, handed over, lost, held by a transaction), the holder whose deadline comes first, who waits, and what would free it.';
+    'Why the lock is not free: one row with its state (free, held, expired, handed over, guarded, lost, held by a transaction), the holder whose deadline comes first, who waits, and what would free it.';
 
 CREATE OR REPLACE FUNCTION pgsync.ask_to_release(name text, by text DEFAULT NULL, why text DEFAULT NULL) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
@@ -160,6 +165,22 @@ END;
 
 COMMENT ON FUNCTION pgsync.requests_to_release(bigint[]) IS 'Which of these tokens'' holders were asked to finish, by whom, and why.';
 
+CREATE OR REPLACE FUNCTION pgsync.end_holder_and_guards(held pgsync.lock_holder) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    ended boolean := pgsync.end_session(held.pid, held.backend_start);
+    guard record;
+BEGIN
+    FOR guard IN SELECT g.pid, g.backend_start FROM pgsync.guards_of(held.token) AS g WHERE g.pid <> pg_backend_pid() LOOP
+        ended := pgsync.end_session(guard.pid, guard.backend_start) OR ended;
+    END LOOP;
+    RETURN ended;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.end_holder_and_guards(pgsync.lock_holder) IS
+    'Internal: ends the session of a holder, and those of the transactions that its lock guards.';
+
 CREATE OR REPLACE FUNCTION pgsync.force_unlock(name text, by text DEFAULT NULL, why text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -170,7 +191,7 @@ BEGIN
         IF held.pid = pg_backend_pid() AND held.backend_start = pgsync.session_start() AND NOT held.handed_over THEN
             CONTINUE WHEN NOT pgsync.release_lock(held.token);
         ELSIF NOT held.handed_over THEN
-            CONTINUE WHEN NOT pgsync.end_session(held.pid, held.backend_start);
+            CONTINUE WHEN NOT pgsync.end_holder_and_guards(held);
             -- Until its locks have gone: the caller may take this one at once.
             IF pgsync.wait_for_key(held.key, false, '2 seconds') THEN
                 PERFORM pgsync.free_key(held.key, false);

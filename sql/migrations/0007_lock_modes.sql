@@ -45,8 +45,20 @@ CREATE UNLOGGED TABLE pgsync.lock_token_base (
 COMMENT ON TABLE pgsync.lock_token_base IS
     'The high bits of fencing tokens in this life of the server: one row, written by the first grant after a crash or a failover.';
 COMMENT ON COLUMN pgsync.lock_token_base.only_row IS 'Always true: there is one row.';
-COMMENT ON COLUMN pgsync.lock_token_base.base IS 'The timeline of the server''s log, shifted left by 44 bits.';
+COMMENT ON COLUMN pgsync.lock_token_base.base IS 'The epoch, shifted left by 44 bits.';
 COMMENT ON COLUMN pgsync.lock_token_base.set_at IS 'When this life of the server granted its first lock.';
+
+CREATE TABLE pgsync.lock_token_epoch (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch bigint NOT NULL,
+    timeline bigint NOT NULL
+);
+
+COMMENT ON TABLE pgsync.lock_token_epoch IS
+    'Which epoch fencing tokens are in: one row, logged, so that it is dumped, restored and upgraded with the database.';
+COMMENT ON COLUMN pgsync.lock_token_epoch.only_row IS 'Always true: there is one row.';
+COMMENT ON COLUMN pgsync.lock_token_epoch.epoch IS 'The high bits of the tokens of this timeline.';
+COMMENT ON COLUMN pgsync.lock_token_epoch.timeline IS 'The timeline of the server''s log in which the epoch began.';
 
 CREATE TABLE pgsync.fence (
     resource text PRIMARY KEY,

@@ -212,13 +212,19 @@ def test_a_direct_dsn_is_the_remedy(dsn: str, shared: str) -> None:
             assert comes_through_pooler(connection)
 
 
-def test_transaction_locks_exclude_through_it(shared: str) -> None:
-    take = "SELECT pg_try_advisory_xact_lock(pgsync.lock_key('mine'))"
-    with psycopg.connect(shared) as one, psycopg.connect(shared) as other:
-        assert one.execute(take).fetchone() == (True,)
-        assert other.execute(take).fetchone() == (False,)
+def test_transaction_locks_exclude_through_it(shared: str, dsn: str) -> None:
+    with (
+        Coordinator(shared, direct_dsn=dsn) as sync,
+        psycopg.connect(shared) as one,
+        psycopg.connect(shared) as other,
+    ):
+        sync.transaction_lock(one, "mine").acquire()
+        with pytest.raises(LockHeld):
+            sync.transaction_lock(other, "mine").acquire()
+        with pytest.raises(LockHeld):  # a session's lock of that name is the same lock
+            sync.lock("mine", ttl=60).acquire()
         one.commit()
-        assert other.execute(take).fetchone() == (True,)
+        sync.transaction_lock(other, "mine").acquire()
 
 
 def test_migrations_are_refused_where_sessions_are_shared(

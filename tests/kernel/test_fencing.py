@@ -14,7 +14,14 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from pgsync import AsyncCoordinator, Coordinator, LockHeld, LockLost, StaleToken
+from pgsync import (
+    AsyncCoordinator,
+    Coordinator,
+    InvalidArgument,
+    LockHeld,
+    LockLost,
+    StaleToken,
+)
 from pgsync.database.binaries import find_binaries
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
@@ -225,3 +232,76 @@ def test_a_guard_holds_off_a_transactions_lock_too(
         other.rollback()
         writer.commit()
         sync.transaction_lock(other, "report").acquire()
+
+
+@pytest.mark.core
+def test_a_guard_outside_a_transaction_is_refused(face: Any, dsn: str, database: Any) -> None:
+    with face.lock("report", ttl=60) as lock:
+        if isinstance(face, Coordinator):
+            with pytest.raises(InvalidArgument, match="autocommit"):
+                lock.guard(database)
+            with pytest.raises(InvalidArgument, match="autocommit"):
+                face.transaction_lock(database, "another").acquire()
+            with database.transaction():
+                lock.guard(database)
+
+
+@pytest.mark.core
+def test_a_guard_that_hangs_is_named_and_ended_after_its_grace(
+    sync: Coordinator, dsn: str, database: Any
+) -> None:
+    with psycopg.connect(dsn) as hung:
+        with sync.lock("report", ttl=60) as lock:
+            lock.guard(hung)
+        explained = sync.explain_lock("report")
+        assert explained.state == "guarded"
+        assert str(hung.info.backend_pid) in explained.freed_by
+        with pytest.raises(LockHeld):
+            sync.lock("report", ttl=60, wait=0.3).acquire()
+        database.execute("SET pgsync.guard_grace = '200 milliseconds'")
+        granted = database.execute(
+            "SELECT acquired FROM pgsync.try_lock('report', '1 minute')"
+        ).fetchone()
+        assert granted == (True,)
+        with pytest.raises(psycopg.OperationalError):
+            hung.execute("SELECT 1")
+
+
+@pytest.mark.core
+def test_a_forced_release_ends_a_guard_that_hangs(sync: Coordinator, dsn: str) -> None:
+    with psycopg.connect(dsn) as hung:
+        with sync.lock("report", ttl=60) as lock:
+            lock.guard(hung)
+        assert sync.force_release("report")
+        eventually(lambda: sync.explain_lock("report").state == "free")
+        with sync.lock("report", ttl=60, wait=5):
+            pass
+        with pytest.raises(psycopg.OperationalError):
+            hung.execute("SELECT 1")
+
+
+@pytest.mark.core
+def test_tokens_rise_where_the_cluster_was_made_anew(dsn: str, database: Any) -> None:
+    before = grant(dsn)
+    # Moved by dump and restore to a cluster whose timeline is the first, after five failovers.
+    database.execute("UPDATE pgsync.lock_token_epoch SET epoch = 6, timeline = 6")
+    database.execute("TRUNCATE pgsync.lock_token_base, pgsync.lock_holder")
+    database.execute("SELECT setval('pgsync.lock_token', 1)")
+    after = grant(dsn)
+    assert (before >> 44, after >> 44) == (1, 7)
+
+
+@pytest.mark.core
+def test_a_clock_of_the_server_that_jumps_ahead_ends_locks_and_loses_nothing(
+    sync: Coordinator, dsn: str, database: Any
+) -> None:
+    told: list[str] = []
+    with sync.lock("report", ttl=60, on_lost=told.append) as lock:
+        database.execute(
+            "CREATE OR REPLACE FUNCTION pgsync.clock() RETURNS timestamptz"
+            " LANGUAGE sql VOLATILE RETURN clock_timestamp() + interval '1 hour'"
+        )
+        with psycopg.connect(dsn) as connection, pytest.raises(LockLost):
+            lock.guard(connection)
+        assert grant(dsn) > lock.token
+        eventually(lambda: told)

@@ -98,3 +98,23 @@ def test_locks_of_dead_processes_do_not_count(tmp_path: Path) -> None:
             dead.close()
             with sync.lock("one more", ttl=60) as lock:
                 assert lock.held
+
+
+def test_many_sessions_that_draw_together_stay_near_a_quarter(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "server", settings=_SMALL) as server:
+        migrate(server.dsn)
+        sessions = [psycopg.connect(server.dsn, autocommit=True) for _ in range(25)]
+        refused: list[str | None] = []
+        for turn in range(18):
+            for number, session in enumerate(sessions):
+                try:
+                    session.execute("SELECT pgsync.try_lock(%s, '1 hour')", [f"{number}/{turn}"])
+                except psycopg.Error as error:
+                    refused.append(error.sqlstate)
+        held = sessions[0].execute("SELECT count(*) FROM pgsync.lock_holder").fetchone()
+        assert held is not None
+        assert set(refused) == {"PS002"}
+        assert held[0] + len(refused) == 18 * 25
+        assert _NOMINAL // 4 <= held[0] <= _NOMINAL // 4 + 25
+        for session in sessions:
+            session.close()

@@ -257,6 +257,13 @@ def test_python_and_sql_agree_on_the_key(database: Any) -> None:
     agree()
 
 
+def test_two_spellings_of_one_text_are_two_names(face: Any) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert lock_key(composed) != lock_key(decomposed)
+    with face.lock(composed, ttl=60), face.lock(decomposed, ttl=60):
+        pass
+
+
 def test_slots_have_keys_that_no_name_has(database: Any) -> None:
     keys = database.execute(
         "SELECT count(DISTINCT k), count(*) FROM generate_series(0, 1000) AS n,"
