@@ -14,7 +14,6 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from pgsync.durations import Duration, to_timedelta
@@ -22,6 +21,7 @@ from pgsync.errors import LockHeld, PgsyncError
 from pgsync.locks.held import LockRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock
+from pgsync.locks.scopes import AsyncBlock, Block
 
 __all__ = ["AsyncElection", "Election"]
 
@@ -61,7 +61,7 @@ class _ElectionFace:
         logger.warning("election %r: %s", self.name, error)
 
 
-class Election(_ElectionFace):
+class Election(_ElectionFace, Block):
     """Stands for leadership in a thread of its own. Made by ``Coordinator.elect``.
 
     ``on_gain`` is called with the lock, whose token and guard are for the leader's work, and
@@ -87,16 +87,10 @@ class Election(_ElectionFace):
         self._lost: str | None = None
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Election:
+    def _begin(self) -> None:
         self.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         self.stop()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
@@ -191,7 +185,7 @@ class Election(_ElectionFace):
             logger.exception("election %r: its callback raised", self.name)
 
 
-class AsyncElection(_ElectionFace):
+class AsyncElection(_ElectionFace, AsyncBlock):
     """As :class:`Election`, in a task of the running loop; its callbacks may be coroutines."""
 
     def __init__(
@@ -209,16 +203,10 @@ class AsyncElection(_ElectionFace):
         self._lock: AsyncLock | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> AsyncElection:
+    async def _begin(self) -> None:
         await self.start()
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _end(self) -> None:
         await self.stop()
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R | None]]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.within import run_within, run_within_async
@@ -18,11 +15,9 @@ from pgsync.locks.calls import assert_lock
 from pgsync.locks.held import HeldLock, LockRequest, ReleaseRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.naming import name_maker
+from pgsync.locks.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncLock", "Lock", "guard_failed"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _LockFace:
@@ -84,6 +79,15 @@ class _LockFace:
             raise LockLost(self.name, "it was not acquired")
         return self._held
 
+    def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        name_for = name_maker(self.name, function)
+
+        def scope_for(*args: Any, **kwargs: Any) -> Any:
+            name = name_for(*args, **kwargs)
+            return type(self)(self._keeper, replace(self._request, name=name))
+
+        return scope_for
+
     def _came_held(self) -> bool:
         """Whether this is the first ``with`` of a lock that was restored, and so is held."""
         restored, self._restored = self._restored, False
@@ -99,41 +103,15 @@ class _LockFace:
         return replace(self._request, wait=to_timedelta(wait, "wait", zero=True).total_seconds())
 
 
-class Lock(_LockFace):
+class Lock(_LockFace, Scope):
     """A named lock, for ``with`` or as a decorator. Made by ``Coordinator.lock`` and its kin."""
 
-    def __enter__(self) -> Lock:
+    def _begin(self) -> None:
         if not self._came_held():
             self.acquire()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         self.release()
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function: each call runs under the lock.
-
-        The lock's name may have places for the call's arguments: ``report:{day}``.
-
-        Raises:
-            InvalidArgument: if the name has a place for what is not a parameter.
-        """
-        if inspect.iscoroutinefunction(function):
-            raise InvalidArgument(f"{function.__qualname__} is a coroutine: use AsyncCoordinator")
-        name_for = name_maker(self.name, function)
-
-        @functools.wraps(function)
-        def under_lock(*args: P.args, **kwargs: P.kwargs) -> R:
-            request = replace(self._request, name=name_for(*args, **kwargs))
-            with Lock(self._keeper, request):
-                return function(*args, **kwargs)
-
-        return under_lock
 
     def acquire(self, wait: Duration | None = None) -> None:
         """Take the lock, waiting at most ``wait`` seconds (by default what the lock was made with).
@@ -183,37 +161,15 @@ class Lock(_LockFace):
             raise guard_failed(held.name, error) or error from error
 
 
-class AsyncLock(_LockFace):
+class AsyncLock(_LockFace, AsyncScope):
     """As :class:`Lock`, for ``async with`` and coroutines. Made by ``AsyncCoordinator.lock``."""
 
-    async def __aenter__(self) -> AsyncLock:
+    async def _begin(self) -> None:
         if not self._came_held():
             await self.acquire()
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _end(self) -> None:
         await self.release()
-
-    def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
-        """As :meth:`Lock.__call__`, for a coroutine."""
-        if not inspect.iscoroutinefunction(function):
-            raise InvalidArgument(f"{function.__qualname__} is no coroutine: use Coordinator")
-        name_for = name_maker(self.name, function)
-
-        @functools.wraps(function)
-        async def under_lock(*args: P.args, **kwargs: P.kwargs) -> R:
-            request = replace(self._request, name=name_for(*args, **kwargs))
-            async with AsyncLock(self._keeper, request):
-                return await function(*args, **kwargs)
-
-        return under_lock
 
     async def acquire(self, wait: Duration | None = None) -> None:
         """As :meth:`Lock.acquire`."""

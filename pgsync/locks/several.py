@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from pgsync.database.drive import drive, drive_async
 from pgsync.durations import Duration
@@ -16,11 +13,9 @@ from pgsync.locks.held import HeldLock, LockRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock
 from pgsync.locks.naming import name_maker
+from pgsync.locks.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncLockSet", "LockSet"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _SetFace:
@@ -41,49 +36,31 @@ class _SetFace:
         if any(lock.held for lock in held.values()):
             raise InvalidArgument("these locks are held by this object already: release them first")
 
-    def _requests_for(self, function: Callable[..., Any]) -> Callable[..., list[LockRequest]]:
+    def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
         makers = [(request, name_maker(request.name, function)) for request in self._requests]
 
-        def requests_for(*args: Any, **kwargs: Any) -> list[LockRequest]:
-            return [replace(request, name=make(*args, **kwargs)) for request, make in makers]
+        def scope_for(*args: Any, **kwargs: Any) -> Any:
+            named = [replace(request, name=make(*args, **kwargs)) for request, make in makers]
+            return type(self)(self._keeper, named)
 
-        return requests_for
+        return scope_for
 
     def _pairs(self, held: Sequence[HeldLock]) -> list[tuple[LockRequest, HeldLock]]:
         return list(zip(self._requests, held, strict=True))
 
 
-class LockSet(_SetFace):
+class LockSet(_SetFace, Scope):
     """Several locks for ``with``. Made by ``Coordinator.lock_all``."""
 
     def __init__(self, keeper: LockKeeper, requests: Sequence[LockRequest]) -> None:
         super().__init__(keeper, requests)
         self.locks: dict[str, Lock] = {}
 
-    def __enter__(self) -> LockSet:
+    def _begin(self) -> None:
         self.acquire()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         self.release()
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function, as :meth:`Lock.__call__` does."""
-        if inspect.iscoroutinefunction(function):
-            raise InvalidArgument(f"{function.__qualname__} is a coroutine: use AsyncCoordinator")
-        requests_for = self._requests_for(function)
-
-        @functools.wraps(function)
-        def under_locks(*args: P.args, **kwargs: P.kwargs) -> R:
-            with LockSet(self._keeper, requests_for(*args, **kwargs)):
-                return function(*args, **kwargs)
-
-        return under_locks
 
     def __getitem__(self, name: str) -> Lock:
         return self.locks[name]
@@ -119,39 +96,18 @@ class LockSet(_SetFace):
             lock.guard(connection)
 
 
-class AsyncLockSet(_SetFace):
+class AsyncLockSet(_SetFace, AsyncScope):
     """As :class:`LockSet`, for ``async with``. Made by ``AsyncCoordinator.lock_all``."""
 
     def __init__(self, keeper: LockKeeper, requests: Sequence[LockRequest]) -> None:
         super().__init__(keeper, requests)
         self.locks: dict[str, AsyncLock] = {}
 
-    async def __aenter__(self) -> AsyncLockSet:
+    async def _begin(self) -> None:
         await self.acquire()
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _end(self) -> None:
         await self.release()
-
-    def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
-        """As :meth:`LockSet.__call__`, for a coroutine."""
-        if not inspect.iscoroutinefunction(function):
-            raise InvalidArgument(f"{function.__qualname__} is no coroutine: use Coordinator")
-        requests_for = self._requests_for(function)
-
-        @functools.wraps(function)
-        async def under_locks(*args: P.args, **kwargs: P.kwargs) -> R:
-            async with AsyncLockSet(self._keeper, requests_for(*args, **kwargs)):
-                return await function(*args, **kwargs)
-
-        return under_locks
 
     def __getitem__(self, name: str) -> AsyncLock:
         return self.locks[name]

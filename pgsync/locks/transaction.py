@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from pgsync.database.calls import Call
 from pgsync.database.within import run_within, run_within_async
@@ -15,11 +13,9 @@ from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, LockHeld
 from pgsync.locks.calls import Grant, lock_transaction
 from pgsync.locks.naming import check_name, name_maker
+from pgsync.locks.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncTransactionLock", "TransactionLock"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _TransactionFace:
@@ -34,8 +30,7 @@ class _TransactionFace:
     def _call(self) -> Call[Grant]:
         return lock_transaction(self.name, self._patience, self._mode)
 
-    def _binder(self, function: Callable[..., Any]) -> Callable[..., tuple[Any, str]]:
-        """What finds the connection and makes the name for a call of the function."""
+    def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
         signature, name_for = inspect.signature(function), name_maker(self.name, function)
         parameter = self._connection
         if not isinstance(parameter, str) or parameter not in signature.parameters:
@@ -43,10 +38,13 @@ class _TransactionFace:
                 f"decorate {function.__qualname__} with the name of its parameter that holds the "
                 "connection or session: transaction_lock('session', 'report:{day}')"
             )
-        return lambda *args, **kwargs: (
-            signature.bind(*args, **kwargs).arguments[parameter],
-            name_for(*args, **kwargs),
-        )
+
+        def scope_for(*args: Any, **kwargs: Any) -> Any:
+            connection = signature.bind(*args, **kwargs).arguments[parameter]
+            shared = self._mode == "shared"
+            return type(self)(connection, name_for(*args, **kwargs), self._patience, shared)
+
+        return scope_for
 
     def _read(self, grant: Grant) -> None:
         if not grant.acquired:
@@ -59,40 +57,18 @@ class _TransactionFace:
             )
 
 
-class TransactionLock(_TransactionFace):
+class TransactionLock(_TransactionFace, Scope):
     """A lock on the caller's connection, for ``with``. Made by ``Coordinator.transaction_lock``.
 
     It is held from ``with`` to the end of the transaction, which may come after that of the block:
     PostgreSQL releases it, and nothing else does.
     """
 
-    def __enter__(self) -> TransactionLock:
+    def _begin(self) -> None:
         self.acquire()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         """Leave the lock to the transaction."""
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function: each call takes the lock in the transaction that it is given.
-
-        ``connection`` must then be the name of the parameter that holds it.
-        """
-        bind = self._binder(function)
-
-        @functools.wraps(function)
-        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-            connection, name = bind(*args, **kwargs)
-            wait, shared = self._patience, self._mode == "shared"
-            with TransactionLock(connection, name, wait, shared):
-                return function(*args, **kwargs)
-
-        return locked
 
     def acquire(self) -> None:
         """Take the lock in the connection's transaction.
@@ -103,35 +79,14 @@ class TransactionLock(_TransactionFace):
         self._read(run_within(self._connection, self._call(), lasting=True))
 
 
-class AsyncTransactionLock(_TransactionFace):
+class AsyncTransactionLock(_TransactionFace, AsyncScope):
     """As :class:`TransactionLock`, for ``async with``."""
 
-    async def __aenter__(self) -> AsyncTransactionLock:
+    async def _begin(self) -> None:
         await self.acquire()
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """As :meth:`TransactionLock.__exit__`."""
-
-    def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
-        """As :meth:`TransactionLock.__call__`, for a coroutine."""
-        bind = self._binder(function)
-
-        @functools.wraps(function)
-        async def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-            connection, name = bind(*args, **kwargs)
-            wait, shared = self._patience, self._mode == "shared"
-            async with AsyncTransactionLock(connection, name, wait, shared):
-                return await function(*args, **kwargs)
-
-        return locked
+    async def _end(self) -> None:
+        """Leave the lock to the transaction."""
 
     async def acquire(self) -> None:
         """As :meth:`TransactionLock.acquire`."""

@@ -1,0 +1,110 @@
+"""What is held in a block: ``with``, ``async with`` and the decorator, once for all kinds."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from pgsync.errors import InvalidArgument
+
+__all__ = ["AsyncBlock", "AsyncScope", "Block", "Scope"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Block:
+    """For ``with``."""
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _begin(self) -> None:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+
+class Scope(Block):
+    """For ``with``, and as a decorator that runs each call of a function in a scope of its own."""
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function: each call runs inside.
+
+        A name may have places for the call's arguments: ``report:{day}``.
+
+        Raises:
+            InvalidArgument: if the name has a place for what is not a parameter.
+        """
+        if inspect.iscoroutinefunction(function):
+            raise InvalidArgument(f"{function.__qualname__} is a coroutine: use AsyncCoordinator")
+        scope_for = self._scope_maker(function)
+
+        @functools.wraps(function)
+        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+            with scope_for(*args, **kwargs):
+                return function(*args, **kwargs)
+
+        return inside
+
+    def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What makes the scope for one call of the function, from the call's own arguments."""
+        raise NotImplementedError
+
+
+class AsyncBlock:
+    """As :class:`Block`, for ``async with``."""
+
+    async def __aenter__(self) -> Self:
+        await self._begin()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._end()
+
+    async def _begin(self) -> None:
+        raise NotImplementedError
+
+    async def _end(self) -> None:
+        raise NotImplementedError
+
+
+class AsyncScope(AsyncBlock):
+    """As :class:`Scope`, for ``async with`` and coroutines."""
+
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """As :meth:`Scope.__call__`, for a coroutine."""
+        if not inspect.iscoroutinefunction(function):
+            raise InvalidArgument(f"{function.__qualname__} is no coroutine: use Coordinator")
+        scope_for = self._scope_maker(function)
+
+        @functools.wraps(function)
+        async def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+            async with scope_for(*args, **kwargs):
+                return await function(*args, **kwargs)
+
+        return inside
+
+    def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As :meth:`Scope._scope_maker`."""
+        raise NotImplementedError
