@@ -32,8 +32,9 @@ _REPLICATED = {"fsync": "off", "wal_level": "replica", "wal_keep_size": "64MB"}
 
 def grant(dsn: str, name: str = "report") -> int:
     with psycopg.connect(dsn, autocommit=True) as connection:
+        # The session of the former one may take a moment to end.
         row = connection.execute(
-            "SELECT token FROM pgsync.try_lock(%s, '1 minute')", [name]
+            "SELECT token FROM pgsync.wait_lock(%s, '1 minute', 'me', '10 seconds')", [name]
         ).fetchone()
         assert row is not None
         token: int = row[0]
@@ -45,7 +46,7 @@ def test_tokens_of_a_name_rise_whoever_is_granted_it(sync: Coordinator, dsn: str
     tokens: list[int] = []
     for _ in range(3):
         tokens.append(grant(dsn))
-        with sync.lock("report", ttl=60) as lock:
+        with sync.lock("report", ttl=60, wait=10) as lock:
             tokens.append(lock.token)
         with sync.lock("report", ttl=60, shared=True) as lock:
             tokens.append(lock.token)
