@@ -106,7 +106,8 @@ class Crew:
             except subprocess.TimeoutExpired:
                 os.kill(process.pid, signal.SIGABRT)
                 process.wait()
-                self.died.append(f"{self._name(place)} did not stop within {within:g} s")
+                hung = self._said(place)
+                self.died.append(f"{self._name(place)} did not stop within {within:g} s:\n{hung}")
             else:
                 self._note_end(place, process)
         self._processes.clear()
@@ -121,9 +122,11 @@ class Crew:
     def _note_end(self, place: int, process: subprocess.Popen[bytes]) -> None:
         # SIGTERM ends one that has not come to its own handler yet.
         if process.returncode not in (0, -signal.SIGTERM):
-            name = self._name(place)
-            said = (self.folder / f"{name}.stderr").read_text(errors="replace")[-2000:]
-            self.died.append(f"{name} ended with {process.returncode}: {said}")
+            said = self._said(place)
+            self.died.append(f"{self._name(place)} ended with {process.returncode}:\n{said}")
+
+    def _said(self, place: int) -> str:
+        return (self.folder / f"{self._name(place)}.stderr").read_text(errors="replace")[-4000:]
 
     def _name(self, place: int) -> str:
         return f"{place}.{self._lives[place]}"

@@ -7,8 +7,6 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -54,7 +52,8 @@ class Report:
 def run(settings: Settings) -> Report:
     """Do the whole of it: an opening that is the same each time, a storm, and the check."""
     folder = Path(tempfile.mkdtemp(prefix="pgsync-faults-", dir=_memory()))
-    with _server(folder / "server") as server:
+    # Durable, since it is shut down without mercy.
+    with EmbeddedServer(folder / "server") as server:
         migrate(server.dsn)
         ledger.create(server.dsn)
         orders = Orders(
@@ -87,17 +86,9 @@ def run(settings: Settings) -> Report:
 
 def _memory() -> Path | None:
     memory = Path("/dev/shm")
-    roomy = (
-        memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 << 30
-    )
-    return memory if roomy else None
-
-
-@contextmanager
-def _server(path: Path) -> Iterator[EmbeddedServer]:
-    # Durable, since it is shut down without mercy.
-    with EmbeddedServer(path) as server:
-        yield server
+    if memory.is_dir() and os.access(memory, os.W_OK):
+        return memory if shutil.disk_usage(memory).free > 4 << 30 else None
+    return None
 
 
 def _open(crew: Crew, dsn: str) -> None:
@@ -107,13 +98,20 @@ def _open(crew: Crew, dsn: str) -> None:
     """
     gate = crew.folder / "gate"
     crew.start(0, gate)
-    eventually(lambda: crew.history(0).exists() and "at the gate" in crew.history(0).read_text())
+    section = eventually(lambda: _events(crew, "at the gate"), within=60)[0]["section"]
     crew.freeze(0)
+    before = _counter(dsn)
     for place in range(1, crew.count):
         crew.start(place)
-    eventually(lambda: _counter(dsn) >= 3, within=60)
+    eventually(lambda: _counter(dsn) >= before + 3, within=60)
     gate.touch()
     crew.wake(0)
+    ends = ("acknowledged", "refused", "failed", "unknown")
+    eventually(lambda: any(e.get("section") == section for e in _events(crew, *ends)), within=60)
+
+
+def _events(crew: Crew, *kinds: str) -> list[ledger.Event]:
+    return [event for event in ledger.events(crew.folder) if event["event"] in kinds]
 
 
 def _counter(dsn: str) -> int:

@@ -6,6 +6,7 @@ one. What happened is appended to a history file, a line at a time, so that it o
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -129,6 +130,8 @@ class CounterThread:
         self._sections += 1
         section = f"{self._name}.{self._sections}"
         moment = self._random.choice(_GUARD_MOMENTS) if self._orders.guarded else None
+        if moment and self._gate:
+            moment = "last"  # an earlier one would hold off the others, for whom the gate waits
         pause = self._random.uniform(0, 0.002)
         if long_pause:
             pause = self._random.uniform(0.5, 1.5) * self._orders.ttl
@@ -187,6 +190,7 @@ def _row(cursor: psycopg.Cursor[Any]) -> Any:
 
 def main(orders: Orders) -> None:
     """Work with the threads that were ordered until SIGTERM."""
+    faulthandler.enable()  # so that SIGABRT shows where each thread hangs
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     history = History(orders.history)
@@ -197,6 +201,10 @@ def main(orders: Orders) -> None:
         threads = [threading.Thread(target=worker.run) for worker in workers]
         for thread in threads:
             thread.start()
+        parent = os.getppid()
+        while not stop.wait(1.0):
+            if os.getppid() != parent:
+                os._exit(1)  # the harness was killed: nobody would ever end this
         for thread in threads:
             thread.join()
 

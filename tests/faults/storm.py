@@ -82,10 +82,11 @@ class Storm:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             fault = next(self._faults)
-            self._rest(min(until, time.monotonic() + fault.pause))
+            self._rest(time.monotonic() + fault.pause)
             began = time.monotonic()
             met = self._acts[fault.kind](fault)
-            self.done[fault.kind] += met
+            if met:
+                self.done[fault.kind] += 1
             with self._log.open("a") as log:
                 log.write(json.dumps({"at": began, "met": met, **asdict(fault)}) + "\n")
         for _, place in self._wakes:
