@@ -73,6 +73,8 @@ def run(settings: Settings) -> Report:
             _open(crew, server.dsn)
             storm.blow(settings.seconds)
             report.violations += _stuck(server.dsn, settings)
+        except AssertionError as error:
+            report.violations.append(f"it did not come so far: {error!r}")
         finally:
             crew.stop(within=settings.wait + _MARGIN + 10)
         _judge(report, server.dsn, crew, settings)
@@ -103,9 +105,11 @@ def _open(crew: Crew, dsn: str) -> None:
     before = _counter(dsn)
     for place in range(1, crew.count):
         crew.start(place)
-    eventually(lambda: _counter(dsn) >= before + 3, within=60)
-    gate.touch()
-    crew.wake(0)
+    try:
+        eventually(lambda: _counter(dsn) >= before + 3, within=60)
+    finally:
+        gate.touch()
+        crew.wake(0)
     ends = ("acknowledged", "refused", "failed", "unknown")
     eventually(lambda: any(e.get("section") == section for e in _events(crew, *ends)), within=60)
 

@@ -130,8 +130,11 @@ class CounterThread:
         self._sections += 1
         section = f"{self._name}.{self._sections}"
         moment = self._random.choice(_GUARD_MOMENTS) if self._orders.guarded else None
+        by_sql = self._random.random() < 0.5
         if moment and self._gate:
-            moment = "last"  # an earlier one would hold off the others, for whom the gate waits
+            # An earlier one would hold off the others, for whom the gate waits; and lock.guard()
+            # looks at its own deadline first: the server shall refuse it.
+            moment, by_sql = "last", True
         pause = self._random.uniform(0, 0.002)
         if long_pause:
             pause = self._random.uniform(0.5, 1.5) * self._orders.ttl
@@ -140,12 +143,12 @@ class CounterThread:
         data = self._connection()
         try:
             if moment == "before the read":
-                lock.guard(data)
+                _guard(lock, data, by_sql)
             read, entered = _row(data.execute("SELECT value, clock_timestamp() FROM counter"))
             value = read + 1
             self._pause(section, pause)
             if moment == "before the write":
-                lock.guard(data)
+                _guard(lock, data, by_sql)
             data.execute("UPDATE counter SET value = %s", [value])
             data.execute(
                 "INSERT INTO ledger (section, value, token, worker, entered_at, left_at)"
@@ -153,7 +156,7 @@ class CounterThread:
                 [section, value, lock.token, self._name, entered],
             )
             if moment == "last":
-                lock.guard(data)
+                _guard(lock, data, by_sql)
             outcome = "unknown"
             data.commit()
             outcome = "acknowledged"
@@ -180,6 +183,19 @@ class CounterThread:
         if self._data is None or self._data.closed:
             self._data = psycopg.connect(self._orders.dsn, application_name="counter data")
         return self._data
+
+
+def _guard(lock: Any, data: psycopg.Connection[Any], by_sql: bool) -> None:
+    """Guard as a Python program does, or as one does that has only SQL."""
+    if not by_sql:
+        lock.guard(data)
+        return
+    try:
+        data.execute("SELECT pgsync.assert_lock(%s, %s)", [LOCK, lock.token])
+    except psycopg.Error as error:
+        if error.sqlstate != "PS001":
+            raise
+        raise LockLost(LOCK, str(error)) from error
 
 
 def _row(cursor: psycopg.Cursor[Any]) -> Any:
