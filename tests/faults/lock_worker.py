@@ -101,10 +101,11 @@ class CounterThread:
 
     def _take_turn(self) -> None:
         long_pause = self._random.random() < _LONG_PAUSES
+        wait = self._orders.wait * self._random.choice((0.05, 1, 1, 1))
         lock = self._sync.lock(
             LOCK,
             ttl=self._orders.ttl,
-            wait=self._orders.wait,
+            wait=wait,
             owner=self._name,
             auto_renew=long_pause and self._random.random() < 0.5,
         )
@@ -118,7 +119,8 @@ class CounterThread:
             return
         finally:
             got = time.monotonic()
-            self._history.add(outcome, worker=self._name, sent=sent, got=got, token=token)
+            times = {"wait": wait, "sent": sent, "got": got}
+            self._history.add(outcome, worker=self._name, token=token, **times)
         try:
             for _ in range(self._random.choice((1, 1, 1, 3))):
                 self._section(lock, long_pause)
