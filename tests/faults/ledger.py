@@ -1,126 +1,189 @@
-"""The checker of the lock harness: it reads what was committed, and what the holders know."""
+"""The counter and its ledger, the workers' histories, and the checker that reads both afterwards.
+
+What is claimed: a guarded transaction that commits had the lock until its commit. So in the order
+of the counter's values tokens never fall, and no section begins before the one before it has ended.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from tests.eventually import eventually
+from tests.faults.crew import Freeze
 
-# What a wait may take beyond its bound: the round trips, a reconnect, and a busy machine.
-WAIT_MARGIN = 5.0
+__all__ = ["Entry", "Event", "check", "create", "entries", "events"]
+
+Event = dict[str, Any]
+
+_EXAMPLES = 5
 
 
-@dataclass
-class Report:
-    """The figures of a run, and what was wrong."""
+@dataclass(frozen=True)
+class Entry:
+    """A committed section: it raised the counter to ``value``."""
 
-    figures: dict[str, Any] = field(default_factory=dict)
-    violations: list[str] = field(default_factory=list)
+    section: str
+    value: int
+    token: int
+    worker: str
+    entered_at: datetime
+    left_at: datetime
 
-    def lines(self) -> list[str]:
-        """The report for people."""
-        figures = [f"{name}: {value}" for name, value in self.figures.items()]
-        return [*figures, f"violations: {len(self.violations)}", *self.violations[:20]]
+
+def create(dsn: str) -> None:
+    """Make the tables, with the counter at 0."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE counter (value bigint NOT NULL)")
+        connection.execute("INSERT INTO counter VALUES (0)")
+        connection.execute(
+            "CREATE TABLE ledger (section text PRIMARY KEY, value bigint NOT NULL,"
+            " token bigint NOT NULL, worker text NOT NULL,"
+            " entered_at timestamptz NOT NULL, left_at timestamptz NOT NULL)"
+        )
+
+
+def entries(dsn: str) -> tuple[int, list[Entry]]:
+    """The counter, and the ledger in the order of its values."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        counter = connection.execute("SELECT value FROM counter").fetchone()
+        assert counter is not None
+        rows = connection.execute(
+            "SELECT section, value, token, worker, entered_at, left_at FROM ledger"
+            " ORDER BY value, entered_at"
+        )
+        return counter[0], [Entry(*row) for row in rows]
+
+
+def events(folder: Path) -> list[Event]:
+    """What all workers recorded, worker by worker, each in its order."""
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob("*.history"))
+        for line in path.read_bytes().splitlines()
+    ]
 
 
 def check(
-    dsn: str, journals: Iterable[Path], frozen: list[tuple[int, float, float]], wait: float
-) -> Report:
-    """Hold the ledger against the laws: nothing lost, nobody inside with somebody, in order.
+    counter: int,
+    ledger: list[Entry],
+    history: list[Event],
+    freezes: Iterable[Freeze],
+    margin: float,
+) -> list[str]:
+    """What is wrong, in sentences; nothing where all invariants held.
 
-    ``frozen`` tells which holders were stopped, since when and until when (monotonic), and ``wait``
-    is the bound of every wait in seconds.
+    ``margin`` is by how many seconds the answer to a wait may be late.
     """
-    report = Report()
-    notes = [(path, list(_read(path))) for path in journals]
-    rows = eventually(lambda: _ledger(dsn), within=60)
-    assert rows is not None
-    counter, ledger = rows
-    _check_values(report, counter, ledger)
-    _check_tokens(report, ledger)
-    _check_acknowledged(report, ledger, notes)
-    _check_waits(report, notes, frozen, wait)
-    report.figures["locks lost, and told"] = sum(
-        note["event"] == "lost" for _, events in notes for note in events
-    )
-    return report
+    return [
+        *_lost_updates(counter, ledger),
+        *_fallen_tokens(ledger),
+        *_overlaps(ledger),
+        *_untrue_answers(ledger, history),
+        *_grants_out_of_order(history),
+        *_waits_out_of_bounds(history, freezes, margin),
+        *_unexpected_errors(history),
+    ]
 
 
-def _ledger(dsn: str) -> tuple[int, list[Any]] | None:
-    try:
-        with psycopg.connect(dsn) as connection:
-            row = connection.execute("SELECT value FROM counter").fetchone()
-            assert row is not None
-            return row[0], connection.execute(
-                "SELECT value, token, holder, entered, left_at FROM ledger ORDER BY value, token"
-            ).fetchall()
-    except psycopg.OperationalError:
-        return None  # It comes back from a crash.
-
-
-def _check_values(report: Report, counter: int, ledger: list[Any]) -> None:
-    report.figures["guarded sections committed"] = len(ledger)
-    report.figures["counter"] = counter
+def _lost_updates(counter: int, ledger: list[Entry]) -> Iterator[str]:
     if counter != len(ledger):
-        report.violations.append(f"the counter is {counter} after {len(ledger)} increments")
-    values = [row[0] for row in ledger]
-    lost = len(values) - len(set(values))
-    if lost:
-        report.violations.append(f"{lost} updates were lost: two holders wrote the same value")
+        yield f"lost updates: the counter is {counter} after {len(ledger)} committed sections"
+    by_value: defaultdict[int, list[Entry]] = defaultdict(list)
+    for entry in ledger:
+        by_value[entry.value].append(entry)
+    twice = [same for same in by_value.values() if len(same) > 1]
+    yield from _some("several sections wrote one value", twice)
+    missing = sorted(set(range(1, max(by_value, default=0) + 1)) - set(by_value))
+    yield from _some("values that no section wrote", missing)
 
 
-def _check_tokens(report: Report, ledger: list[Any]) -> None:
-    """In the order of the counter tokens never fall, and the sections lie one after the other."""
-    handoffs = 0
-    for before, after in itertools.pairwise(ledger):
-        handoffs += before[2] != after[2]
-        if after[1] <= before[1]:
-            report.violations.append(f"token {after[1]} of {after[0]} follows {before[1]}")
-        if after[3] < before[4]:
-            report.violations.append(
-                f"{after[2]} entered at {after[3]}, before {before[2]} left at {before[4]}"
-            )
-    report.figures["handoffs between processes"] = handoffs
+def _fallen_tokens(ledger: list[Entry]) -> Iterator[str]:
+    fallen = [(before, after) for before, after in pairwise(ledger) if after.token < before.token]
+    yield from _some("a lower token committed after a higher one", fallen)
+    workers: defaultdict[int, set[str]] = defaultdict(set)
+    for entry in ledger:
+        workers[entry.token].add(entry.worker)
+    shared = [(token, who) for token, who in workers.items() if len(who) > 1]
+    yield from _some("a token of several workers", shared)
 
 
-def _check_acknowledged(report: Report, ledger: list[Any], notes: list[Any]) -> None:
-    written = {(row[1], row[0]) for row in ledger}
-    done = [n for _, events in notes for n in events if n["event"] == "done"]
-    missing = [n for n in done if (n["token"], n["value"]) not in written]
-    report.figures["acknowledged"] = len(done)
-    for note in missing[:10]:
-        report.violations.append(f"acknowledged, and not there: {note}")
+def _overlaps(ledger: list[Entry]) -> Iterator[str]:
+    inside = [
+        (before, after) for before, after in pairwise(ledger) if after.entered_at < before.left_at
+    ]
+    yield from _some("a section began before the one before it had ended", inside)
 
 
-def _check_waits(
-    report: Report, notes: list[Any], frozen: list[tuple[int, float, float]], bound: float
-) -> None:
-    longest = 0.0
-    for path, events in notes:
-        number = int(path.name.rpartition("-")[2])
-        spans = [(since, to) for who, since, to in frozen if who == number]
-        for note in events:
-            if note["event"] != "wait":
-                continue
-            # A frozen process cannot keep its bound.
-            if any(since < note["ended"] and to > note["began"] for since, to in spans):
-                continue
-            waited = note["ended"] - note["began"]
-            longest = max(longest, waited)
-            if waited > bound + WAIT_MARGIN:
-                report.violations.append(f"{path.name} waited {waited:.1f} s, bound {bound:g} s")
-    report.figures["longest wait"] = f"{longest:.2f} s of {bound:g} s"
+def _untrue_answers(ledger: list[Entry], history: list[Event]) -> Iterator[str]:
+    """A commit that was acknowledged is there as it was; one that was refused is not."""
+    written = {entry.section: entry for entry in ledger}
+    lost, ghosts = [], []
+    for event in history:
+        entry = written.get(event.get("section", ""))
+        if event["event"] == "acknowledged" and (entry is None or entry.value != event["value"]):
+            lost.append((event, entry))
+        elif event["event"] in ("refused", "failed") and entry is not None:
+            ghosts.append((event, entry))
+    yield from _some("acknowledged, but not in the ledger", lost)
+    yield from _some("in the ledger, but its worker was told that it did not commit", ghosts)
 
 
-def _read(path: Path) -> Iterable[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            if line.endswith("}"):  # A killed process may leave half a line.
-                yield json.loads(line)
+def _grants_out_of_order(history: list[Event]) -> Iterator[str]:
+    """A grant with a higher token must have been answered after the lower one was asked for."""
+    grants = sorted((e for e in history if e["event"] == "granted"), key=lambda e: e["token"])
+    twice = [(a, b) for a, b in pairwise(grants) if a["token"] == b["token"]]
+    yield from _some("a token granted twice", twice)
+    disordered = []
+    latest: Event | None = None
+    for grant in grants:
+        if latest is not None and grant["got"] < latest["sent"]:
+            disordered.append((latest, grant))
+        if latest is None or grant["sent"] > latest["sent"]:
+            latest = grant
+    yield from _some("a higher token was granted before a lower one", disordered)
+
+
+def _waits_out_of_bounds(
+    history: list[Event], freezes: Iterable[Freeze], margin: float
+) -> Iterator[str]:
+    asked = [(e, e["got"] - e["sent"]) for e in acquires_awake(history, freezes)]
+    late = [event for event, took in asked if took > event["wait"] + margin]
+    yield from _some(f"waited {margin:g} s longer than asked for", late)
+    early = [e for e, took in asked if e["event"] == "held" and took < e["wait"] * 0.95]
+    yield from _some("was told that the lock is held before its wait was over", early)
+
+
+def acquires_awake(history: list[Event], freezes: Iterable[Freeze]) -> list[Event]:
+    """The requests for the lock during which their worker was not frozen."""
+    frozen: defaultdict[str, list[Freeze]] = defaultdict(list)
+    for freeze in freezes:
+        frozen[freeze.worker].append(freeze)
+    return [
+        event
+        for event in history
+        if "sent" in event
+        and not any(
+            freeze.began <= event["got"] and event["sent"] <= freeze.ended
+            for freeze in frozen[event["worker"].rpartition(".")[0]]
+        )
+    ]
+
+
+def _unexpected_errors(history: list[Event]) -> Iterator[str]:
+    kinds = Counter(e["error"] for e in history if e["event"] == "error")
+    for error, times in kinds.most_common(_EXAMPLES):
+        yield f"{times} times an error that no worker should see:\n{error}"
+
+
+def _some(what: str, cases: list[Any]) -> Iterator[str]:
+    if cases:
+        shown = "".join(f"\n    {case}" for case in cases[:_EXAMPLES])
+        yield f"{what}, {len(cases)} times:{shown}"

@@ -1,0 +1,231 @@
+"""One worker process of the fault harness: threads that raise a counter under one lock.
+
+Nothing but the lock protects the counter: it is read plainly, and written as what was read plus
+one. What happened is appended to a history file, a line at a time, so that it outlives ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pgsync import ConnectionFailed, Coordinator, LockHeld, LockLost, OutcomeUnknown
+
+__all__ = ["LOCK", "Orders"]
+
+LOCK = "counter"
+_LONG_PAUSES = 0.004  # the share of sections that last about as long as the ttl, or longer
+_GUARD_MOMENTS = ("before the read", "before the write", "last")
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker process is told; ``ttl`` and ``wait`` are in seconds.
+
+    In its first section it waits for ``gate`` to exist, between its read and its write.
+    """
+
+    dsn: str
+    name: str
+    history: str
+    seed: str
+    ttl: float
+    wait: float
+    guarded: bool
+    threads: int
+    gate: str | None = None
+
+    def text(self) -> str:
+        """The orders as one argument of a command."""
+        return json.dumps(asdict(self))
+
+
+class History:
+    """Appends events to a file; each line is one write, whole or not there."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def add(self, event: str, **facts: Any) -> None:
+        """Record an event with its facts."""
+        os.write(self._file, (json.dumps({"event": event, **facts}) + "\n").encode())
+
+
+class CounterThread:
+    """Takes the lock, raises the counter, again and again until it is told to stop."""
+
+    def __init__(
+        self,
+        orders: Orders,
+        number: int,
+        sync: Coordinator,
+        history: History,
+        stop: threading.Event,
+    ) -> None:
+        self._orders = orders
+        self._name = f"{orders.name}.{number}"
+        self._random = random.Random(f"{orders.seed}.{number}")
+        self._sync = sync
+        self._history = history
+        self._stop = stop
+        self._gate = Path(orders.gate) if orders.gate and number == 0 else None
+        self._sections = 0
+        self._data: psycopg.Connection[Any] | None = None
+
+    def run(self) -> None:
+        """Work until told to stop; whatever is not expected is recorded, and work goes on."""
+        while not self._stop.is_set():
+            try:
+                self._take_turn()
+            except LockLost:
+                continue
+            except (psycopg.Error, ConnectionFailed, OutcomeUnknown):
+                self._stop.wait(self._random.uniform(0.005, 0.05))
+            except Exception:  # noqa: BLE001 - the checker reports it, with all it says
+                self._history.add("error", worker=self._name, error=traceback.format_exc())
+                self._stop.wait(0.05)
+        if self._data is not None:
+            self._data.close()
+
+    def _take_turn(self) -> None:
+        long_pause = self._random.random() < _LONG_PAUSES
+        wait = self._orders.wait * self._random.choice((0.05, 1, 1, 1))
+        lock = self._sync.lock(
+            LOCK,
+            ttl=self._orders.ttl,
+            wait=wait,
+            owner=self._name,
+            auto_renew=long_pause and self._random.random() < 0.5,
+        )
+        sent = time.monotonic()
+        outcome, token = "failed", None
+        try:
+            lock.acquire()
+            outcome, token = "granted", lock.token
+        except LockHeld:
+            outcome = "held"
+            return
+        finally:
+            got = time.monotonic()
+            times = {"wait": wait, "sent": sent, "got": got}
+            self._history.add(outcome, worker=self._name, token=token, **times)
+        try:
+            for _ in range(self._random.choice((1, 1, 1, 3))):
+                self._section(lock, long_pause)
+        finally:
+            self._history.add("released", worker=self._name, token=token, kept=lock.release())
+
+    def _section(self, lock: Any, long_pause: bool) -> None:
+        """One protected section; its outcome is recorded when it is known."""
+        self._sections += 1
+        section = f"{self._name}.{self._sections}"
+        moment = self._random.choice(_GUARD_MOMENTS) if self._orders.guarded else None
+        by_sql = self._random.random() < 0.5
+        if moment and self._gate:
+            # An earlier one would hold off the others, for whom the gate waits; and lock.guard()
+            # looks at its own deadline first: the server shall refuse it.
+            moment, by_sql = "last", True
+        pause = self._random.uniform(0, 0.002)
+        if long_pause:
+            pause = self._random.uniform(0.5, 1.5) * self._orders.ttl
+        outcome = "failed"  # before COMMIT is sent an error means that nothing was committed
+        value = None
+        data = self._connection()
+        try:
+            if moment == "before the read":
+                _guard(lock, data, by_sql)
+            read, entered = _row(data.execute("SELECT value, clock_timestamp() FROM counter"))
+            value = read + 1
+            self._pause(section, pause)
+            if moment == "before the write":
+                _guard(lock, data, by_sql)
+            data.execute("UPDATE counter SET value = %s", [value])
+            data.execute(
+                "INSERT INTO ledger (section, value, token, worker, entered_at, left_at)"
+                " VALUES (%s, %s, %s, %s, %s, clock_timestamp())",
+                [section, value, lock.token, self._name, entered],
+            )
+            if moment == "last":
+                _guard(lock, data, by_sql)
+            outcome = "unknown"
+            data.commit()
+            outcome = "acknowledged"
+        except LockLost:
+            outcome = "refused"
+            data.rollback()
+            raise
+        except Exception:
+            data.close()
+            raise
+        finally:
+            self._history.add(outcome, worker=self._name, section=section, value=value)
+
+    def _pause(self, section: str, seconds: float) -> None:
+        if self._gate is not None:
+            gate, self._gate = self._gate, None
+            self._history.add("at the gate", worker=self._name, section=section)
+            while not gate.exists():
+                time.sleep(0.01)
+        else:
+            time.sleep(seconds)
+
+    def _connection(self) -> psycopg.Connection[Any]:
+        if self._data is None or self._data.closed:
+            self._data = psycopg.connect(self._orders.dsn, application_name="counter data")
+        return self._data
+
+
+def _guard(lock: Any, data: psycopg.Connection[Any], by_sql: bool) -> None:
+    """Guard as a Python program does, or as one does that has only SQL."""
+    if not by_sql:
+        lock.guard(data)
+        return
+    try:
+        data.execute("SELECT pgsync.assert_lock(%s, %s)", [LOCK, lock.token])
+    except psycopg.Error as error:
+        if error.sqlstate != "PS001":
+            raise
+        raise LockLost(LOCK, str(error)) from error
+
+
+def _row(cursor: psycopg.Cursor[Any]) -> Any:
+    row = cursor.fetchone()
+    assert row is not None
+    return row
+
+
+def main(orders: Orders) -> None:
+    """Work with the threads that were ordered until SIGTERM."""
+    faulthandler.enable()  # so that SIGABRT shows where each thread hangs
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    history = History(orders.history)
+    with Coordinator(orders.dsn) as sync:
+        workers = [
+            CounterThread(orders, number, sync, history, stop) for number in range(orders.threads)
+        ]
+        threads = [threading.Thread(target=worker.run) for worker in workers]
+        for thread in threads:
+            thread.start()
+        parent = os.getppid()
+        while not stop.wait(1.0):
+            if os.getppid() != parent:
+                os._exit(1)  # the harness was killed: nobody would ever end this
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main(Orders(**json.loads(sys.argv[1])))
