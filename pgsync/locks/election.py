@@ -31,6 +31,7 @@ R = TypeVar("R")
 logger = logging.getLogger("pgsync.locks")
 
 _LONGEST_PAUSE = 30.0
+_LOOK_SECONDS = 1.0
 
 
 class _ElectionFace:
@@ -143,7 +144,7 @@ class Election(_ElectionFace, Block):
         return self.is_leader
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping and not self._keeper.closed:
             lock = Lock(self._keeper, replace(self._request, on_lost=self._was_lost))
             self._lost = None
             try:
@@ -161,7 +162,9 @@ class Election(_ElectionFace, Block):
         with self._changed:
             self._leads = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._stopping or self._lost is not None)
+            # A coordinator that is closed releases its locks and tells nobody.
+            while not self._stopping and self._lost is None and (lock.held or lock.lost):
+                self._changed.wait(_LOOK_SECONDS)
             self._leads = False
             self._lock = None
         self._tell(self._on_loss, self._lost or "it stands no more")
@@ -251,7 +254,7 @@ class AsyncElection(_ElectionFace, AsyncBlock):
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._keeper.closed:
             lost: asyncio.Future[str] = loop.create_future()
             on_lost = functools.partial(_tell_loop, loop, lost)
             lock = AsyncLock(self._keeper, replace(self._request, on_lost=on_lost))
@@ -270,7 +273,10 @@ class AsyncElection(_ElectionFace, AsyncBlock):
         try:
             await self._tell(self._on_gain, lock)
             self._gained.set()
-            reason = await lost
+            while not lost.done() and (lock.held or lock.lost):
+                await asyncio.wait([lost], timeout=_LOOK_SECONDS)
+            if lost.done():
+                reason = lost.result()
         finally:
             self._lock = None
             self._gained.clear()

@@ -196,6 +196,11 @@ class LockKeeper:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._waiters.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, and grants no more."""
+        return self._sessions.closed
+
     def _enter(self, request: LockRequest) -> Turn:
         room = None if request.mode == "shared" else request.slots or 1
         return self._turns.enter(request.line, request.owner, room)

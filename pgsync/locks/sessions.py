@@ -88,6 +88,7 @@ class Sessions:
         self._dsn = dsn
         self._on_end = on_end
         self._prepare = prepare
+        self._opening = threading.Lock()
         self._mutex = threading.Lock()
         self._main: Exchange | None = None
         self._idle: list[LockSession] = []
@@ -100,12 +101,12 @@ class Sessions:
         main = self._main
         if main is not None and main.session.alive and not self._closed:
             return main
-        with self._mutex:
+        with self._opening:
             self._refuse_closed()
             if self._main is None or not self._main.session.alive:
                 if self._main is None and self._prepare is not None:
                     self._prepare()
-                self._main = Exchange(LockSession(self._dsn, self._on_end))
+                self._main = Exchange(self._admit(LockSession(self._dsn, self._on_end)))
             return self._main
 
     def exchange_of(self, session: LockSession) -> Exchange | None:
@@ -158,6 +159,11 @@ class Sessions:
         for session in self._all():
             session.leave_to_parent()
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
     def _all(self) -> list[LockSession]:
         main = [self._main.session] if self._main is not None else []
         return [*main, *self._idle, *self._busy]
@@ -170,16 +176,25 @@ class Sessions:
         if not self._room.acquire(timeout=seconds):
             return None
         try:
+            session = self._rested() or LockSession(self._dsn, self._on_end)
             with self._mutex:
-                self._refuse_closed()
-                while self._idle:
-                    session = self._idle.pop()
-                    if session.alive:
-                        break
-                else:
-                    session = LockSession(self._dsn, self._on_end)
                 self._busy.add(session)
-                return session
+            return self._admit(session)
         except BaseException:
             self._room.release()
             raise
+
+    def _rested(self) -> LockSession | None:
+        with self._mutex:
+            while self._idle:
+                session = self._idle.pop()
+                if session.alive:
+                    return session
+        return None
+
+    def _admit(self, session: LockSession) -> LockSession:
+        """Connecting takes its time: the coordinator may have been closed meanwhile."""
+        if self._closed:
+            session.close()
+        self._refuse_closed()
+        return session

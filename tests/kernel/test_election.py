@@ -88,6 +88,20 @@ def test_a_leader_whose_session_ends_is_told_and_stands_again(
     assert reasons == ["its database session ended", "it stands no more"]
 
 
+def test_an_election_ends_with_its_coordinator(new_face: Callable[[], Any]) -> None:
+    reasons: list[str] = []
+    face, other = new_face(), new_face()
+    election = face.elect("reports", on_loss=reasons.append)
+    election.start()
+    assert election.wait(10)
+    face.close()
+    eventually(lambda: reasons == ["it stands no more"])
+    assert not election.is_leader
+    with other.elect("reports", retry=0.1) as follower:
+        assert follower.wait(10)
+    election.stop()
+
+
 def test_callbacks_that_raise_do_not_end_the_election(new_face: Callable[[], Any]) -> None:
     def fail(what: object) -> None:
         raise ZeroDivisionError(what)
