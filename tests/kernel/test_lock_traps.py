@@ -156,6 +156,64 @@ def test_an_interrupt_ends_a_wait_at_once_and_leaves_nothing(dsn: str, database:
         waiter.wait()
 
 
+_LED_BY_THE_MAIN_THREAD = """
+import signal, sys, threading, time
+from pgsync import Coordinator
+sync = Coordinator(sys.argv[1])
+sync.lock("before", ttl=60).acquire()
+outcomes = []
+
+def work(name):
+    lock = sync.lock(name, ttl=60)
+    lock.acquire()
+    outcomes.append(name)
+
+def interrupt():
+    time.sleep(0.5)
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    signal.raise_signal(signal.SIGINT)
+    for thread in threads:
+        thread.join(20)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=interrupt).start()
+try:
+    sync.lock("slow", ttl=60).acquire()
+except KeyboardInterrupt:
+    while len(outcomes) < 3:
+        time.sleep(0.01)
+    print(sorted(outcomes), sorted(lock.name for lock in sync.list_locks()), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_interrupted_leader_leaves_the_others_to_another(dsn: str, database: Any) -> None:
+    database.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN IF new.name = 'slow' THEN PERFORM pg_sleep(30); END IF; RETURN new; END$$"
+    )
+    database.execute(
+        "CREATE TRIGGER slow AFTER INSERT ON pgsync.lock_holder"
+        " FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LED_BY_THE_MAIN_THREAD, dsn],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    said = process.stdout.readline().decode()
+    assert said == "['a', 'b', 'c'] ['a', 'b', 'before', 'c']\n"
+    assert advisory_locks(database) == 4
+    process.stdin.close()
+    process.kill()
+    process.wait()
+
+
 def test_a_cancelled_task_ends_its_wait_at_the_server_at_once(dsn: str, database: Any) -> None:
     async def scenario() -> None:
         async with AsyncCoordinator(dsn) as holder, AsyncCoordinator(dsn) as contender:
