@@ -115,21 +115,20 @@ COMMENT ON FUNCTION pgsync.holder_of(bigint[]) IS
 
 CREATE OR REPLACE FUNCTION pgsync.wait_for_lock(
     name text, keys bigint[], ttl interval, owner text, mode text, slots integer, delay interval,
-    audited boolean, patience interval,
+    audited boolean, patience interval, deadline timestamptz,
     OUT token bigint, OUT acquired_at timestamptz, OUT expires_at timestamptz, OUT in_the_way pgsync.lock_holder
 )
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     until timestamptz := clock_timestamp() + patience;
-    ahead interval;
     granted record;
 BEGIN
     -- Others see who waits, though this transaction has not committed.
     PERFORM set_config('application_name', left('pgsync waits: ' || owner, 63), true);
     -- Wait no longer than a deadline ahead: after it the next try may end the holder.
-    SELECT min(h.expires_at) - pgsync.clock() INTO ahead FROM pgsync.lock_holder AS h
-    WHERE h.key = ANY (keys) AND h.expires_at > pgsync.clock();
-    patience := least(patience, ahead);
+    IF deadline > pgsync.clock() THEN
+        patience := least(patience, deadline - pgsync.clock());
+    END IF;
 
     IF mode = 'semaphore' THEN
         granted := pgsync.wait_for_slot(name, slots, ttl, owner, delay, audited, patience);
@@ -150,7 +149,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.wait_for_lock(text, bigint[], interval, text, text, integer, interval, boolean, interval) IS
+COMMENT ON FUNCTION pgsync.wait_for_lock(text, bigint[], interval, text, text, integer, interval, boolean, interval, timestamptz) IS
     'Internal: the waiting of acquire_lock.';
 
 CREATE OR REPLACE FUNCTION pgsync.acquire_lock(
@@ -178,7 +177,8 @@ DECLARE
     shared boolean := mode = 'shared';
     began timestamptz;
     granted record;
-    expired record;
+    deadline timestamptz;
+    ended boolean := false;
     in_the_way pgsync.lock_holder;
     held pgsync.lock_holder;
 BEGIN
@@ -201,7 +201,9 @@ BEGIN
     ELSIF pgsync.try_key(key, shared) THEN
         granted := pgsync.grant_lock(name, key, ttl, owner, mode, NULL, delay, audited, '0');
         acquired := granted.token IS NOT NULL;
-        in_the_way := granted.in_the_way;
+        IF NOT acquired THEN
+            in_the_way := granted.in_the_way;
+        END IF;
     END IF;
 
     IF NOT acquired THEN
@@ -212,12 +214,14 @@ BEGIN
                 'held_by', (pgsync.holder_of(keys)).owner, 'waits', patience > interval '0'));
         END IF;
         began := clock_timestamp();
-        expired := pgsync.end_expired_holders(keys);
-        obstacle := expired.obstacle;
-        IF patience > interval '0' OR expired.ended THEN
+        SELECT min(h.expires_at) INTO deadline FROM pgsync.lock_holder AS h WHERE h.key = ANY (keys);
+        IF deadline <= pgsync.clock() THEN
+            SELECT e.ended, e.obstacle INTO ended, obstacle FROM pgsync.end_expired_holders(keys) AS e;
+        END IF;
+        IF patience > interval '0' OR ended THEN
             -- The lock of a session that was ended comes in a few milliseconds.
             granted := pgsync.wait_for_lock(name, keys, ttl, owner, mode, slots, delay, audited,
-                greatest(patience, CASE WHEN expired.ended THEN interval '2 seconds' ELSE '0' END));
+                greatest(patience, CASE WHEN ended THEN interval '2 seconds' ELSE '0' END), deadline);
             acquired := granted.token IS NOT NULL;
             in_the_way := granted.in_the_way;
         END IF;
