@@ -522,3 +522,30 @@ def test_a_broken_request_spoils_no_other_of_its_batch(dsn: str, database: Any) 
         before.check()
         assert [lock.name for lock in sync.list_locks()] == ["before"]
         assert advisory_locks(database) == 1
+
+
+def test_keys_of_two_numbers_are_another_space(face: Any, dsn: str, database: Any) -> None:
+    with psycopg.connect(dsn, autocommit=True) as other:
+        # The same 64 bits, held as two numbers of 32 by a neighbour who knows nothing of pgsync.
+        other.execute(
+            "SELECT pg_advisory_lock((k >> 32)::integer, (k & 4294967295)::bit(32)::integer)"
+            " FROM (SELECT pgsync.lock_key('report') AS k) AS key"
+        )
+        assert face.explain_lock("report").state == "free"
+        with face.lock("report", ttl=60):
+            row = database.execute("SELECT waiting, pid FROM pgsync.locks").fetchall()
+            assert len(row) == 1
+            assert row[0][1] != other.info.backend_pid
+        assert face.explain_lock("report").state == "free"
+
+
+def test_locks_of_another_database_are_others(
+    face: Any, make_database: Callable[[str], str], template: str
+) -> None:
+    with Coordinator(make_database(template)) as elsewhere:
+        with elsewhere.lock("report", ttl=60):
+            assert face.explain_lock("report").state == "free"
+            assert face.list_locks() == []
+            with face.lock("report", ttl=60):
+                assert [lock.name for lock in face.list_locks()] == ["report"]
+        assert not elsewhere.force_release("report")
