@@ -169,21 +169,26 @@ def work(name):
     outcomes.append(name)
 
 def interrupt():
-    time.sleep(0.5)
+    # Behind the first, whose round trip takes a second, stand the main thread and then the others.
+    time.sleep(0.6)
     threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    # By now the main thread asks for all of them, and its own takes half a minute.
+    time.sleep(1.5)
     signal.raise_signal(signal.SIGINT)
     for thread in threads:
         thread.join(20)
 
+first = threading.Thread(target=work, args=("first",))
+first.start()
+time.sleep(0.3)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 threading.Thread(target=interrupt).start()
 try:
     sync.lock("slow", ttl=60).acquire()
 except KeyboardInterrupt:
-    while len(outcomes) < 3:
+    while len(outcomes) < 4:
         time.sleep(0.01)
     print(sorted(outcomes), sorted(lock.name for lock in sync.list_locks()), flush=True)
 sys.stdin.read()
@@ -193,7 +198,8 @@ sys.stdin.read()
 def test_an_interrupted_leader_leaves_the_others_to_another(dsn: str, database: Any) -> None:
     database.execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$BEGIN IF new.name = 'slow' THEN PERFORM pg_sleep(30); END IF; RETURN new; END$$"
+        " $$BEGIN IF new.name = 'first' THEN PERFORM pg_sleep(1);"
+        " ELSIF new.name = 'slow' THEN PERFORM pg_sleep(30); END IF; RETURN new; END$$"
     )
     database.execute(
         "CREATE TRIGGER slow AFTER INSERT ON pgsync.lock_holder"
@@ -207,8 +213,8 @@ def test_an_interrupted_leader_leaves_the_others_to_another(dsn: str, database: 
     assert process.stdout is not None
     assert process.stdin is not None
     said = process.stdout.readline().decode()
-    assert said == "['a', 'b', 'c'] ['a', 'b', 'before', 'c']\n"
-    assert advisory_locks(database) == 4
+    assert said == "['a', 'b', 'c', 'first'] ['a', 'b', 'before', 'c', 'first']\n"
+    assert advisory_locks(database) == 5
     process.stdin.close()
     process.kill()
     process.wait()
