@@ -89,7 +89,7 @@ BEGIN;
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'fb6cb881945970c734bb6767633737de3b65a7f4fa1ad7ed41e25485f9892fe6')
+VALUES ('api', 0, '0.1.0', 'b05a88f5475cbccd11a3d8493bdfbc6a37c5e6e0026987733f61267bd9c7bf1a')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -9,6 +9,7 @@ from typing import Any
 
 from pgsync.database.calls import Call, Listing, in_utc, moment, scalar
 from pgsync.database.json import to_json
+from pgsync.errors import InvalidArgument
 
 __all__ = [
     "Enqueued",
@@ -34,6 +35,9 @@ __all__ = [
     "stop_job",
     "unregister_worker",
 ]
+
+# The kernel has the same bound; here it spares sending what would be refused.
+_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,22 @@ class JobState:
     result: Any
 
 
+def _to_args(args: dict[str, Any], task: str) -> str:
+    """The arguments as JSON text.
+
+    Raises:
+        InvalidArgument: if JSON cannot say them, or they have more than 1 MB.
+    """
+    text = to_json(args, f"the arguments of {task}")
+    size = len(text.encode())
+    if size > _MOST_BYTES:
+        raise InvalidArgument(
+            f"the arguments of {task} must have at most 1 MB ({_MOST_BYTES} bytes) as JSON,"
+            f" these have {size}; store the data in a table and pass its key"
+        )
+    return text
+
+
 def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueued]:
     """Enqueue one job."""
     return Call(
@@ -100,7 +120,7 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
         " %(max_attempts)s::integer, %(delay)s) AS j",
         {
             "task": task,
-            "args": to_json(args, f"the arguments of {task}"),
+            "args": _to_args(args, task),
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,
@@ -121,7 +141,7 @@ def add_jobs(
         " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer, %(delay)s)",
         {
             "task": task,
-            "args": [to_json(args, f"the arguments of {task}") for args in many_args],
+            "args": [_to_args(args, task) for args in many_args],
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,

@@ -12,9 +12,10 @@ BEGIN
     END IF;
     IF jsonb_typeof(args) IS DISTINCT FROM 'object' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'args must be a JSON object';
-    ELSIF pg_column_size(args) > 1048576 THEN
+    ELSIF octet_length(args::text) > 1048576 THEN
         RAISE invalid_parameter_value USING MESSAGE = format(
-            'args must have at most 1 MB, these have %s bytes', pg_column_size(args)),
+            'args must have at most 1 MB (1048576 bytes) as JSON text, these have %s',
+            octet_length(args::text)),
             HINT = 'Store the data in a table and pass its key.';
     ELSIF priority IS NULL OR priority NOT BETWEEN -32768 AND 32767 THEN
         RAISE invalid_parameter_value USING MESSAGE = format(

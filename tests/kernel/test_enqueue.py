@@ -220,6 +220,34 @@ def test_arguments_and_options_that_cannot_work_are_refused(
     assert jobs(database) == []
 
 
+def test_arguments_above_one_megabyte_are_refused_at_the_door(face: Any, database: Any) -> None:
+    task = face.task()(send)
+    around = len('{"campaign_id":1,"text":""}')
+    for text in ("x" * (2**20 - around + 1), "\u00e9" * (2**19 - around // 2 + 1)):
+        with pytest.raises(InvalidArgument, match=r"arguments of send .* at most 1 MB"):
+            task.enqueue(campaign_id=1, text=text)
+        with pytest.raises(InvalidArgument, match=r"arguments of send .* at most 1 MB"):
+            task.enqueue_many([{"campaign_id": 0}, {"campaign_id": 1, "text": text}])
+    assert jobs(database) == []
+
+
+def test_the_kernel_bounds_arguments_by_the_bytes_of_their_text(database: Any) -> None:
+    # As text {"x": "..."} has 9 bytes around the value; 1e100000 is short until it is written out.
+    calls = (
+        "SELECT pgsync.enqueue('send', %s::jsonb)",
+        "SELECT pgsync.add_jobs('send', ARRAY['{}', %s::jsonb])",
+    )
+    most = '{"x": "' + "x" * (2**20 - 9) + '"}'
+    wide = '{"x": [' + ", ".join(["1e100000"] * 11) + "]}"
+    for call in calls:
+        for args in (most.replace('"x"', '"xy"'), wide):
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="at most 1 MB"):
+                database.execute(call, [args])
+        assert jobs(database) == []
+        database.execute(call, [most])
+        database.execute("DELETE FROM pgsync.job_ready")
+
+
 def test_declarations_that_cannot_work_are_refused(sync: Coordinator) -> None:
     sync.task()(send)
     with pytest.raises(InvalidArgument, match="declared already"):
