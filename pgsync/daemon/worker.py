@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -67,12 +68,14 @@ class Worker:
         self._waits = False
         self._ahead = 0
         self._stopping = asyncio.Event()
+        self._told_handlers = threading.Event()
         self._aborting = False
         self._wake = asyncio.Event()
 
     def stop(self) -> None:
         """Claim no more and end in order. Call it on the worker's loop."""
         self._stopping.set()
+        self._told_handlers.set()
         self._wake.set()
 
     async def run(self) -> WorkerReport:
@@ -159,7 +162,8 @@ class Worker:
 
     def _take(self, jobs: list[Job]) -> None:
         for job in jobs:
-            attempt = Attempt(self._link.worker, JobContext(job), self._find(job.task))
+            context = JobContext(job, stopping=self._told_handlers)
+            attempt = Attempt(self._link.worker, context, self._find(job.task))
             self._attempts[job.id] = attempt
             self._next.append(attempt)
         self._start_next()
