@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgsync import Coordinator, current_job
+from pgsync import Coordinator, ReleaseJob, current_job
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.core
@@ -93,3 +93,16 @@ def test_a_cancelled_handler_is_told_by_its_check(sync: Coordinator) -> None:
         assert began.wait(10)
         assert sync.cancel_job(job) == "running"
         assert state_of(sync, job, "cancelled").result == {"reason": "cancelled while it ran"}
+
+
+def test_an_operation_that_releases_itself_is_recorded_as_released(
+    sync: Coordinator, database: Any
+) -> None:
+    @sync.operation("later", lock="later", ttl=60)
+    def later(run: Any) -> None:
+        raise ReleaseJob(60, "not yet")
+
+    job = later.enqueue().id
+    assert sync.run_worker(drain=True).released == 1
+    runs = database.execute("SELECT state, job_id FROM pgsync.operations").fetchall()
+    assert runs == [("released", job)]
