@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import copy_context
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pgsync.database.json import to_json
@@ -20,7 +21,9 @@ class Attempt:
     """A claimed job, the worker's number that claimed it, and what came of it.
 
     ``task`` is None where this process has not declared it. Without an ``error`` it completed,
-    with ``result`` as JSON. ``running`` is the asyncio task of a coroutine handler.
+    with ``result`` as JSON. ``running`` is the asyncio task of a coroutine handler. ``cut_short``
+    says that it was cancelled for its timeout, ``expired`` that its failure has been recorded while
+    its handler still ran.
     """
 
     worker: int
@@ -29,11 +32,20 @@ class Attempt:
     result: str | None = None
     error: BaseException | None = None
     running: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    ended: bool = False
+    cut_short: bool = False
+    expired: bool = False
 
     @property
     def blocks(self) -> bool:
         """Whether it needs a thread: its handler is a blocking one."""
         return self.task is not None and not self.task.is_async
+
+    @property
+    def timeout(self) -> timedelta | None:
+        """How long its handler may run."""
+        return None if self.task is None else self.task.timeout
 
     def perform(self) -> None:
         """Run a blocking handler to its end, in a context of its own; never raises."""
@@ -64,6 +76,7 @@ class Attempt:
                 f"no task named {self.context.job.task!r} is declared in this process; import the "
                 "module that declares it, or give the worker other queues"
             )
+        self.context.start(self.task.timeout)
         return self.task
 
     def _keep(self, result: Any) -> None:

@@ -15,6 +15,7 @@ from pgsync.daemon.attempt import Attempt
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.recorder import Recorder, WorkerReport
 from pgsync.daemon.threads import HandlerThreads
+from pgsync.daemon.time_limits import TimeLimits
 from pgsync.database.listener import listen
 from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError, UnknownTask
 from pgsync.locks import default_owner
@@ -85,7 +86,8 @@ class Worker:
             self._dsn, self._name, self._queues, self._concurrency, self._stopping
         )
         self._recorder = Recorder(self._link, self._recorded)
-        self._threads = HandlerThreads(self._room, self._recorder.add)
+        self._time_limits = TimeLimits(self._recorder.add)
+        self._threads = HandlerThreads(self._room, self._time_limits.watch, self._ended)
         report = self._recorder.report
         await self._link.open()
         background = [
@@ -119,6 +121,8 @@ class Worker:
         while not self._stopping.is_set():
             self._wake.clear()
             room = self._concurrency + self._ahead - len(self._attempts)
+            # An expired attempt is recorded, but its handler is still in somebody's place.
+            room -= self._time_limits.overdue
             jobs = await self._claim(room) if room > 0 else []
             self._take(jobs)
             if room > 0 and len(jobs) < room:
@@ -191,6 +195,7 @@ class Worker:
         self._threads.work()
 
     async def _perform(self, attempt: Attempt) -> None:
+        self._time_limits.watch(attempt)
         try:
             await attempt.perform_async()
         except asyncio.CancelledError as error:
@@ -200,8 +205,14 @@ class Worker:
             attempt.error = CancelJob("cancelled while it ran") if asked else error
         finally:
             self._coroutines -= 1
-        self._recorder.add(attempt)
+        self._ended(attempt)
         self._start_next()
+
+    def _ended(self, attempt: Attempt) -> None:
+        if self._time_limits.in_time(attempt):
+            self._recorder.add(attempt)
+        else:
+            self._wake.set()
 
     def _recorded(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:

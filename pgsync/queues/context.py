@@ -42,6 +42,7 @@ class JobContext:
     stopping: threading.Event = field(default_factory=threading.Event)
     deadline: float | None = None
     deadline_at: datetime | None = None
+    timeout: timedelta | None = None
 
     @property
     def id(self) -> int:
@@ -64,12 +65,18 @@ class JobContext:
         if self.cancelled.is_set():
             raise CancelJob("cancelled while it ran")
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise JobTimedOut("its time is up")
+            raise self.timed_out()
         if self.stopping.is_set():
             raise ReleaseJob(reason="its worker stops")
 
+    def timed_out(self) -> JobTimedOut:
+        """What an attempt that runs too long has failed with."""
+        seconds = self.timeout.total_seconds() if self.timeout else 0.0
+        return JobTimedOut(f"timed out after {seconds:g} s")
+
     def start(self, timeout: timedelta | None) -> None:
         """Set the deadline of a handler that begins now."""
+        self.timeout = timeout
         if timeout is not None:
             self.deadline = time.monotonic() + timeout.total_seconds()
             self.deadline_at = datetime.now(UTC) + timeout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -46,7 +46,8 @@ class TaskOptions(TypedDict, total=False):
 
     ``name`` defaults to the function's. Lower ``priority`` runs first. After ``max_attempts``
     failed attempts a job is discarded. ``backoff`` is the delay between attempts: seconds, a list
-    whose last element repeats, or a :class:`Backoff`.
+    whose last element repeats, or a :class:`Backoff`. An attempt that lasts longer than ``timeout``
+    has failed.
     """
 
     name: str | None
@@ -54,6 +55,7 @@ class TaskOptions(TypedDict, total=False):
     priority: int
     max_attempts: int
     backoff: Backoff | Duration | Sequence[Duration] | None
+    timeout: Duration | None
 
 
 def job_options(options: Mapping[str, Any]) -> JobOptions:
@@ -69,13 +71,16 @@ class TaskDeclaration:
     function: Callable[..., Any]
     options: JobOptions
     backoff: Backoff
+    timeout: timedelta | None = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], options: TaskOptions) -> TaskDeclaration:
         """The declaration of a function with these options."""
         name = options.get("name") or function.__name__
         backoff = backoff_from(options.get("backoff"))
-        return cls(name, function, job_options(options), backoff)
+        given = options.get("timeout")
+        timeout = None if given is None else to_timedelta(given, "timeout")
+        return cls(name, function, job_options(options), backoff, timeout)
 
     @property
     def is_async(self) -> bool:
