@@ -12,6 +12,7 @@ from contextlib import suppress
 import psycopg
 
 from pgsync.daemon.attempt import Attempt
+from pgsync.daemon.discards import DiscardCallbacks
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.recorder import Recorder, WorkerReport
 from pgsync.daemon.threads import HandlerThreads
@@ -85,7 +86,8 @@ class Worker:
         self._link = WorkerLink(
             self._dsn, self._name, self._queues, self._concurrency, self._stopping
         )
-        self._recorder = Recorder(self._link, self._recorded)
+        self._discards = DiscardCallbacks()
+        self._recorder = Recorder(self._link, self._discards, self._recorded)
         self._time_limits = TimeLimits(self._recorder.add)
         self._threads = HandlerThreads(self._room, self._time_limits.watch, self._ended)
         report = self._recorder.report
@@ -110,6 +112,7 @@ class Worker:
                 if attempt.running is not None:
                     attempt.running.cancel()
             self._threads.close()
+            self._discards.close()
             # Where the database is away its own rescue does this.
             with suppress(psycopg.Error, PgsyncError):
                 report.released += await self._link.close()
@@ -250,12 +253,13 @@ class Worker:
                 self._recorder.report.released += await self._link.run(call)
 
     async def _finish_running(self) -> None:
-        """Wait for what runs, and for its record, within the grace."""
+        """Wait for what runs, its record, and callbacks, within the grace."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace):
                 while self._attempts:
                     self._wake.clear()
                     await self._wake.wait()
+                await self._discards.finish()
 
 
 class _Pace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack
@@ -14,8 +14,8 @@ from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
-from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
-from pgsync.queues.retry import Backoff, backoff_from
+from pgsync.queues.calls import Enqueued, Job, JobOptions, add_job, add_jobs
+from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
 
 __all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", "TaskRegistry"]
 
@@ -48,6 +48,11 @@ class TaskOptions(TypedDict, total=False):
     failed attempts a job is discarded. ``backoff`` is the delay between attempts: seconds, a list
     whose last element repeats, or a :class:`Backoff`. An attempt that lasts longer than ``timeout``
     has failed.
+
+    A job that fails with an error of ``discard_on``, or with one that is not of ``retry_on`` where
+    that is given, is discarded at once; ``retry(error, attempt)`` returns the delay for the others
+    (seconds or a :class:`Backoff`; None discards). ``on_discard(job, error)``, blocking or
+    coroutine, is called when a failure has the job discarded.
     """
 
     name: str | None
@@ -56,6 +61,10 @@ class TaskOptions(TypedDict, total=False):
     max_attempts: int
     backoff: Backoff | Duration | Sequence[Duration] | None
     timeout: Duration | None
+    retry_on: Errors | None
+    discard_on: Errors | None
+    retry: Callable[[BaseException, int], Backoff | Duration | None] | None
+    on_discard: Callable[[Job, BaseException], Any] | None
 
 
 def job_options(options: Mapping[str, Any]) -> JobOptions:
@@ -70,8 +79,9 @@ class TaskDeclaration:
     name: str
     function: Callable[..., Any]
     options: JobOptions
-    backoff: Backoff
     timeout: timedelta | None = None
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    on_discard: Callable[[Job, BaseException], Any] | None = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], options: TaskOptions) -> TaskDeclaration:
@@ -80,7 +90,17 @@ class TaskDeclaration:
         backoff = backoff_from(options.get("backoff"))
         given = options.get("timeout")
         timeout = None if given is None else to_timedelta(given, "timeout")
-        return cls(name, function, job_options(options), backoff, timeout)
+        policy = RetryPolicy(
+            backoff,
+            errors_from(options.get("retry_on"), "retry_on"),
+            errors_from(options.get("discard_on"), "discard_on") or (),
+            options.get("retry"),
+        )
+        on_discard = options.get("on_discard")
+        for option, function_given in (("retry", policy.choose), ("on_discard", on_discard)):
+            if function_given is not None and not callable(function_given):
+                raise InvalidArgument(f"{option} must be a function, not {function_given!r}")
+        return cls(name, function, job_options(options), timeout, policy, on_discard)
 
     @property
     def is_async(self) -> bool:

@@ -7,12 +7,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from pgsync import Coordinator, InvalidArgument, JobTimedOut, ReleaseJob, current_job
+from pgsync import (
+    Backoff,
+    CancelJob,
+    Coordinator,
+    DiscardJob,
+    InvalidArgument,
+    JobTimedOut,
+    ReleaseJob,
+    current_job,
+)
+from pgsync.queues.retry import RetryPolicy
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.core
@@ -259,3 +269,132 @@ def test_an_impossible_timeout_is_refused(sync: Coordinator) -> None:
     for timeout in (0, -1, float("inf"), "5"):
         with pytest.raises(InvalidArgument, match="timeout"):
             declare(sync, "blocking", lambda: None, timeout=timeout)
+
+
+def raising(error: BaseException) -> Any:
+    def handler() -> None:
+        raise error
+
+    return handler
+
+
+def raise_instead(error: BaseException, attempt: int) -> None:
+    raise RuntimeError("the policy is broken")
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("options", "error", "state"),
+    [
+        ({"discard_on": ValueError}, ValueError(), "discarded"),
+        ({"discard_on": (KeyError, LookupError)}, IndexError(), "discarded"),
+        ({"discard_on": ValueError}, KeyError(), "retryable"),
+        ({"retry_on": ConnectionError}, ConnectionResetError(), "retryable"),
+        ({"retry_on": (ConnectionError,)}, ValueError(), "discarded"),
+        ({"retry_on": ()}, ValueError(), "discarded"),
+        ({"retry_on": OSError, "discard_on": FileNotFoundError}, FileNotFoundError(), "discarded"),
+        ({"retry": lambda error, attempt: None}, ValueError(), "discarded"),
+        ({"retry": lambda error, attempt: 60}, ValueError(), "retryable"),
+        ({"retry": lambda error, attempt: 60, "discard_on": ValueError}, ValueError(), "discarded"),
+        ({"retry": lambda error, attempt: 60, "max_attempts": 1}, ValueError(), "discarded"),
+        ({"retry": raise_instead}, ValueError(), "retryable"),
+        ({"retry": lambda error, attempt: "soon"}, ValueError(), "retryable"),
+    ],
+)
+def test_the_error_decides_whether_a_job_is_tried_again(
+    sync: Coordinator, kind: str, options: dict[str, Any], error: Exception, state: str
+) -> None:
+    task = declare(sync, kind, raising(error), backoff=3600, **options)
+    job = task.enqueue().id
+    sync.run_worker(drain=True)
+    found = sync.job(job)
+    assert found is not None
+    assert found.state == state
+
+
+def test_retry_decides_when() -> None:
+    seen: list[tuple[BaseException, int]] = []
+    error = ValueError("no")
+
+    def choose(error: BaseException, attempt: int) -> Any:
+        seen.append((error, attempt))
+        return {1: 7, 2: timedelta(minutes=2), 3: Backoff((1, 2, 30), jitter=0), 4: None}[attempt]
+
+    policy = RetryPolicy(choose=choose)
+    delays = [policy.delay(error, attempt) for attempt in (1, 2, 3, 4)]
+    assert delays == [timedelta(seconds=7), timedelta(minutes=2), timedelta(seconds=30), None]
+    assert seen == [(error, 1), (error, 2), (error, 3), (error, 4)]
+
+
+def test_impossible_policies_are_refused(sync: Coordinator) -> None:
+    for options in ({"retry_on": (3,)}, {"discard_on": int}, {"retry": 3}, {"on_discard": "log"}):
+        with pytest.raises(InvalidArgument, match=next(iter(options))):
+            declare(sync, "blocking", lambda: None, **options)
+
+
+@both_kinds
+@pytest.mark.parametrize("callback", ["blocking", "awaiting"])
+def test_on_discard_is_called_once_for_each_discarded_job(
+    sync: Coordinator, kind: str, callback: str
+) -> None:
+    told: list[tuple[int, int, str, int]] = []
+
+    def tell(job: Any, error: BaseException) -> None:
+        context = current_job()
+        assert context is not None
+        told.append((job.id, job.attempt, repr(error), context.id))
+
+    async def tell_async(job: Any, error: BaseException) -> None:
+        await asyncio.sleep(0)
+        tell(job, error)
+
+    wanted: dict[str, Any] = {"on_discard": tell if callback == "blocking" else tell_async}
+    hopeless = declare(sync, kind, raising(DiscardJob("no")), name="hopeless", **wanted)
+    broken = declare(
+        sync, kind, raising(ValueError("no")), name="broken", max_attempts=2, backoff=0, **wanted
+    )
+    fine = declare(sync, kind, lambda: "fine", name="fine", **wanted)
+    cancels = declare(sync, kind, raising(CancelJob("no")), name="cancels", **wanted)
+    jobs = [task.enqueue().id for task in (hopeless, broken, fine, cancels)]
+    with working(sync):
+        for job, state in zip(
+            jobs, ("discarded", "discarded", "completed", "cancelled"), strict=True
+        ):
+            state_of(sync, job, state)
+    # A stop waits for the callbacks.
+    assert sorted(told) == [
+        (jobs[0], 1, "DiscardJob('no')", jobs[0]),
+        (jobs[1], 2, "ValueError('no')", jobs[1]),
+    ]
+
+
+@both_kinds
+def test_an_error_in_on_discard_is_logged(
+    sync: Coordinator, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tell(job: Any, error: BaseException) -> None:
+        raise SystemExit("nobody listens")
+
+    handler = raising(DiscardJob("no"))
+    job = declare(sync, kind, handler, on_discard=tell).enqueue().id
+    assert sync.run_worker(drain=True).discarded == 1
+    logged = [each for each in caplog.records if "on_discard" in each.getMessage()]
+    assert [each.getMessage() for each in logged] == [f"on_discard of job {job} (handler) failed"]
+    assert "nobody listens" in str(logged[0].exc_info)
+
+
+def test_a_callback_that_outlasts_the_grace_is_named(
+    sync: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = threading.Event()
+
+    async def tell(job: Any, error: BaseException) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    handler = raising(DiscardJob("no"))
+    job = declare(sync, "blocking", handler, on_discard=tell).enqueue().id
+    sync.start(grace=0.1)
+    assert began.wait(10)
+    sync.stop()
+    assert f"on_discard did not end for jobs [{job}]" in caplog.messages
