@@ -170,7 +170,8 @@ class Worker:
     def _take(self, jobs: list[Job]) -> None:
         for job in jobs:
             context = JobContext(job, stopping=self._told_handlers)
-            attempt = Attempt(self._link.worker, context, self._find(job.task))
+            task, around = self._find(job.task), self._tasks.middleware
+            attempt = Attempt(self._link.worker, context, task, around)
             self._attempts[job.id] = attempt
             self._next.append(attempt)
         self._start_next()

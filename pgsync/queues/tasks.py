@@ -15,12 +15,14 @@ from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, Job, JobOptions, add_job, add_jobs
+from pgsync.queues.middleware import Middleware, check_middleware
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
 
 __all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", "TaskRegistry"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Middleware)
 
 _CHUNK = 5_000
 _JOB_OPTIONS = ("queue", "priority", "max_attempts")
@@ -125,6 +127,8 @@ class TaskRegistry:
 
     def __init__(self) -> None:
         self._tasks: dict[str, TaskDeclaration] = {}
+        self.middleware: list[Middleware] = []
+        """What is around each handler, the first outermost."""
 
     def __iter__(self) -> Iterator[TaskDeclaration]:
         return iter(self._tasks.values())
@@ -143,6 +147,18 @@ class TaskRegistry:
                 "caller's transaction; rename it"
             )
         self._tasks[task.name] = task
+
+    def use(self, middleware: M) -> M:
+        """Put a function around the handlers of its kind, inside those that were put before.
+
+        A blocking ``middleware(job, call)`` is around blocking handlers, a coroutine function
+        around coroutine handlers. Usable as a decorator.
+
+        Raises:
+            InvalidArgument: if it does not take a job and the call.
+        """
+        self.middleware.append(check_middleware(middleware))
+        return middleware
 
     def find(self, name: str) -> TaskDeclaration:
         """The task of that name.
