@@ -23,10 +23,10 @@ __all__ = ["Attempt"]
 class Attempt:
     """A claimed job, the worker's number that claimed it, and what came of it.
 
-    ``task`` is None where this process has not declared it; ``around`` is its middleware. Without an
-    ``error`` it completed, with ``result`` as JSON. ``running`` is the asyncio task of a coroutine
-    handler. ``cut_short`` says that it was cancelled for its timeout, ``expired`` that its failure
-    has been recorded while its handler still ran.
+    ``task`` is None where this process has not declared it; ``around`` is its middleware. Without
+    an ``error`` it completed, with ``result`` as JSON. ``running`` is the asyncio task of a
+    coroutine handler. ``cut_short`` says that it was cancelled for its timeout, ``expired`` that
+    its failure has been recorded while its handler still ran.
     """
 
     worker: int
@@ -80,8 +80,11 @@ class Attempt:
                 f"no task named {self.context.job.task!r} is declared in this process; import the "
                 "module that declares it, or give the worker other queues"
             )
-        self.context.start(self.task.timeout)
+        if self.task.timeout is not None:
+            self.context.start(self.task.timeout)
         call = partial(self.task.function, **self.context.job.args)
+        if not self.around:
+            return call
         return wrapped(call, self.context, self.around, awaits=awaits)
 
     def _keep(self, result: Any) -> None:

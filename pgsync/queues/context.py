@@ -74,12 +74,11 @@ class JobContext:
         seconds = self.timeout.total_seconds() if self.timeout else 0.0
         return JobTimedOut(f"timed out after {seconds:g} s")
 
-    def start(self, timeout: timedelta | None) -> None:
+    def start(self, timeout: timedelta) -> None:
         """Set the deadline of a handler that begins now."""
         self.timeout = timeout
-        if timeout is not None:
-            self.deadline = time.monotonic() + timeout.total_seconds()
-            self.deadline_at = datetime.now(UTC) + timeout
+        self.deadline = time.monotonic() + timeout.total_seconds()
+        self.deadline_at = datetime.now(UTC) + timeout
 
 
 def current_job() -> JobContext | None:
