@@ -21,7 +21,7 @@ from pgsync.errors import (
 from pgsync.limits import Decision, Limit
 from pgsync.locks import lock_key
 from pgsync.operations import Release
-from pgsync.queues import Backoff, CancelJob, DiscardJob, ReleaseJob, current_job
+from pgsync.queues import Backoff, CancelJob, DiscardJob, JobTimedOut, ReleaseJob, current_job
 from pgsync.version import __version__
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Decision",
     "DiscardJob",
     "InvalidArgument",
+    "JobTimedOut",
     "Limit",
     "LockCapacityError",
     "LockHeld",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from pgsync.database.json import to_json
 from pgsync.errors import UnknownTask
 from pgsync.queues import CancelJob, JobContext, TaskDeclaration
 from pgsync.queues.context import performing
+from pgsync.queues.middleware import Middleware, wrapped
 
 __all__ = ["Attempt"]
 
@@ -19,21 +23,33 @@ __all__ = ["Attempt"]
 class Attempt:
     """A claimed job, the worker's number that claimed it, and what came of it.
 
-    ``task`` is None where this process has not declared it. Without an ``error`` it completed,
-    with ``result`` as JSON. ``running`` is the asyncio task of a coroutine handler.
+    ``task`` is None where this process has not declared it; ``around`` is its middleware. Without
+    an ``error`` it completed, with ``result`` as JSON. ``running`` is the asyncio task of a
+    coroutine handler. ``cut_short`` says that it was cancelled for its timeout, ``expired`` that
+    its failure has been recorded while its handler still ran.
     """
 
     worker: int
     context: JobContext
     task: TaskDeclaration | None
+    around: Sequence[Middleware] = ()
     result: str | None = None
     error: BaseException | None = None
     running: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    ended: bool = False
+    cut_short: bool = False
+    expired: bool = False
 
     @property
     def blocks(self) -> bool:
         """Whether it needs a thread: its handler is a blocking one."""
         return self.task is not None and not self.task.is_async
+
+    @property
+    def timeout(self) -> timedelta | None:
+        """How long its handler may run."""
+        return None if self.task is None else self.task.timeout
 
     def perform(self) -> None:
         """Run a blocking handler to its end, in a context of its own; never raises."""
@@ -42,7 +58,7 @@ class Attempt:
     def _perform(self) -> None:
         try:
             with performing(self.context):
-                self._keep(self._begin().function(**self.context.job.args))
+                self._keep(self._begin(awaits=False)())
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is recorded
             self.error = error
 
@@ -50,13 +66,13 @@ class Attempt:
         """Await a coroutine handler's end; raises CancelledError where it was cancelled."""
         try:
             with performing(self.context):
-                self._keep(await self._begin().function(**self.context.job.args))
+                self._keep(await self._begin(awaits=True)())
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is recorded
             self.error = error
 
-    def _begin(self) -> TaskDeclaration:
+    def _begin(self, *, awaits: bool) -> Callable[[], Any]:
         if self.context.cancelled.is_set():
             raise CancelJob("cancelled before it ran")
         if self.task is None:
@@ -64,7 +80,12 @@ class Attempt:
                 f"no task named {self.context.job.task!r} is declared in this process; import the "
                 "module that declares it, or give the worker other queues"
             )
-        return self.task
+        if self.task.timeout is not None:
+            self.context.start(self.task.timeout)
+        call = partial(self.task.function, **self.context.job.args)
+        if not self.around:
+            return call
+        return wrapped(call, self.context, self.around, awaits=awaits)
 
     def _keep(self, result: Any) -> None:
         if result is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgsync.daemon.attempt import Attempt
+from pgsync.daemon.discards import DiscardCallbacks
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.report import describe_error
 from pgsync.database.calls import Call
@@ -16,7 +17,7 @@ from pgsync.database.words import words_of
 from pgsync.errors import InvalidArgument
 from pgsync.queues import CancelJob, DiscardJob, ReleaseJob
 from pgsync.queues.calls import complete_jobs, fail_job, release_job, stop_job
-from pgsync.queues.retry import Backoff
+from pgsync.queues.retry import Backoff, RetryPolicy
 
 __all__ = ["Recorder", "WorkerReport"]
 
@@ -24,7 +25,7 @@ logger = logging.getLogger("pgsync.worker")
 
 _BATCH = 1_000
 _PAUSE_SECONDS = 1.0
-_UNDECLARED = Backoff((60.0,), factor=1.0)
+_UNDECLARED = RetryPolicy(Backoff((60.0,), factor=1.0))
 
 
 @dataclass(slots=True)
@@ -42,11 +43,17 @@ class WorkerReport:
 class Recorder:
     """Tells the database how attempts ended, and ``recorded`` when it has heard."""
 
-    def __init__(self, link: WorkerLink, recorded: Callable[[list[Attempt]], None]) -> None:
+    def __init__(
+        self,
+        link: WorkerLink,
+        discards: DiscardCallbacks,
+        recorded: Callable[[list[Attempt]], None],
+    ) -> None:
         self._link = link
         self._recorded = recorded
         self._ended: list[Attempt] = []
         self._some = asyncio.Event()
+        self._discards = discards
         self.report = WorkerReport()
 
     def add(self, attempt: Attempt) -> None:
@@ -97,8 +104,8 @@ class Recorder:
             return
         retry_in = None
         if not isinstance(error, DiscardJob):
-            backoff = attempt.task.backoff if attempt.task else _UNDECLARED
-            retry_in = backoff.delay(job.attempt)
+            policy = attempt.task.policy if attempt.task else _UNDECLARED
+            retry_in = policy.delay(error, job.attempt)
         logger.warning(
             "job %s (%s), attempt %s failed: %s",
             job.id,
@@ -107,7 +114,10 @@ class Recorder:
             type(error).__name__,
         )
         call = fail_job(worker, job, describe_error(error), retry_in)
-        self._count(attempt, await self._ask(call))
+        state = await self._ask(call)
+        self._count(attempt, state)
+        if state == "discarded":
+            self._discards.tell(attempt, error)
 
     async def _ask(self, call: Call[Any]) -> Any:
         """Ask until there is an answer: a disk that is full now may have room later."""

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
 from pgsync.daemon.attempt import Attempt
@@ -23,12 +24,18 @@ _HOP_SECONDS = 0.002
 class HandlerThreads:
     """Performs attempts in at most ``room()`` threads at a time.
 
-    ``ended`` is called on the loop with each attempt that has ended. All methods belong to the
-    loop's thread.
+    On the loop, ``began`` is called with each attempt that has a timeout, and ``ended`` with each
+    that has ended. All methods belong to the loop's thread.
     """
 
-    def __init__(self, room: Callable[[], int], ended: Callable[[Attempt], None]) -> None:
+    def __init__(
+        self,
+        room: Callable[[], int],
+        began: Callable[[Attempt], None],
+        ended: Callable[[Attempt], None],
+    ) -> None:
         self._room = room
+        self._began = began
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Attempt] = deque()
@@ -93,6 +100,10 @@ class HandlerThreads:
                     attempt = self._waiting.popleft()
                 except IndexError:
                     break
+                if attempt.timeout is not None:
+                    # Only a loop that has ended refuses this, and then there is nobody to record.
+                    with suppress(RuntimeError):
+                        self._loop.call_soon_threadsafe(self._began, attempt)
                 attempt.perform()
                 self._tell(attempt)
             self._tell(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -11,9 +12,11 @@ from contextlib import suppress
 import psycopg
 
 from pgsync.daemon.attempt import Attempt
+from pgsync.daemon.discards import DiscardCallbacks
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.recorder import Recorder, WorkerReport
 from pgsync.daemon.threads import HandlerThreads
+from pgsync.daemon.time_limits import TimeLimits
 from pgsync.database.listener import listen
 from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError, UnknownTask
 from pgsync.locks import default_owner
@@ -67,12 +70,14 @@ class Worker:
         self._waits = False
         self._ahead = 0
         self._stopping = asyncio.Event()
+        self._told_handlers = threading.Event()
         self._aborting = False
         self._wake = asyncio.Event()
 
     def stop(self) -> None:
         """Claim no more and end in order. Call it on the worker's loop."""
         self._stopping.set()
+        self._told_handlers.set()
         self._wake.set()
 
     async def run(self) -> WorkerReport:
@@ -81,8 +86,10 @@ class Worker:
         self._link = WorkerLink(
             self._dsn, self._name, self._queues, self._concurrency, self._stopping
         )
-        self._recorder = Recorder(self._link, self._recorded)
-        self._threads = HandlerThreads(self._room, self._recorder.add)
+        self._discards = DiscardCallbacks()
+        self._recorder = Recorder(self._link, self._discards, self._recorded)
+        self._time_limits = TimeLimits(self._recorder.add)
+        self._threads = HandlerThreads(self._room, self._time_limits.watch, self._ended)
         report = self._recorder.report
         await self._link.open()
         background = [
@@ -105,6 +112,7 @@ class Worker:
                 if attempt.running is not None:
                     attempt.running.cancel()
             self._threads.close()
+            self._discards.close()
             # Where the database is away its own rescue does this.
             with suppress(psycopg.Error, PgsyncError):
                 report.released += await self._link.close()
@@ -116,6 +124,8 @@ class Worker:
         while not self._stopping.is_set():
             self._wake.clear()
             room = self._concurrency + self._ahead - len(self._attempts)
+            # An expired attempt is recorded, but its handler is still in somebody's place.
+            room -= self._time_limits.overdue
             jobs = await self._claim(room) if room > 0 else []
             self._take(jobs)
             if room > 0 and len(jobs) < room:
@@ -159,7 +169,9 @@ class Worker:
 
     def _take(self, jobs: list[Job]) -> None:
         for job in jobs:
-            attempt = Attempt(self._link.worker, JobContext(job), self._find(job.task))
+            context = JobContext(job, stopping=self._told_handlers)
+            task, around = self._find(job.task), self._tasks.middleware
+            attempt = Attempt(self._link.worker, context, task, around)
             self._attempts[job.id] = attempt
             self._next.append(attempt)
         self._start_next()
@@ -187,6 +199,7 @@ class Worker:
         self._threads.work()
 
     async def _perform(self, attempt: Attempt) -> None:
+        self._time_limits.watch(attempt)
         try:
             await attempt.perform_async()
         except asyncio.CancelledError as error:
@@ -196,8 +209,14 @@ class Worker:
             attempt.error = CancelJob("cancelled while it ran") if asked else error
         finally:
             self._coroutines -= 1
-        self._recorder.add(attempt)
+        self._ended(attempt)
         self._start_next()
+
+    def _ended(self, attempt: Attempt) -> None:
+        if self._time_limits.in_time(attempt):
+            self._recorder.add(attempt)
+        else:
+            self._wake.set()
 
     def _recorded(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
@@ -235,12 +254,13 @@ class Worker:
                 self._recorder.report.released += await self._link.run(call)
 
     async def _finish_running(self) -> None:
-        """Wait for what runs, and for its record, within the grace."""
+        """Wait for what runs, its record, and callbacks, within the grace."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace):
                 while self._attempts:
                     self._wake.clear()
                     await self._wake.wait()
+                await self._discards.finish()
 
 
 class _Pace:

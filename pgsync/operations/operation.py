@@ -12,7 +12,6 @@ from pgsync.operations.declaration import OperationDeclaration, Release
 from pgsync.operations.run import AsyncOperationRun, OperationRun, Request, perform_plan
 from pgsync.queues import (
     AsyncTask,
-    Backoff,
     CancelJob,
     Enqueued,
     JobChanges,
@@ -64,7 +63,7 @@ class _OperationFace:
         return CancelJob(str(error))
 
     def _task_declaration(self, function: Any, options: JobOptions) -> TaskDeclaration:
-        return TaskDeclaration(self.name, function, options, Backoff())
+        return TaskDeclaration(self.name, function, options)
 
 
 class Operation(_OperationFace):

@@ -24,6 +24,7 @@ from pgsync.operations.calls import (
     refuse_operation,
 )
 from pgsync.operations.declaration import OperationDeclaration, Release
+from pgsync.queues import ReleaseJob
 
 __all__ = ["AsyncOperationRun", "OperationRun", "Request", "RunState", "perform_plan"]
 
@@ -178,7 +179,7 @@ def perform_plan(
             if outcome is not None:
                 to_json(outcome, f"the result of operation {declaration.name!r}")
         except BaseException as error:
-            ending = "limited" if isinstance(error, RateLimited) else "failed"
+            ending = _ending(error)
             try:
                 yield from _finish(state, ending, None, error_text(error))
             except PgsyncError as fault:
@@ -236,6 +237,12 @@ def _take_permit(request: Request) -> Steps[None]:
                 resets_at=decision.resets_at,
                 message=request.declaration.limited_message(decision),
             )
+
+
+def _ending(error: BaseException) -> str:
+    if isinstance(error, RateLimited):
+        return "limited"
+    return "released" if isinstance(error, ReleaseJob) else "failed"
 
 
 def _finish(state: RunState, ending: str, outcome: Any, error: str | None) -> Steps[None]:

@@ -1,7 +1,14 @@
 """Job queues on SKIP LOCKED tables."""
 
 from pgsync.queues.calls import Enqueued, Job, JobOptions, JobState
-from pgsync.queues.context import CancelJob, DiscardJob, JobContext, ReleaseJob, current_job
+from pgsync.queues.context import (
+    CancelJob,
+    DiscardJob,
+    JobContext,
+    JobTimedOut,
+    ReleaseJob,
+    current_job,
+)
 from pgsync.queues.retry import Backoff, backoff_from
 from pgsync.queues.tasks import (
     AsyncTask,
@@ -23,6 +30,7 @@ __all__ = [
     "JobContext",
     "JobOptions",
     "JobState",
+    "JobTimedOut",
     "ReleaseJob",
     "Task",
     "TaskDeclaration",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 
-__all__ = ["Backoff", "backoff_from"]
+__all__ = ["Backoff", "Errors", "RetryPolicy", "backoff_from", "errors_from"]
+
+logger = logging.getLogger("pgsync.worker")
+
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+"""A class of exceptions, or several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +74,51 @@ def backoff_from(given: Backoff | Duration | Sequence[Duration] | None) -> Backo
         )
     delays = tuple(to_timedelta(each, "backoff", zero=True).total_seconds() for each in given)
     return Backoff(delays=delays, factor=1.0, longest=max(delays))
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """What a task does after a failed attempt.
+
+    An error of ``discard_on`` is not tried again, nor, where ``retry_on`` is given, one that is not
+    of it. Of the others ``choose`` says when, from the error and the attempt (from 1): seconds, a
+    :class:`Backoff`, or None for not again. Without it the backoff does.
+    """
+
+    backoff: Backoff = Backoff()
+    retry_on: tuple[type[BaseException], ...] | None = None
+    discard_on: tuple[type[BaseException], ...] = ()
+    choose: Callable[[BaseException, int], Backoff | Duration | None] | None = None
+
+    def delay(self, error: BaseException, attempt: int) -> timedelta | None:
+        """How long to wait after ``attempt`` failed with ``error``; None: discard the job."""
+        if isinstance(error, self.discard_on):
+            return None
+        if self.retry_on is not None and not isinstance(error, self.retry_on):
+            return None
+        if self.choose is None:
+            return self.backoff.delay(attempt)
+        try:
+            answer = self.choose(error, attempt)
+            if isinstance(answer, Backoff):
+                return answer.delay(attempt)
+            return None if answer is None else to_timedelta(answer, "retry", zero=True)
+        except Exception:
+            # A fault in the policy must not cost the job.
+            logger.exception("a task's retry= failed; its backoff is used")
+            return self.backoff.delay(attempt)
+
+
+def errors_from(given: Errors | None, name: str) -> tuple[type[BaseException], ...] | None:
+    """Understand ``retry_on`` and ``discard_on``.
+
+    Raises:
+        InvalidArgument: if one is no exception class.
+    """
+    if given is None:
+        return None
+    errors = (given,) if isinstance(given, type) else tuple(given)
+    for each in errors:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise InvalidArgument(f"{name} takes exception classes, not {each!r}")
+    return errors

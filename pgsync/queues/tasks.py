@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -14,13 +14,15 @@ from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
-from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
-from pgsync.queues.retry import Backoff, backoff_from
+from pgsync.queues.calls import Enqueued, Job, JobOptions, add_job, add_jobs
+from pgsync.queues.middleware import Middleware, check_middleware
+from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
 
 __all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", "TaskRegistry"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Middleware)
 
 _CHUNK = 5_000
 _JOB_OPTIONS = ("queue", "priority", "max_attempts")
@@ -46,7 +48,13 @@ class TaskOptions(TypedDict, total=False):
 
     ``name`` defaults to the function's. Lower ``priority`` runs first. After ``max_attempts``
     failed attempts a job is discarded. ``backoff`` is the delay between attempts: seconds, a list
-    whose last element repeats, or a :class:`Backoff`.
+    whose last element repeats, or a :class:`Backoff`. An attempt that lasts longer than ``timeout``
+    has failed.
+
+    A job that fails with an error of ``discard_on``, or with one that is not of ``retry_on`` where
+    that is given, is discarded at once; ``retry(error, attempt)`` returns the delay for the others
+    (seconds or a :class:`Backoff`; None discards). ``on_discard(job, error)``, blocking or
+    coroutine, is called when a failure has the job discarded.
     """
 
     name: str | None
@@ -54,6 +62,11 @@ class TaskOptions(TypedDict, total=False):
     priority: int
     max_attempts: int
     backoff: Backoff | Duration | Sequence[Duration] | None
+    timeout: Duration | None
+    retry_on: Errors | None
+    discard_on: Errors | None
+    retry: Callable[[BaseException, int], Backoff | Duration | None] | None
+    on_discard: Callable[[Job, BaseException], Any] | None
 
 
 def job_options(options: Mapping[str, Any]) -> JobOptions:
@@ -68,14 +81,28 @@ class TaskDeclaration:
     name: str
     function: Callable[..., Any]
     options: JobOptions
-    backoff: Backoff
+    timeout: timedelta | None = None
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    on_discard: Callable[[Job, BaseException], Any] | None = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], options: TaskOptions) -> TaskDeclaration:
         """The declaration of a function with these options."""
         name = options.get("name") or function.__name__
         backoff = backoff_from(options.get("backoff"))
-        return cls(name, function, job_options(options), backoff)
+        given = options.get("timeout")
+        timeout = None if given is None else to_timedelta(given, "timeout")
+        policy = RetryPolicy(
+            backoff,
+            errors_from(options.get("retry_on"), "retry_on"),
+            errors_from(options.get("discard_on"), "discard_on") or (),
+            options.get("retry"),
+        )
+        on_discard = options.get("on_discard")
+        for option, function_given in (("retry", policy.choose), ("on_discard", on_discard)):
+            if function_given is not None and not callable(function_given):
+                raise InvalidArgument(f"{option} must be a function, not {function_given!r}")
+        return cls(name, function, job_options(options), timeout, policy, on_discard)
 
     @property
     def is_async(self) -> bool:
@@ -100,6 +127,8 @@ class TaskRegistry:
 
     def __init__(self) -> None:
         self._tasks: dict[str, TaskDeclaration] = {}
+        self.middleware: list[Middleware] = []
+        """What is around each handler, the first outermost."""
 
     def __iter__(self) -> Iterator[TaskDeclaration]:
         return iter(self._tasks.values())
@@ -118,6 +147,18 @@ class TaskRegistry:
                 "caller's transaction; rename it"
             )
         self._tasks[task.name] = task
+
+    def use(self, middleware: M) -> M:
+        """Put a function around the handlers of its kind, inside those that were put before.
+
+        A blocking ``middleware(job, call)`` is around blocking handlers, a coroutine function
+        around coroutine handlers. Usable as a decorator.
+
+        Raises:
+            InvalidArgument: if it does not take a job and the call.
+        """
+        self.middleware.append(check_middleware(middleware))
+        return middleware
 
     def find(self, name: str) -> TaskDeclaration:
         """The task of that name.
