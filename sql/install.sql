@@ -85,11 +85,12 @@ BEGIN;
 \ir api/2_limits.sql
 \ir api/3_queues.sql
 \ir api/4_workers.sql
+\ir api/5_queue_explain.sql
 \ir api/5_queue_views.sql
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'fb6cb881945970c734bb6767633737de3b65a7f4fa1ad7ed41e25485f9892fe6')
+VALUES ('api', 0, '0.1.0', '0d438dbaf4b67353bdee1f5f848ed888d8c52ec14c574a89df69d8d21d73f3b7')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
