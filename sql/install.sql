@@ -89,8 +89,9 @@ BEGIN;
 \ir api/5_queue_views.sql
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
+\ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '0d438dbaf4b67353bdee1f5f848ed888d8c52ec14c574a89df69d8d21d73f3b7')
+VALUES ('api', 0, '0.1.0', '5f9ba3fbea784cc2c4f57d03df5b3c874ac5b29cfd6ce46f3c4b6c480f68d57c')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
