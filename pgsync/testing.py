@@ -201,12 +201,17 @@ async def _perform(sync: Coordinator | AsyncCoordinator, job: JobState) -> None:
 def _watched(function: Callable[..., Any], errors: dict[int, BaseException]) -> Callable[..., Any]:
     """The handler, whose errors are kept by job."""
 
+    def keep(error: BaseException) -> None:
+        job = current_job()
+        if job is not None:
+            errors[job.id] = error
+
     @functools.wraps(function)
     def blocking(**args: Any) -> Any:
         try:
             return function(**args)
         except BaseException as error:
-            errors[current_job().id] = error
+            keep(error)
             raise
 
     @functools.wraps(function)
@@ -214,7 +219,7 @@ def _watched(function: Callable[..., Any], errors: dict[int, BaseException]) -> 
         try:
             return await function(**args)
         except BaseException as error:
-            errors[current_job().id] = error
+            keep(error)
             raise
 
     return awaited if inspect.iscoroutinefunction(function) else blocking
