@@ -91,7 +91,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '5f9ba3fbea784cc2c4f57d03df5b3c874ac5b29cfd6ce46f3c4b6c480f68d57c')
+VALUES ('api', 0, '0.1.0', '50b5d17b5414347a5cff9e30bd6e89d28fd5941c584e66c297f99459b4b41fe8')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -130,7 +130,8 @@ BEGIN
     SELECT count(*) INTO ahead FROM (
         SELECT FROM pgsync.job_ready AS r
         WHERE r.queue = why_not_running.queue AND (r.priority, r.position) < (due_priority, due_position)
-        LIMIT 1000) AS others;
+        -- In the index's order, lest a bitmap of the whole queue be made for the first thousand.
+        ORDER BY r.priority, r.position LIMIT 1000) AS others;
     since := coalesce(ready.run_at, waiting.run_at);
     IF pause.name IS NOT NULL THEN
         reason := 'queue paused';
