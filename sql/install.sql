@@ -91,7 +91,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '50b5d17b5414347a5cff9e30bd6e89d28fd5941c584e66c297f99459b4b41fe8')
+VALUES ('api', 0, '0.1.0', '1d6dab86985db64f31b8074be6e6b1f09ce2680c54d9f28a8c83e3be32d7b811')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
