@@ -38,6 +38,7 @@ from pgsync.queues import (
     TaskRegistry,
 )
 from pgsync.queues.calls import cancel_job, find_job, pause_queue, resume_queue, retry_job
+from pgsync.queues.explain import JobExplanation, why_not_running
 from pgsync.queues.tasks import job_options
 from pgsync.schedules import Given, ScheduleDeclaration, ScheduleOptions
 
@@ -240,6 +241,10 @@ class Coordinator(_CoordinatorFace, Locks):
         """A job, live or ended; None where there is none."""
         return next(iter(self.database.run(find_job(job_id))), None)
 
+    def why_not_running(self, job_id: int) -> JobExplanation:
+        """What a job waits for: its time, a pause, others, a worker; or how it runs or ended."""
+        return self.database.run(why_not_running(job_id))
+
     def cancel_job(self, job_id: int, reason: str | None = None) -> str | None:
         """Cancel a job: ``cancelled``, ``running`` (asked to stop), or None where it has ended."""
         return self.database.run(cancel_job(job_id, reason))
@@ -308,7 +313,7 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks):
         await self.close()
 
     async def close(self) -> None:
-        """As :meth:`Coordinator.__init__`."""
+        """As :meth:`Coordinator.close`."""
         await self.stop()
         await self.database.close()
         await asyncio.to_thread(self._close_shared)
@@ -347,12 +352,16 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks):
         return declare
 
     async def status_of(self, operation: str, key: str) -> OperationState | None:
-        """As :meth:`Coordinator.declare`."""
+        """As :meth:`Coordinator.status_of`."""
         return next(iter(await self.database.run(operation_status(operation, key))), None)
 
     async def job(self, job_id: int) -> JobState | None:
         """As :meth:`Coordinator.job`."""
         return next(iter(await self.database.run(find_job(job_id))), None)
+
+    async def why_not_running(self, job_id: int) -> JobExplanation:
+        """As :meth:`Coordinator.why_not_running`."""
+        return await self.database.run(why_not_running(job_id))
 
     async def cancel_job(self, job_id: int, reason: str | None = None) -> str | None:
         """As :meth:`Coordinator.cancel_job`."""

@@ -85,11 +85,13 @@ BEGIN;
 \ir api/2_limits.sql
 \ir api/3_queues.sql
 \ir api/4_workers.sql
+\ir api/5_queue_explain.sql
 \ir api/5_queue_views.sql
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
+\ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'b05a88f5475cbccd11a3d8493bdfbc6a37c5e6e0026987733f61267bd9c7bf1a')
+VALUES ('api', 0, '0.1.0', 'f39aeb3558d77698ab9dedd31b27d6e13bb9b4cac4732f083f9f4bf63150ad41')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from pgsync.cli.output import dsn_option, fetch, json_option, show
@@ -9,6 +11,8 @@ from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
 
 __all__ = ["jobs", "queues"]
+
+_NO_SUCH_JOB = 3
 
 
 @click.group()
@@ -67,6 +71,28 @@ def jobs_show(dsn: str | None, job_id: int) -> None:
     for error in job.errors:
         click.echo(f"\nattempt {error['attempt']} at {error['at']}: {error['error']}")
         click.echo(error.get("traceback", "").rstrip())
+
+
+@jobs.command("why")
+@dsn_option
+@json_option
+@click.argument("job_id", type=int)
+@click.pass_context
+def jobs_why(context: click.Context, dsn: str | None, as_json: bool, job_id: int) -> None:
+    """What a job waits for. Exit 3 if there is no such job."""
+    with Coordinator(dsn, pool_size=1) as sync:
+        why = sync.why_not_running(job_id)
+    if as_json:
+        show([asdict(why)], as_json=True, empty="")
+    elif why.state is None:
+        click.echo(why.detail)
+    else:
+        click.echo(f"job {why.id}: {why.task} on queue {why.queue}, {why.state}")
+        # A job's error may hold control characters that a terminal would obey.
+        text = f"{why.reason}: {why.detail}"
+        click.echo("".join(each if each.isprintable() else " " for each in text))
+    if why.state is None:
+        context.exit(_NO_SUCH_JOB)
 
 
 @jobs.command("retry")

@@ -1,0 +1,158 @@
+-- What one job waits for. It reads indexes only, and may be asked under load.
+
+CREATE OR REPLACE FUNCTION pgsync.say_time(moment timestamptz) RETURNS text
+LANGUAGE sql STABLE
+RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"');
+
+COMMENT ON FUNCTION pgsync.say_time(timestamptz) IS 'Internal: a moment for people, in UTC.';
+
+CREATE OR REPLACE FUNCTION pgsync.live_workers(queue text DEFAULT NULL)
+RETURNS TABLE (id bigint, name text, host text, pid integer, running integer, concurrency integer, silence interval)
+LANGUAGE sql STABLE AS $$
+    SELECT w.id, w.name, w.host, w.pid,
+           (SELECT count(*)::integer FROM pgsync.job_running AS j WHERE j.worker = w.id),
+           w.concurrency, pgsync.clock() - w.seen_at
+    FROM pgsync.worker AS w
+    WHERE (live_workers.queue IS NULL OR live_workers.queue = ANY (w.queues) OR '*' = ANY (w.queues))
+      AND EXISTS (
+        SELECT FROM pg_locks AS l
+        WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'ExclusiveLock'
+          AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+          AND (l.classid::bigint << 32 | l.objid::bigint) = pgsync.worker_key(w.id))
+    ORDER BY w.id
+$$;
+
+COMMENT ON FUNCTION pgsync.live_workers(text) IS
+    'The workers whose session lives, of one queue or of all, with how many jobs each runs.';
+
+CREATE OR REPLACE FUNCTION pgsync.why_not_running(
+    job_id bigint,
+    OUT id bigint,
+    OUT queue text,
+    OUT task text,
+    OUT state text,
+    OUT reason text,
+    OUT detail text,
+    OUT since timestamptz,
+    OUT until timestamptz,
+    OUT ahead integer,
+    OUT workers text[]
+)
+-- STABLE: all of it reads one snapshot, in which the job is in one table.
+-- No bitmap of a whole queue, which the planner would make without fresh statistics.
+LANGUAGE plpgsql STABLE SET enable_bitmapscan = off SET enable_seqscan = off AS $$
+DECLARE
+    moment timestamptz := pgsync.clock();
+    ready pgsync.job_ready;
+    waiting pgsync.job_scheduled;
+    started pgsync.job_running;
+    finished pgsync.job_finished;
+    pause pgsync.queue;
+    due_priority smallint;
+    due_position bigint;
+    serving text;
+    paused text := '';
+BEGIN
+    id := job_id;
+    SELECT r.* INTO ready FROM pgsync.job_ready AS r WHERE r.id = job_id;
+    SELECT s.* INTO waiting FROM pgsync.job_scheduled AS s WHERE s.id = job_id;
+    SELECT r.* INTO started FROM pgsync.job_running AS r WHERE r.id = job_id;
+    IF ready.id IS NULL AND waiting.id IS NULL AND started.id IS NULL THEN
+        SELECT f.* INTO finished FROM pgsync.job_finished AS f WHERE f.id = job_id
+        ORDER BY f.finished_at DESC LIMIT 1;
+        IF finished.id IS NULL THEN
+            reason := 'unknown';
+            detail := format('there is no job %s: it was never committed, or its history was pruned', job_id);
+            RETURN;
+        END IF;
+    END IF;
+    queue := coalesce(ready.queue, waiting.queue, started.queue, finished.queue);
+    task := coalesce(ready.task, waiting.task, started.task, finished.task);
+
+    IF finished.id IS NOT NULL THEN
+        state := finished.state;
+        reason := 'ended';
+        since := finished.finished_at;
+        detail := format('%s at %s, after %s of %s attempts', state, pgsync.say_time(since),
+            finished.attempt, finished.max_attempts)
+            || coalesce(': ' || CASE state
+                WHEN 'discarded' THEN finished.errors -> -1 ->> 'error'
+                WHEN 'cancelled' THEN finished.result ->> 'reason' END, '');
+        RETURN;
+    END IF;
+
+    SELECT array_agg(w.name ORDER BY w.id),
+           string_agg(format('%s on %s (%s of %s busy%s)', w.name, w.host, w.running, w.concurrency,
+               CASE WHEN w.silence > interval '15 seconds'
+                    THEN format(', silent for %s s', extract(epoch FROM w.silence)::integer) ELSE '' END),
+               ', ' ORDER BY w.id)
+    INTO workers, serving FROM pgsync.live_workers(why_not_running.queue) AS w;
+    workers := coalesce(workers, '{}');
+
+    IF started.id IS NOT NULL THEN
+        state := 'running';
+        since := started.started_at;
+        SELECT format('attempt %s of %s runs on %s on %s (pid %s) since %s', started.attempt,
+            started.max_attempts, w.name, w.host, w.pid, pgsync.say_time(since))
+        INTO detail FROM pgsync.live_workers() AS w WHERE w.id = started.worker;
+        IF FOUND THEN
+            reason := 'runs';
+            detail := detail || coalesce('; asked to stop at ' || pgsync.say_time(started.cancel_requested_at), '');
+        ELSE
+            reason := 'worker dead';
+            detail := format('worker %s, which claimed it at %s, is gone; the maintenance of any other worker or daemon will make it available again',
+                started.worker, pgsync.say_time(since));
+        END IF;
+        RETURN;
+    END IF;
+
+    SELECT q.* INTO pause FROM pgsync.queue AS q WHERE q.name = why_not_running.queue AND q.paused_at IS NOT NULL;
+    IF FOUND THEN
+        paused := format('queue %s was paused by %s at %s', queue, coalesce(pause.paused_by, 'somebody'),
+            pgsync.say_time(pause.paused_at));
+    END IF;
+
+    IF waiting.run_at > moment THEN
+        state := waiting.state;
+        since := waiting.created_at;
+        until := waiting.run_at;
+        reason := CASE state WHEN 'retryable' THEN 'retry not due' ELSE 'not due' END;
+        detail := format('due at %s, in %s', pgsync.say_time(until), date_trunc('second', until - moment))
+            || CASE WHEN state = 'retryable' THEN format('; attempt %s of %s failed', waiting.attempt, waiting.max_attempts)
+                || coalesce(': ' || (waiting.errors -> -1 ->> 'error'), '') ELSE '' END
+            || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
+        RETURN;
+    END IF;
+
+    -- A due job that nobody has promoted yet goes behind those of its priority.
+    state := coalesce(waiting.state, 'available');
+    due_priority := coalesce(ready.priority, waiting.priority);
+    due_position := coalesce(ready.position, 9223372036854775807);
+    SELECT count(*) INTO ahead FROM (
+        SELECT FROM pgsync.job_ready AS r
+        WHERE r.queue = why_not_running.queue AND (r.priority, r.position) < (due_priority, due_position)
+        LIMIT 1000) AS others;
+    since := coalesce(ready.run_at, waiting.run_at);
+    IF pause.name IS NOT NULL THEN
+        reason := 'queue paused';
+        since := pause.paused_at;
+        detail := paused || format('; pgsync.resume_queue(%L) ends that', queue);
+    ELSIF serving IS NULL THEN
+        reason := 'no live worker';
+        SELECT format('no living worker claims from queue %s; those that live claim from: %s', queue,
+            coalesce(string_agg(DISTINCT q.name, ', '), 'nothing, as there is none'))
+        INTO detail FROM pgsync.live_workers() AS l JOIN pgsync.worker AS w ON w.id = l.id
+        CROSS JOIN unnest(w.queues) AS q (name);
+    ELSE
+        reason := CASE ahead WHEN 0 THEN 'next' ELSE 'behind others' END;
+        detail := CASE ahead WHEN 0 THEN 'next of its queue'
+                             WHEN 1000 THEN 'behind 1000 others or more'
+                             WHEN 1 THEN 'behind 1 other'
+                             ELSE format('behind %s others', ahead) END
+            || format(', waiting for %s', serving);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.why_not_running(bigint) IS
+    'What a job waits for. One row: its state; reason (runs, worker dead, ended, not due, retry not due, queue paused, no live worker, behind others, next, unknown); detail for people; since when; until when, where that is known; how many of its queue are ahead (1000: or more); the live workers of its queue.';
