@@ -84,10 +84,11 @@ def test_peers_that_are_not_installed_are_missing(
         assert [line.partition(":")[0] for line in peers.missing] == list(LOCK_PEERS)
 
 
-@pytest.mark.skipif(find_redis() is None, reason="redis-server is not installed")
 def test_the_redis_of_a_run_ends_with_it() -> None:
     program = find_redis()
-    assert program is not None
+    if program is None and not os.environ.get("CI"):
+        pytest.skip("redis-server is not installed")
+    assert program is not None, "redis-server is not installed, which in CI is a failure"
     with closing(socket.socket(socket.AF_UNIX)) as client:
         client.settimeout(10)
         with redis_server(program) as path:
