@@ -91,7 +91,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'f39aeb3558d77698ab9dedd31b27d6e13bb9b4cac4732f083f9f4bf63150ad41')
+VALUES ('api', 0, '0.1.0', 'a095c16c08692bfb603a860f81800eba00ac62f0b7311ca5e7676881d58cf07b')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

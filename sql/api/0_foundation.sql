@@ -70,3 +70,20 @@ FROM pgsync.audit_entry AS e
 ORDER BY e.id DESC;
 
 COMMENT ON VIEW pgsync.audit IS 'The audit trail, latest first.';
+
+CREATE OR REPLACE VIEW pgsync.advisory_locks AS
+SELECT l.pid,
+       l.classid::bigint << 32 | l.objid::bigint AS key,
+       l.mode = 'ShareLock' AS shared,
+       l.granted,
+       l.waitstart,
+       a.application_name,
+       a.backend_start
+FROM pg_locks AS l
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+-- objsubid 1: one key of 64 bits. Two keys of 32 are another space.
+WHERE l.locktype = 'advisory' AND l.objsubid = 1
+  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
+
+COMMENT ON VIEW pgsync.advisory_locks IS
+    'The advisory locks of one 64-bit key in this database: held, and waited for.';

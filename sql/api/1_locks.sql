@@ -144,10 +144,8 @@ COMMENT ON FUNCTION pgsync.forget_dead_holders() IS
 CREATE OR REPLACE FUNCTION pgsync.holds_key(key bigint, shared boolean) RETURNS boolean
 LANGUAGE sql VOLATILE
 RETURN EXISTS (
-    SELECT FROM pg_locks AS l
-    WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.granted AND l.objsubid = 1
-      AND l.mode = CASE WHEN shared THEN 'ShareLock' ELSE 'ExclusiveLock' END
-      AND (l.classid::bigint << 32 | l.objid::bigint) = key
+    SELECT FROM pgsync.advisory_locks AS l
+    WHERE l.pid = pg_backend_pid() AND l.granted AND l.key = holds_key.key AND l.shared = holds_key.shared
 );
 
 COMMENT ON FUNCTION pgsync.holds_key(bigint, boolean) IS 'Whether this session holds the advisory lock.';
@@ -216,10 +214,8 @@ COMMENT ON FUNCTION pgsync.end_session(integer, timestamptz) IS
 CREATE OR REPLACE FUNCTION pgsync.guards_of(token bigint) RETURNS TABLE (pid integer, backend_start timestamptz)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT l.pid, a.backend_start FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND (l.classid::bigint << 32 | l.objid::bigint) = pgsync.slot_key(guards_of.token::text, -1);
+    SELECT l.pid, l.backend_start FROM pgsync.advisory_locks AS l
+    WHERE l.granted AND l.key = pgsync.slot_key(guards_of.token::text, -1);
 END;
 
 COMMENT ON FUNCTION pgsync.guards_of(bigint) IS
@@ -363,8 +359,9 @@ BEGIN
         WHERE h.key = ANY (keys) AND h.expires_at <= pgsync.clock() AND h.pid <> 0
           AND h.pid <> pg_backend_pid()
     LOOP
-        ended := pgsync.end_session(held.pid, held.backend_start) OR ended;
-        IF ended AND held.audited THEN
+        CONTINUE WHEN NOT pgsync.end_session(held.pid, held.backend_start);
+        ended := true;
+        IF held.audited THEN
             PERFORM pgsync.record_audit('lock.expired', held.name, held.owner,
                 jsonb_build_object('token', held.token, 'expired_at', held.expires_at));
         END IF;

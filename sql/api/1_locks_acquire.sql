@@ -99,13 +99,9 @@ BEGIN
         PERFORM pg_sleep(0.001);
     END LOOP;
     -- A transaction's lock, or a lock of somebody who knows the key only.
-    SELECT format('%s (pid %s)', coalesce(nullif(a.application_name, ''), 'a session'), l.pid)
+    SELECT format('%s (pid %s)', coalesce(nullif(l.application_name, ''), 'a session'), l.pid)
     INTO held.owner
-    FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (keys)
-    LIMIT 1;
+    FROM pgsync.advisory_locks AS l WHERE l.granted AND l.key = ANY (keys) LIMIT 1;
     RETURN held;
 END
 $$;

@@ -94,8 +94,8 @@ COMMENT ON FUNCTION pgsync.unlock(text, bigint) IS
 CREATE OR REPLACE FUNCTION pgsync.free_orphans(keys bigint[]) RETURNS integer
 LANGUAGE sql VOLATILE AS $$
     SELECT count(pgsync.free_key(l.key, l.shared)) FROM (
-        SELECT o.mode = 'ShareLock' AS shared, o.classid::bigint << 32 | o.objid::bigint AS key FROM pg_locks AS o
-        WHERE o.locktype = 'advisory' AND o.objsubid = 1 AND o.pid = pg_backend_pid() AND o.granted
+        SELECT o.key, o.shared FROM pgsync.advisory_locks AS o
+        WHERE o.pid = pg_backend_pid() AND o.granted
         OFFSET 0
     ) AS l
     WHERE (keys IS NULL OR l.key = ANY (keys))

@@ -3,6 +3,13 @@
 DROP FUNCTION IF EXISTS pgsync.force_unlock(text);
 DROP VIEW IF EXISTS pgsync.locks;
 
+CREATE OR REPLACE FUNCTION pgsync.waiter_name(application_name text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce(substring(application_name FROM '^pgsync waits: (.*)'), application_name);
+
+COMMENT ON FUNCTION pgsync.waiter_name(text) IS
+    'The owner that a waiting session tells by its application_name (see wait_for_lock), or that name itself.';
+
 CREATE VIEW pgsync.locks AS
 SELECT h.name,
        h.mode,
@@ -22,24 +29,14 @@ SELECT h.name,
        a.application_name,
        CASE WHEN h.handed_over THEN NULL ELSE h.pid END AS pid
 FROM pgsync.lock_holder AS h
-LEFT JOIN pg_locks AS l
-  ON l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid = h.pid
- AND l.mode = CASE WHEN h.mode = 'shared' THEN 'ShareLock' ELSE 'ExclusiveLock' END
- AND l.classid = ((h.key >> 32) & 4294967295)::oid
- AND l.objid = (h.key & 4294967295)::oid
- AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+LEFT JOIN pgsync.advisory_locks AS l
+  ON l.granted AND l.pid = h.pid AND l.key = h.key AND l.shared = (h.mode = 'shared')
 LEFT JOIN pg_stat_activity AS a ON a.pid = h.pid AND NOT h.handed_over
-LEFT JOIN LATERAL (
-    SELECT count(*) AS waiting,
-           array_agg(coalesce(substring(wa.application_name FROM '^pgsync waits: (.*)'), wa.application_name)
-                     ORDER BY wl.waitstart) AS waiters
-    FROM pg_locks AS wl
-    LEFT JOIN pg_stat_activity AS wa ON wa.pid = wl.pid
-    WHERE wl.locktype = 'advisory' AND wl.objsubid = 1 AND NOT wl.granted
-      AND wl.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND (wl.classid::bigint << 32 | wl.objid::bigint)
-          = CASE WHEN h.mode = 'semaphore' THEN pgsync.slot_key(h.name, 0) ELSE h.key END
-) AS w ON true
+LEFT JOIN (
+    SELECT o.key, count(*) AS waiting,
+           array_agg(pgsync.waiter_name(o.application_name) ORDER BY o.waitstart) AS waiters
+    FROM pgsync.advisory_locks AS o WHERE NOT o.granted GROUP BY o.key
+) AS w ON w.key = CASE WHEN h.mode = 'semaphore' THEN pgsync.slot_key(h.name, 0) ELSE h.key END
 CROSS JOIN (SELECT pgsync.clock() AS now) AS moment
 WHERE l.pid IS NOT NULL OR h.handed_over AND h.expires_at > moment.now;
 
@@ -75,19 +72,12 @@ BEGIN
     SELECT h.* INTO held FROM pgsync.lock_holder AS h WHERE h.key = ANY (keys)
     ORDER BY h.expires_at LIMIT 1;
     SELECT count(*) INTO holders FROM pgsync.locks AS l WHERE l.name = explain_lock.name;
-    SELECT l.pid, a.application_name, a.state, a.wait_event, a.usename INTO session
-    FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (keys)
-      AND (held.token IS NULL OR l.pid = held.pid)
+    SELECT l.pid, l.application_name, a.usename INTO session
+    FROM pgsync.advisory_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.granted AND l.key = ANY (keys) AND (held.token IS NULL OR l.pid = held.pid)
     LIMIT 1;
-    SELECT array_agg(coalesce(substring(a.application_name FROM '^pgsync waits: (.*)'), a.application_name) ORDER BY l.waitstart)
-    INTO waiters
-    FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND NOT l.granted
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (keys || pgsync.slot_key(name, 0));
+    SELECT array_agg(pgsync.waiter_name(l.application_name) ORDER BY l.waitstart) INTO waiters
+    FROM pgsync.advisory_locks AS l WHERE NOT l.granted AND l.key = ANY (keys || pgsync.slot_key(name, 0));
     waiters := coalesce(waiters, '{}');
     SELECT array_agg(g.pid) INTO guards FROM pgsync.guards_of(held.token) AS g;
 

@@ -122,9 +122,8 @@ BEGIN
     LOOP
         -- Session locks stack, so this session's own worker would look dead to its own try.
         CONTINUE WHEN EXISTS (
-            SELECT FROM pg_locks AS l
-            WHERE l.pid = pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1
-              AND (l.classid::bigint << 32 | l.objid::bigint) = pgsync.worker_key(candidate.id));
+            SELECT FROM pgsync.advisory_locks AS l
+            WHERE l.pid = pg_backend_pid() AND l.key = pgsync.worker_key(candidate.id));
         -- In a loop, never in WHERE: the planner may call a try-lock for rows it then drops.
         IF pg_try_advisory_xact_lock(pgsync.worker_key(candidate.id)) OR candidate.is_silent THEN
             DELETE FROM pgsync.worker AS w WHERE w.id = candidate.id;

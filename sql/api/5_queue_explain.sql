@@ -15,10 +15,8 @@ LANGUAGE sql STABLE AS $$
     FROM pgsync.worker AS w
     WHERE (live_workers.queue IS NULL OR live_workers.queue = ANY (w.queues) OR '*' = ANY (w.queues))
       AND EXISTS (
-        SELECT FROM pg_locks AS l
-        WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'ExclusiveLock'
-          AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-          AND (l.classid::bigint << 32 | l.objid::bigint) = pgsync.worker_key(w.id))
+        SELECT FROM pgsync.advisory_locks AS l
+        WHERE l.granted AND NOT l.shared AND l.key = pgsync.worker_key(w.id))
     ORDER BY w.id
 $$;
 
