@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from types import TracebackType
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from pgsync.daemon import Daemon, DaemonThread, WorkerReport, run_until_signalled
@@ -41,6 +40,7 @@ from pgsync.queues.calls import cancel_job, find_job, pause_queue, resume_queue,
 from pgsync.queues.explain import JobExplanation, why_not_running
 from pgsync.queues.tasks import job_options
 from pgsync.schedules import Given, ScheduleDeclaration, ScheduleOptions
+from pgsync.scopes import AsyncBlock, Block
 
 __all__ = ["AsyncCoordinator", "Coordinator"]
 
@@ -156,7 +156,7 @@ def _find_server(dsn: str | None, direct_dsn: str | None) -> tuple[str, str, Emb
     return started, started, server
 
 
-class Coordinator(_CoordinatorFace, Locks):
+class Coordinator(_CoordinatorFace, Locks, Block):
     """Coordination on one PostgreSQL database, for blocking code.
 
     ``dsn`` defaults to the environment's ``PGSYNC_DSN``; where that is missing too, an embedded
@@ -181,15 +181,10 @@ class Coordinator(_CoordinatorFace, Locks):
         self.database = Database(self.dsn, size=pool_size, prepare=self._check)
         self._thread: DaemonThread | None = None
 
-    def __enter__(self) -> Coordinator:
-        return self
+    def _begin(self) -> None:
+        """Nothing: connections are opened at their first use."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _end(self) -> None:
         self.close()
 
     def close(self) -> None:
@@ -291,7 +286,7 @@ class Coordinator(_CoordinatorFace, Locks):
             thread.stop()
 
 
-class AsyncCoordinator(_CoordinatorFace, AsyncLocks):
+class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncBlock):
     """As :class:`Coordinator`, for asyncio; it belongs to the event loop that first uses it."""
 
     def __init__(
@@ -301,15 +296,10 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks):
         self.database = AsyncDatabase(self.dsn, size=pool_size, prepare=self._check)
         self._running: tuple[Daemon, asyncio.Task[WorkerReport]] | None = None
 
-    async def __aenter__(self) -> AsyncCoordinator:
-        return self
+    async def _begin(self) -> None:
+        """As :meth:`Coordinator._begin`."""
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def _end(self) -> None:
         await self.close()
 
     async def close(self) -> None:

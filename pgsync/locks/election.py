@@ -21,7 +21,7 @@ from pgsync.errors import LockHeld, PgsyncError
 from pgsync.locks.held import LockRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock
-from pgsync.locks.scopes import AsyncBlock, Block
+from pgsync.scopes import AsyncBlock, Block
 
 __all__ = ["AsyncElection", "Election"]
 

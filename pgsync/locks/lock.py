@@ -15,7 +15,7 @@ from pgsync.locks.calls import assert_lock
 from pgsync.locks.held import HeldLock, LockRequest, ReleaseRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.naming import name_maker
-from pgsync.locks.scopes import AsyncScope, Scope
+from pgsync.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncLock", "Lock", "guard_failed"]
 

@@ -13,7 +13,7 @@ from pgsync.locks.held import HeldLock, LockRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock
 from pgsync.locks.naming import name_maker
-from pgsync.locks.scopes import AsyncScope, Scope
+from pgsync.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncLockSet", "LockSet"]
 

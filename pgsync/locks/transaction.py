@@ -13,7 +13,7 @@ from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, LockHeld
 from pgsync.locks.calls import Grant, lock_transaction
 from pgsync.locks.naming import check_name, name_maker
-from pgsync.locks.scopes import AsyncScope, Scope
+from pgsync.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncTransactionLock", "TransactionLock"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -16,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Block:
+class Block(ABC):
     """For ``with``."""
 
     def __enter__(self) -> Self:
@@ -31,11 +32,13 @@ class Block:
     ) -> None:
         self._end()
 
+    @abstractmethod
     def _begin(self) -> None:
-        raise NotImplementedError
+        """What ``with`` does first."""
 
+    @abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """What is done at the end of the block, however it ends."""
 
 
 class Scope(Block):
@@ -60,12 +63,12 @@ class Scope(Block):
 
         return inside
 
+    @abstractmethod
     def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """What makes the scope for one call of the function, from the call's own arguments."""
-        raise NotImplementedError
 
 
-class AsyncBlock:
+class AsyncBlock(ABC):
     """As :class:`Block`, for ``async with``."""
 
     async def __aenter__(self) -> Self:
@@ -80,11 +83,13 @@ class AsyncBlock:
     ) -> None:
         await self._end()
 
+    @abstractmethod
     async def _begin(self) -> None:
-        raise NotImplementedError
+        """As :meth:`Block._begin`."""
 
+    @abstractmethod
     async def _end(self) -> None:
-        raise NotImplementedError
+        """As :meth:`Block._end`."""
 
 
 class AsyncScope(AsyncBlock):
@@ -105,6 +110,6 @@ class AsyncScope(AsyncBlock):
 
         return inside
 
+    @abstractmethod
     def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """As :meth:`Scope._scope_maker`."""
-        raise NotImplementedError
