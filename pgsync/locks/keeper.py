@@ -226,11 +226,14 @@ class LockKeeper:
 
         async def awaitable() -> list[HeldLock | Grant]:
             taking = _submit(threads or self._threads, take)
+            answer = asyncio.wrap_future(taking)
             try:
-                return await asyncio.shield(asyncio.wrap_future(taking))
+                return await asyncio.shield(answer)
             except asyncio.CancelledError:
-                # A thread cannot be stopped; what it is granted must not stay behind.
+                # A thread cannot be stopped; what it is granted must not stay behind, and how it
+                # fails is nobody's concern now.
                 taking.add_done_callback(self._give_back)
+                answer.add_done_callback(lambda left: left.cancelled() or left.exception())
                 if cancel is not None and not taking.cancel():
                     _submit(self._threads, cancel)
                 raise

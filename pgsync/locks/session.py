@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -26,6 +27,8 @@ __all__ = ["LockSession"]
 
 T = TypeVar("T")
 
+_PATIENCE = 10.0
+
 # It is pgsync's alone, so pgsync decides. A waiter whose client was killed must leave the server's
 # queue. A commit need not reach the disk: a crash drops the locks, and the tokens leap after one.
 _SETTINGS: LiteralString = (
@@ -46,6 +49,7 @@ class LockSession:
     def __init__(self, dsn: str, on_end: Callable[[LockSession, str], None]) -> None:
         self._on_end = on_end
         self._turn = threading.Lock()
+        self._from_outside = threading.RLock()
         self._ended = False
         self._connection = open_session(dsn, "pgsync locks")
         self._connection.execute(_SETTINGS, [socket.gethostname()])
@@ -93,8 +97,9 @@ class LockSession:
 
     def interrupt(self) -> None:
         """End the statement that another thread waits for on this session."""
-        with suppress(psycopg.Error):
-            self._connection.cancel_safe(timeout=5.0)
+        with self._from_outside, suppress(psycopg.Error):
+            if not self._ended:
+                self._connection.cancel_safe(timeout=5.0)
 
     def abandon(self, name: str) -> None:
         """Release what the session holds under the name, if it does, after an interruption."""
@@ -119,17 +124,40 @@ class LockSession:
         return self.alive
 
     def close(self) -> None:
-        """End the session, and with it every lock that it carries."""
-        self._ended = True
-        self._connection.close()
+        """End the session, and with it every lock that it carries.
+
+        Who waits on it in another thread gets an error. libpq crashes the process where one thread
+        frees a connection that another works on, so the line is cut first, and freed after.
+        """
+        with self._from_outside:
+            self._ended = True
+            if not self._turn.acquire(blocking=False):
+                self._cut()
+                if not self._turn.acquire(timeout=_PATIENCE):
+                    return  # It is freed with the thread that holds on to it.
+            try:
+                self._connection.close()
+            finally:
+                self._turn.release()
+
+    def _cut(self) -> None:
+        with (
+            suppress(psycopg.Error, OSError),
+            # A copy of the descriptor, whose end is not the connection's own.
+            socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as line,
+        ):
+            line.shutdown(socket.SHUT_RDWR)
 
     def leave_to_parent(self) -> None:
         """In a forked child: the session is the parent's, and stays as it is."""
         self._ended = True
         self._turn = threading.Lock()
+        self._from_outside = threading.RLock()
         leave_connection(self._connection)
 
     def _end(self) -> None:
-        if not self._ended:
+        with self._from_outside:
+            if self._ended:
+                return
             self.close()
-            self._on_end(self, "its database session ended")
+        self._on_end(self, "its database session ended")

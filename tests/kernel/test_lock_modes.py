@@ -299,7 +299,7 @@ def test_a_lock_is_handed_over_and_restored_elsewhere(
 
 def test_a_lock_that_nobody_restores_is_free_at_its_deadline(new_face: Callable[[], Any]) -> None:
     first, second = new_face(), new_face()
-    lock = first.lock("import:7", ttl=0.4)
+    lock = first.lock("import:7", ttl=2)
     lock.acquire()
     token = lock.hand_over()
     with second.lock("import:7", ttl=60, wait=20), pytest.raises(LockLost):
@@ -315,13 +315,13 @@ def test_a_lost_lock_is_kept_from_all_for_its_delay(
         "SELECT pg_terminate_backend(pid, 5000), clock_timestamp() FROM pgsync.locks"
     ).fetchone()
     assert ended[0]
+    began = time.monotonic()  # and the delay when somebody first sees the loss
     with pytest.raises(LockHeld) as caught:
         second.lock("disk", ttl=60).acquire()
     assert "lock delay" in (caught.value.obstacle or "")
     assert second.explain_lock("disk").state == "lost"
-    began = time.monotonic()
     with second.lock("disk", ttl=60, wait=20):
-        assert time.monotonic() - began > 0.4
+        assert time.monotonic() - began > 0.59
 
 
 def test_a_lock_that_was_given_back_has_no_delay(new_face: Callable[[], Any]) -> None:
@@ -386,8 +386,9 @@ def test_contention_and_expiry_are_audited_where_asked(
     first, second = new_face(), new_face()
     with first.lock("plain", ttl=60), pytest.raises(LockHeld):
         second.lock("plain", ttl=60).acquire()
-    first.lock("disk", ttl=0.3, audit=True).acquire()
-    with pytest.raises(LockHeld):
+    with first.lock("disk", ttl=60), pytest.raises(LockHeld):
         second.lock("disk", ttl=60, audit=True).acquire()
-    eventually(lambda: audited(database, "disk") == ["lock.contended", "lock.expired"])
+    assert audited(database, "disk") == ["lock.contended"]
+    first.lock("slow", ttl=0.3, audit=True).acquire()
+    eventually(lambda: audited(database, "slow") == ["lock.expired"])
     assert audited(database, "plain") == []
