@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import asdict
+from typing import Any
 
 import click
 
 from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
-from pgsync.locks.naming import check_name
 
 __all__ = ["locks"]
 
@@ -38,16 +39,13 @@ def locks_list(dsn: str | None, as_json: bool) -> None:
 @click.argument("name")
 def locks_show(dsn: str | None, as_json: bool, name: str) -> None:
     """Who holds the lock NAME, who waits for it, and what would free it."""
-    rows = fetch(
-        dsn,
-        "SELECT e.state, e.mode, e.holders, e.holder, e.host, e.pid, e.token, e.acquired_at, e.age,"
-        " e.expires_at, e.remaining, array_to_string(e.waiters, ', ') AS waiters, e.freed_by"
-        " FROM pgsync.explain_lock(%(name)s) AS e",
-        {"name": check_name(name)},
-    )
+    with Coordinator(dsn) as sync:
+        explained = asdict(sync.explain_lock(name))
+    rows: list[dict[str, Any]] = [explained]
     if not as_json:
-        facts = [{"lock": key.replace("_", " "), name: rows[0][key]} for key in rows[0]]
-        rows = [fact for fact in facts if fact[name] not in (None, "")]
+        explained["waiters"] = ", ".join(explained["waiters"])
+        facts = [{"lock": key.replace("_", " "), name: explained[key]} for key in explained]
+        rows = [fact for fact in facts[1:] if fact[name] not in (None, "")]
     show(rows, as_json=as_json, empty="")
 
 
