@@ -21,7 +21,15 @@ from pgsync.errors import (
 from pgsync.limits import Decision, Limit
 from pgsync.locks import lock_key
 from pgsync.operations import Release
-from pgsync.queues import Backoff, CancelJob, DiscardJob, JobTimedOut, ReleaseJob, current_job
+from pgsync.queues import (
+    Backoff,
+    CancelJob,
+    DiscardJob,
+    JobTimedOut,
+    ReleaseJob,
+    Unique,
+    current_job,
+)
 from pgsync.version import __version__
 
 __all__ = [
@@ -49,6 +57,7 @@ __all__ = [
     "SchemaTooNew",
     "ServerUnsupported",
     "StaleToken",
+    "Unique",
     "UnknownTask",
     "__version__",
     "current_job",

@@ -6,8 +6,7 @@ import asyncio
 import inspect
 import os
 import threading
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from pgsync.daemon import Daemon, DaemonThread, WorkerReport, run_until_signalled
@@ -28,16 +27,15 @@ from pgsync.operations import (
     operation_status,
 )
 from pgsync.queues import (
+    AsyncQueues,
     AsyncTask,
     JobOptions,
-    JobState,
+    Queues,
     Task,
     TaskDeclaration,
     TaskOptions,
     TaskRegistry,
 )
-from pgsync.queues.calls import cancel_job, find_job, pause_queue, resume_queue, retry_job
-from pgsync.queues.explain import JobExplanation, why_not_running
 from pgsync.queues.tasks import job_options
 from pgsync.schedules import Given, ScheduleDeclaration, ScheduleOptions
 from pgsync.scopes import AsyncBlock, Block
@@ -55,11 +53,12 @@ class ScheduledTaskOptions(ScheduleOptions, TaskOptions, total=False):
 class WorkerOptions(TypedDict, total=False):
     """How a worker works.
 
-    ``queues`` are claimed from in this order (``*`` stands for all others), by ``concurrency`` jobs
-    at once. When it is stopped it gives running jobs ``grace`` seconds.
+    ``queues`` are claimed from in this order (``*`` stands for all others), or by weight where they
+    are given as ``{"mail": 3, "*": 1}``: while both have jobs, three of mail for one other. Of them
+    ``concurrency`` run at once. When it is stopped it gives running jobs ``grace`` seconds.
     """
 
-    queues: Sequence[str]
+    queues: Sequence[str] | Mapping[str, int]
     concurrency: int
     grace: float
 
@@ -156,7 +155,7 @@ def _find_server(dsn: str | None, direct_dsn: str | None) -> tuple[str, str, Emb
     return started, started, server
 
 
-class Coordinator(_CoordinatorFace, Locks, Block):
+class Coordinator(_CoordinatorFace, Locks, Queues, Block):
     """Coordination on one PostgreSQL database, for blocking code.
 
     ``dsn`` defaults to the environment's ``PGSYNC_DSN``; where that is missing too, an embedded
@@ -232,30 +231,6 @@ class Coordinator(_CoordinatorFace, Locks, Block):
         """The operation's run on a key (its lock's name) that goes on, or else the last."""
         return next(iter(self.database.run(operation_status(operation, key))), None)
 
-    def job(self, job_id: int) -> JobState | None:
-        """A job, live or ended; None where there is none."""
-        return next(iter(self.database.run(find_job(job_id))), None)
-
-    def why_not_running(self, job_id: int) -> JobExplanation:
-        """What a job waits for: its time, a pause, others, a worker; or how it runs or ended."""
-        return self.database.run(why_not_running(job_id))
-
-    def cancel_job(self, job_id: int, reason: str | None = None) -> str | None:
-        """Cancel a job: ``cancelled``, ``running`` (asked to stop), or None where it has ended."""
-        return self.database.run(cancel_job(job_id, reason))
-
-    def retry_job(self, job_id: int) -> str | None:
-        """Make a waiting, discarded or cancelled job available now; None where there is none."""
-        return self.database.run(retry_job(job_id))
-
-    def pause_queue(self, queue: str, by: str | None = None) -> datetime:
-        """Stop claims from a queue; returns since when it is paused."""
-        return self.database.run(pause_queue(queue, by))
-
-    def resume_queue(self, queue: str) -> bool:
-        """End a pause; False where there was none."""
-        return self.database.run(resume_queue(queue))
-
     def run_worker(
         self, *, drain: bool = False, scheduler: bool = False, **options: Unpack[WorkerOptions]
     ) -> WorkerReport:
@@ -286,7 +261,7 @@ class Coordinator(_CoordinatorFace, Locks, Block):
             thread.stop()
 
 
-class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncBlock):
+class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncBlock):
     """As :class:`Coordinator`, for asyncio; it belongs to the event loop that first uses it."""
 
     def __init__(
@@ -344,30 +319,6 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncBlock):
     async def status_of(self, operation: str, key: str) -> OperationState | None:
         """As :meth:`Coordinator.status_of`."""
         return next(iter(await self.database.run(operation_status(operation, key))), None)
-
-    async def job(self, job_id: int) -> JobState | None:
-        """As :meth:`Coordinator.job`."""
-        return next(iter(await self.database.run(find_job(job_id))), None)
-
-    async def why_not_running(self, job_id: int) -> JobExplanation:
-        """As :meth:`Coordinator.why_not_running`."""
-        return await self.database.run(why_not_running(job_id))
-
-    async def cancel_job(self, job_id: int, reason: str | None = None) -> str | None:
-        """As :meth:`Coordinator.cancel_job`."""
-        return await self.database.run(cancel_job(job_id, reason))
-
-    async def retry_job(self, job_id: int) -> str | None:
-        """As :meth:`Coordinator.retry_job`."""
-        return await self.database.run(retry_job(job_id))
-
-    async def pause_queue(self, queue: str, by: str | None = None) -> datetime:
-        """As :meth:`Coordinator.pause_queue`."""
-        return await self.database.run(pause_queue(queue, by))
-
-    async def resume_queue(self, queue: str) -> bool:
-        """As :meth:`Coordinator.resume_queue`."""
-        return await self.database.run(resume_queue(queue))
 
     async def run_worker(
         self, *, drain: bool = False, scheduler: bool = False, **options: Unpack[WorkerOptions]

@@ -73,6 +73,16 @@ VALUES ('kernel', 7, 'lock_modes', 'a5ad776d724079ef74992ca815105ba9a8c5f508526a
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 8) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0008_job_keys.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 8, 'job_keys', 'd26df367f10a9f2c0cac921a5e91c1d93ab99db6a1f3739bf71a71753ae4a076');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -84,14 +94,21 @@ BEGIN;
 \ir api/1_locks_transaction.sql
 \ir api/2_limits.sql
 \ir api/3_queues.sql
+\ir api/3_queues_operate.sql
+\ir api/3_queues_unique.sql
 \ir api/4_workers.sql
+\ir api/4_workers_admit.sql
+\ir api/4_workers_claim.sql
+\ir api/4_workers_end.sql
+\ir api/4_workers_history.sql
+\ir api/4_workers_slots.sql
 \ir api/5_queue_explain.sql
 \ir api/5_queue_views.sql
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'a095c16c08692bfb603a860f81800eba00ac62f0b7311ca5e7676881d58cf07b')
+VALUES ('api', 0, '0.1.0', '25533ca833618f0ba1cc2ac7ae456cadb7640ada742ac2c87ea481d1125f81c9')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

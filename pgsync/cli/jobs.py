@@ -1,4 +1,4 @@
-"""``pgsync jobs`` and ``pgsync queues``: what waits, runs and has ended."""
+"""``pgsync jobs``: what waits, runs and has ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pgsync.cli.output import dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
 
-__all__ = ["jobs", "queues"]
+__all__ = ["jobs"]
 
 _NO_SUCH_JOB = 3
 
@@ -114,40 +114,3 @@ def jobs_cancel(dsn: str | None, reason: str | None, job_ids: tuple[int, ...]) -
     with Coordinator(dsn) as sync:
         for job_id in job_ids:
             click.echo(f"{job_id} {sync.cancel_job(job_id, reason) or 'has ended'}")
-
-
-@click.group()
-def queues() -> None:
-    """Queues, their depth and their pauses."""
-
-
-@queues.command("list")
-@dsn_option
-@json_option
-def queues_list(dsn: str | None, as_json: bool) -> None:
-    """Each queue with its depth and its oldest job's wait."""
-    rows = fetch(
-        dsn,
-        "SELECT q.name, q.paused, q.available, q.scheduled, q.running, q.oldest_wait, q.workers"
-        " FROM pgsync.queues AS q ORDER BY q.name",
-    )
-    show(rows, as_json=as_json, empty="no queue has jobs or workers")
-
-
-@queues.command("pause")
-@dsn_option
-@click.option("--by", help="Who pauses it.")
-@click.argument("queue")
-def queues_pause(dsn: str | None, by: str | None, queue: str) -> None:
-    """Stop claims from a queue; jobs that run go on."""
-    with Coordinator(dsn) as sync:
-        click.echo(f"{queue} is paused since {sync.pause_queue(queue, by):%Y-%m-%d %H:%M:%S}")
-
-
-@queues.command("resume")
-@dsn_option
-@click.argument("queue")
-def queues_resume(dsn: str | None, queue: str) -> None:
-    """End a queue's pause."""
-    with Coordinator(dsn) as sync:
-        click.echo("resumed" if sync.resume_queue(queue) else "it was not paused")

@@ -13,9 +13,10 @@ import click
 from pgsync.cli.dashboard import dashboard
 from pgsync.cli.db import db
 from pgsync.cli.demo import demo
-from pgsync.cli.jobs import jobs, queues
+from pgsync.cli.jobs import jobs
 from pgsync.cli.locks import locks
 from pgsync.cli.overview import limits, operations, schedules, status, workers
+from pgsync.cli.queues import queues
 from pgsync.cli.schema import doctor, migrate
 from pgsync.cli.work import daemon, worker
 from pgsync.errors import (

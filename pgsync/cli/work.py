@@ -7,6 +7,7 @@ import importlib
 import inspect
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -44,7 +45,13 @@ def load_app(path: str) -> Coordinator | AsyncCoordinator:
 
 @click.command()
 @click.option("--app", required=True, help="package.module:coordinator")
-@click.option("--queue", "queues", multiple=True, default=("default",), help="Repeat for more.")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    default=("default",),
+    help="Repeat for more, in order; or with weights, mail=3.",
+)
 @click.option("--concurrency", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--drain", is_flag=True, help="End when no job is available.")
 def worker(app: str, queues: tuple[str, ...], concurrency: int, drain: bool) -> None:
@@ -54,7 +61,13 @@ def worker(app: str, queues: tuple[str, ...], concurrency: int, drain: bool) -> 
 
 @click.command()
 @click.option("--app", required=True, help="package.module:coordinator")
-@click.option("--queue", "queues", multiple=True, default=("default",), help="Repeat for more.")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    default=("default",),
+    help="Repeat for more, in order; or with weights, mail=3.",
+)
 @click.option("--concurrency", type=click.IntRange(1), default=10, show_default=True)
 def daemon(app: str, queues: tuple[str, ...], concurrency: int) -> None:
     """Worker, scheduler and maintenance of an app, until SIGTERM or Ctrl-C."""
@@ -66,18 +79,36 @@ def _work(
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sync = load_app(app)
+    wanted = _weighted(queues)
     if isinstance(sync, AsyncCoordinator):
-        report = asyncio.run(_work_async(sync, queues, concurrency, drain, scheduler))
+        report = asyncio.run(_work_async(sync, wanted, concurrency, drain, scheduler))
     else:
         with sync:
             report = sync.run_worker(
-                queues=queues, concurrency=concurrency, drain=drain, scheduler=scheduler
+                queues=wanted, concurrency=concurrency, drain=drain, scheduler=scheduler
             )
     click.echo(report)
 
 
+def _weighted(queues: tuple[str, ...]) -> Sequence[str] | Mapping[str, int]:
+    """The queues as they were given: names in their order, or each with its weight."""
+    pairs = [queue.rpartition("=") for queue in queues]
+    if not any(name for name, _, _ in pairs):
+        return queues
+    try:
+        return {name: int(weight) for name, _, weight in pairs if name} | {
+            weight: 1 for name, _, weight in pairs if not name
+        }
+    except ValueError:
+        raise InvalidArgument("--queue: a weight is a whole number, for example mail=3") from None
+
+
 async def _work_async(
-    sync: AsyncCoordinator, queues: tuple[str, ...], concurrency: int, drain: bool, scheduler: bool
+    sync: AsyncCoordinator,
+    queues: Sequence[str] | Mapping[str, int],
+    concurrency: int,
+    drain: bool,
+    scheduler: bool,
 ) -> object:
     async with sync:
         return await sync.run_worker(

@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import psycopg
@@ -39,7 +39,7 @@ class Daemon:
         tasks: TaskRegistry,
         schedules: Iterable[ScheduleDeclaration] = (),
         *,
-        queues: Sequence[str] = ("default",),
+        queues: Sequence[str] | Mapping[str, int] = ("default",),
         concurrency: int = 10,
         drain: bool = False,
         grace: float = 30.0,

@@ -33,8 +33,12 @@ class Duty:
 DUTIES = (
     Duty("rescue jobs of dead workers", 0.5, rescue_jobs(SILENCE)),
     Duty("promote due jobs", 0.5, promote_due_jobs()),
+    Duty("resume waiting jobs", 0.5, Call("SELECT pgsync.resume_waiting_jobs()", {}, scalar)),
+    Duty("wake workers of limited queues", 0.5, Call("SELECT pgsync.wake_queues()", {}, scalar)),
     Duty("end holders past their deadline", 1.0, Call("SELECT pgsync.reap_locks()", {}, scalar)),
     Duty("remove ended windows", 10.0, Call("SELECT pgsync.prune_rate_limits()", {}, scalar)),
+    Duty("forget idle keys", 60.0, Call("SELECT pgsync.prune_keys()", {}, scalar)),
+    Duty("forget unique keys", 3600.0, Call("SELECT pgsync.prune_unique_keys()", {}, scalar)),
     Duty("prepare history", 3600.0, Call("SELECT pgsync.prepare_history()", {}, scalar)),
     Duty("drop old history", 3600.0, Call("SELECT pgsync.prune_history()", {}, scalar)),
     Duty("forget old runs", 60.0, Call("SELECT pgsync.prune_operations()", {}, scalar)),

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import psycopg
@@ -46,7 +46,7 @@ class Worker:
         dsn: str,
         tasks: TaskRegistry,
         *,
-        queues: Sequence[str] = ("default",),
+        queues: Sequence[str] | Mapping[str, int] = ("default",),
         concurrency: int = 10,
         drain: bool = False,
         grace: float = 30.0,
@@ -54,6 +54,9 @@ class Worker:
     ) -> None:
         if isinstance(queues, str) or not queues or not all(queues):
             raise InvalidArgument("queues must be a list of names, for example ['default']")
+        self._weights = list(queues.values()) if isinstance(queues, Mapping) else None
+        if any(not isinstance(weight, int) or weight < 1 for weight in self._weights or ()):
+            raise InvalidArgument(f"the weights of queues must be 1 or more: {queues}")
         if concurrency < 1:
             raise InvalidArgument(f"concurrency must be 1 or more, not {concurrency}")
         self._dsn = dsn
@@ -143,7 +146,7 @@ class Worker:
     async def _claim(self, batch: int) -> list[Job]:
         worker = self._link.worker
         try:
-            return await self._link.run(claim_jobs(worker, self._queues, batch))
+            return await self._link.run(claim_jobs(worker, self._queues, batch, self._weights))
         except psycopg.Error as error:
             if error.sqlstate == "PS003":
                 logger.warning("worker %s was given up for dead", worker)

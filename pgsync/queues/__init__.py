@@ -9,6 +9,8 @@ from pgsync.queues.context import (
     ReleaseJob,
     current_job,
 )
+from pgsync.queues.front import AsyncQueues, Queues
+from pgsync.queues.limits import QueueLimits
 from pgsync.queues.retry import Backoff, backoff_from
 from pgsync.queues.tasks import (
     AsyncTask,
@@ -18,8 +20,10 @@ from pgsync.queues.tasks import (
     TaskOptions,
     TaskRegistry,
 )
+from pgsync.queues.unique import Unique
 
 __all__ = [
+    "AsyncQueues",
     "AsyncTask",
     "Backoff",
     "CancelJob",
@@ -31,11 +35,14 @@ __all__ = [
     "JobOptions",
     "JobState",
     "JobTimedOut",
+    "QueueLimits",
+    "Queues",
     "ReleaseJob",
     "Task",
     "TaskDeclaration",
     "TaskOptions",
     "TaskRegistry",
+    "Unique",
     "backoff_from",
     "current_job",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from pgsync.database.calls import Call, Listing, in_utc, moment, scalar
 from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument
+from pgsync.queues.unique import Unique
 
 __all__ = [
     "Enqueued",
@@ -44,7 +45,8 @@ _MOST_BYTES = 1 << 20
 class JobOptions:
     """Where and when a job runs. Lower ``priority`` runs first.
 
-    Without ``run_at`` and ``delay`` (from now, by the server's clock) it may run at once.
+    Without ``run_at`` and ``delay`` (from now, by the server's clock) it may run at once. Of the
+    jobs with one ``key`` at most ``key_limit`` run at once, and when ``ordered`` one after another.
     """
 
     queue: str = "default"
@@ -53,14 +55,26 @@ class JobOptions:
     delay: timedelta | None = None
     unique_key: str | None = None
     max_attempts: int = 5
+    key: str | Callable[[dict[str, Any]], str] | None = None
+    key_limit: int | None = None
+    ordered: bool = False
+    unique: Unique | None = None
+
+    def key_of(self, args: dict[str, Any]) -> str | None:
+        """The concurrency key of a job with these arguments."""
+        return self.key(args) if callable(self.key) else self.key
 
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """A job that was enqueued, or (``added`` False) the unfinished one with its unique key."""
+    """A job that was enqueued, or (``added`` False) the other one that has its unique key.
+
+    ``replaced``: whether that one was given this one's arguments or time, as asked for.
+    """
 
     id: int
     added: bool
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,7 @@ class Job:
     max_attempts: int
     created_at: datetime
     run_at: datetime
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +129,42 @@ def _to_args(args: dict[str, Any], task: str) -> str:
 
 def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueued]:
     """Enqueue one job."""
+    values = {
+        "task": task,
+        "args": _to_args(args, task),
+        "queue": options.queue,
+        "priority": options.priority,
+        "run_at": options.run_at,
+        "delay": options.delay,
+        "unique_key": options.unique_key,
+        "max_attempts": options.max_attempts,
+    }
+    if options.key is None and options.unique is None:
+        return Call(
+            "SELECT j.id, j.added FROM pgsync.add_job(%(task)s, %(args)s::jsonb,"
+            " %(queue)s::text, %(priority)s::integer, %(run_at)s, %(unique_key)s::text,"
+            " %(max_attempts)s::integer, %(delay)s) AS j",
+            values,
+            lambda row: Enqueued(*row),
+        )
+    unique = options.unique or Unique()
+    values |= {
+        "key": options.key_of(args),
+        "key_limit": options.key_limit,
+        "ordered": options.ordered,
+        "unique": options.unique is not None,
+        "by": unique.by,
+        "unique_for": unique.period,
+        "states": unique.states,
+        "replace": unique.replace,
+    }
     return Call(
-        "SELECT j.id, j.added FROM pgsync.add_job(%(task)s, %(args)s::jsonb,"
-        " %(queue)s::text, %(priority)s::integer, %(run_at)s, %(unique_key)s::text,"
-        " %(max_attempts)s::integer, %(delay)s) AS j",
-        {
-            "task": task,
-            "args": _to_args(args, task),
-            "queue": options.queue,
-            "priority": options.priority,
-            "run_at": options.run_at,
-            "delay": options.delay,
-            "unique_key": options.unique_key,
-            "max_attempts": options.max_attempts,
-        },
+        "SELECT j.id, j.added, j.replaced FROM pgsync.add_job(%(task)s, %(args)s::jsonb,"
+        " %(queue)s::text, %(priority)s::integer, %(run_at)s, coalesce(%(unique_key)s::text,"
+        " CASE WHEN %(unique)s THEN pgsync.unique_key(%(task)s, %(args)s::jsonb, %(by)s) END),"
+        " %(max_attempts)s::integer, %(delay)s, %(key)s, %(key_limit)s::integer, %(ordered)s,"
+        " %(unique_for)s, %(states)s, %(replace)s) AS j",
+        values,
         lambda row: Enqueued(*row),
     )
 
@@ -136,17 +173,22 @@ def add_jobs(
     task: str, many_args: Iterable[dict[str, Any]], options: JobOptions
 ) -> Call[list[int]]:
     """Enqueue many jobs of one task; their ids come back in the same order."""
+    jobs = list(many_args)
     return Call(
         "SELECT pgsync.add_jobs(%(task)s, %(args)s::text[]::jsonb[], %(queue)s::text,"
-        " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer, %(delay)s)",
+        " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer, %(delay)s,"
+        " %(keys)s::text[], %(key_limit)s::integer, %(ordered)s)",
         {
             "task": task,
-            "args": [_to_args(args, task) for args in many_args],
+            "args": [_to_args(args, task) for args in jobs],
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,
             "delay": options.delay,
             "max_attempts": options.max_attempts,
+            "keys": None if options.key is None else [options.key_of(args) for args in jobs],
+            "key_limit": options.key_limit,
+            "ordered": options.ordered,
         },
         scalar,
     )
@@ -186,12 +228,20 @@ def heartbeat(worker: int, *, idle: bool) -> Call[tuple[bool, list[int]]]:
     )
 
 
-def claim_jobs(worker: int, queues: Sequence[str], batch: int) -> Listing[Job]:
-    """Take up to ``batch`` jobs, best first."""
+def claim_jobs(
+    worker: int, queues: Sequence[str], batch: int, weights: Sequence[int] | None = None
+) -> Listing[Job]:
+    """Take up to ``batch`` jobs, best first; with ``weights``, of each queue its share."""
     return Listing(
         "SELECT c.id, c.queue, c.task, c.args, c.priority, c.attempt, c.max_attempts,"
-        " c.created_at, c.run_at FROM pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s) AS c",
-        {"worker": worker, "queues": list(queues), "batch": batch},
+        " c.created_at, c.run_at, c.key"
+        " FROM pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s, %(weights)s::integer[]) AS c",
+        {
+            "worker": worker,
+            "queues": list(queues),
+            "batch": batch,
+            "weights": None if weights is None else list(weights),
+        },
         lambda row: Job(*in_utc(row)),
     )
 

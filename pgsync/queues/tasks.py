@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -17,6 +18,7 @@ from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, Job, JobOptions, add_job, add_jobs
 from pgsync.queues.middleware import Middleware, check_middleware
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
+from pgsync.queues.unique import Unique
 
 __all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", "TaskRegistry"]
 
@@ -32,7 +34,8 @@ class JobChanges(TypedDict, total=False):
     """What can be changed for one job; see :class:`JobOptions`.
 
     ``delay`` is in seconds from now by the server's clock, ``run_at`` an aware datetime. While a
-    job with the ``unique_key`` is unfinished, another is not added.
+    job with the ``unique_key`` is unfinished, another is not added. ``key`` is the job's own
+    concurrency key.
     """
 
     queue: str | None
@@ -41,6 +44,8 @@ class JobChanges(TypedDict, total=False):
     delay: Duration | None
     unique_key: str | None
     max_attempts: int | None
+    key: str | None
+    unique: Unique | None
 
 
 class TaskOptions(TypedDict, total=False):
@@ -55,6 +60,11 @@ class TaskOptions(TypedDict, total=False):
     that is given, is discarded at once; ``retry(error, attempt)`` returns the delay for the others
     (seconds or a :class:`Backoff`; None discards). ``on_discard(job, error)``, blocking or
     coroutine, is called when a failure has the job discarded.
+
+    ``key`` is the concurrency key of a job: a function of its arguments' dict, or a text in which
+    ``{name}`` stands for an argument. Over all workers at most ``max_running_per_key`` jobs of one
+    key run at once; ``ordered`` ones run one by one, each after the end of the one before. With
+    ``unique`` (True: by all arguments) a second job is not added while there is one.
     """
 
     name: str | None
@@ -67,11 +77,39 @@ class TaskOptions(TypedDict, total=False):
     discard_on: Errors | None
     retry: Callable[[BaseException, int], Backoff | Duration | None] | None
     on_discard: Callable[[Job, BaseException], Any] | None
+    key: str | Callable[[dict[str, Any]], str] | None
+    max_running_per_key: int | None
+    ordered: bool
+    unique: Unique | bool | None
 
 
 def job_options(options: Mapping[str, Any]) -> JobOptions:
     """Those of a declaration's options that become its jobs'."""
-    return JobOptions(**{name: options[name] for name in _JOB_OPTIONS if name in options})
+    given = {name: options[name] for name in _JOB_OPTIONS if name in options}
+    key, most = options.get("key"), options.get("max_running_per_key")
+    ordered, unique = options.get("ordered", False), options.get("unique")
+    if key is None and (most is not None or ordered):
+        raise InvalidArgument("max_running_per_key and ordered need a key")
+    if most is not None and (not isinstance(most, int) or most < 1 or (ordered and most > 1)):
+        raise InvalidArgument(
+            f"max_running_per_key must be 1 or more, and 1 where jobs run in order; not {most!r}"
+        )
+    if isinstance(key, str):
+        key = partial(_fill_in, key)
+    return JobOptions(
+        **given,
+        key=key,
+        key_limit=most,
+        ordered=ordered,
+        unique=Unique() if unique is True else unique or None,
+    )
+
+
+def _fill_in(template: str, args: dict[str, Any]) -> str:
+    try:
+        return template.format_map(args)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise InvalidArgument(f"the key {template!r} needs an argument: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +240,7 @@ class _TaskFace(Generic[P, R]):
             raise InvalidArgument("give run_at or delay, not both")
         if run_at is not None and run_at.tzinfo is None:
             raise InvalidArgument("run_at must have a time zone, for example datetime.now(UTC)")
-        for name in ("queue", "unique_key"):
+        for name in ("queue", "unique_key", "key"):
             if not isinstance(given.get(name, ""), str):
                 raise InvalidArgument(f"{name} must be text, not {given[name]!r}")
         for name in ("priority", "max_attempts"):
@@ -218,8 +256,8 @@ class _TaskFace(Generic[P, R]):
 
     def _chunks(self, many_args: Iterable[dict[str, Any]]) -> Iterator[Call[list[int]]]:
         declaration = self.declaration
-        if declaration.options.unique_key is not None:
-            raise InvalidArgument("enqueue_many takes no unique_key: each job would have the same")
+        if declaration.options.unique_key is not None or declaration.options.unique is not None:
+            raise InvalidArgument("enqueue_many adds every job; enqueue unique ones one by one")
         source = iter(many_args)
         while chunk := [declaration.check(args) for args in islice(source, _CHUNK)]:
             yield add_jobs(declaration.name, chunk, declaration.options)

@@ -23,6 +23,34 @@ $$;
 COMMENT ON FUNCTION pgsync.live_workers(text) IS
     'The workers whose session lives, of one queue or of all, with how many jobs each runs.';
 
+CREATE OR REPLACE FUNCTION pgsync.queue_fullness(queue text, OUT detail text, OUT until timestamptz)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    moment timestamptz := pgsync.clock();
+    config pgsync.queue;
+    taken integer;
+BEGIN
+    SELECT q.* INTO config FROM pgsync.queue AS q WHERE q.name = queue_fullness.queue;
+    SELECT s.taken INTO taken FROM pgsync.queue_slots AS s WHERE s.queue = queue_fullness.queue;
+    IF taken >= config.max_running THEN
+        detail := format('%s jobs of queue %s run, as many as may', taken, queue);
+        RETURN;
+    END IF;
+    SELECT greatest(c.resets_at, p.until) INTO until
+    FROM (SELECT 'queue:' || queue_fullness.queue AS key) AS k
+    LEFT JOIN pgsync.rate_limit_counter AS c
+      ON c.key = k.key AND c.per = config.starts_per AND c.resets_at > moment AND c.hits >= config.max_starts
+    LEFT JOIN pgsync.rate_limit_penalty AS p ON p.key = k.key AND p.until > moment AND config.max_starts IS NOT NULL;
+    IF until IS NOT NULL THEN
+        detail := format('as many jobs of queue %s have started as may start in %s; more may at %s', queue,
+            config.starts_per, pgsync.say_time(until));
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.queue_fullness(text) IS
+    'Internal: why a limited queue lets nothing start just now, in words, and until when; nulls where it does.';
+
 CREATE OR REPLACE FUNCTION pgsync.why_not_running(
     job_id bigint,
     OUT id bigint,
@@ -43,6 +71,10 @@ DECLARE
     moment timestamptz := pgsync.clock();
     ready pgsync.job_ready;
     waiting pgsync.job_scheduled;
+    aside pgsync.job_waiting;
+    line pgsync.job_key;
+    holders text;
+    fullness record;
     started pgsync.job_running;
     finished pgsync.job_finished;
     pause pgsync.queue;
@@ -54,8 +86,9 @@ BEGIN
     id := job_id;
     SELECT r.* INTO ready FROM pgsync.job_ready AS r WHERE r.id = job_id;
     SELECT s.* INTO waiting FROM pgsync.job_scheduled AS s WHERE s.id = job_id;
+    SELECT w.* INTO aside FROM pgsync.job_waiting AS w WHERE w.id = job_id;
     SELECT r.* INTO started FROM pgsync.job_running AS r WHERE r.id = job_id;
-    IF ready.id IS NULL AND waiting.id IS NULL AND started.id IS NULL THEN
+    IF ready.id IS NULL AND waiting.id IS NULL AND aside.id IS NULL AND started.id IS NULL THEN
         SELECT f.* INTO finished FROM pgsync.job_finished AS f WHERE f.id = job_id
         ORDER BY f.finished_at DESC LIMIT 1;
         IF finished.id IS NULL THEN
@@ -64,8 +97,8 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    queue := coalesce(ready.queue, waiting.queue, started.queue, finished.queue);
-    task := coalesce(ready.task, waiting.task, started.task, finished.task);
+    queue := coalesce(ready.queue, waiting.queue, aside.queue, started.queue, finished.queue);
+    task := coalesce(ready.task, waiting.task, aside.task, started.task, finished.task);
 
     IF finished.id IS NOT NULL THEN
         state := finished.state;
@@ -110,6 +143,36 @@ BEGIN
             pgsync.say_time(pause.paused_at));
     END IF;
 
+    IF aside.waits_for = 'key' THEN
+        state := 'waiting';
+        since := aside.since;
+        SELECT k.* INTO line FROM pgsync.job_key AS k WHERE k.key = aside.key;
+        SELECT count(*) INTO ahead FROM (
+            SELECT FROM pgsync.job_waiting AS w
+            WHERE w.waits_for = 'key' AND w.key = aside.key AND (w.priority, w.id) < (aside.priority, aside.id)
+            LIMIT 1000) AS others;
+        IF line.permits_at > moment THEN
+            reason := 'key rate limited';
+            until := line.permits_at;
+            detail := format('as many jobs of key %s have started as may start in a time; more may at %s',
+                aside.key, pgsync.say_time(until));
+        ELSE
+            reason := 'key busy';
+            SELECT string_agg(format('job %s%s', h.id, coalesce(' on ' || w.name, '')), ', ' ORDER BY h.id) INTO holders
+            FROM (SELECT j.id, j.worker FROM pgsync.job_running AS j WHERE j.key = aside.key AND j.key_slot
+                  UNION ALL SELECT j.id, NULL FROM pgsync.job_ready AS j WHERE j.key = aside.key AND j.key_slot
+                  UNION ALL SELECT j.id, NULL FROM pgsync.job_scheduled AS j WHERE j.key = aside.key AND j.key_slot
+                  LIMIT 10) AS h
+            LEFT JOIN pgsync.worker AS w ON w.id = h.worker;
+            detail := format('all %s slots of key %s are taken, by %s', line.taken, aside.key,
+                coalesce(holders, 'nobody any more: it is resumed in a moment'));
+        END IF;
+        detail := detail || CASE ahead WHEN 0 THEN '; next of its key'
+                                       ELSE format('; %s others of its key come before it', ahead) END
+            || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
+        RETURN;
+    END IF;
+
     IF waiting.run_at > moment THEN
         state := waiting.state;
         since := waiting.created_at;
@@ -131,6 +194,7 @@ BEGIN
         WHERE r.queue = why_not_running.queue AND (r.priority, r.position) < (due_priority, due_position)
         LIMIT 1000) AS others;
     since := coalesce(ready.run_at, waiting.run_at);
+    SELECT f.* INTO fullness FROM pgsync.queue_fullness(queue) AS f;
     IF pause.name IS NOT NULL THEN
         reason := 'queue paused';
         since := pause.paused_at;
@@ -141,6 +205,10 @@ BEGIN
             coalesce(string_agg(DISTINCT q.name, ', '), 'nothing, as there is none'))
         INTO detail FROM pgsync.live_workers() AS l JOIN pgsync.worker AS w ON w.id = l.id
         CROSS JOIN unnest(w.queues) AS q (name);
+    ELSIF fullness.detail IS NOT NULL THEN
+        reason := 'queue limited';
+        until := fullness.until;
+        detail := fullness.detail || CASE ahead WHEN 0 THEN '; next of its queue' ELSE format('; behind %s others', ahead) END;
     ELSE
         reason := CASE ahead WHEN 0 THEN 'next' ELSE 'behind others' END;
         detail := CASE ahead WHEN 0 THEN 'next of its queue'
@@ -153,4 +221,22 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.why_not_running(bigint) IS
-    'What a job waits for. One row: its state; reason (runs, worker dead, ended, not due, retry not due, queue paused, no live worker, behind others, next, unknown); detail for people; since when; until when, where that is known; how many of its queue are ahead (1000: or more); the live workers of its queue.';
+    'What a job waits for. One row: its state; reason (runs, worker dead, ended, not due, retry not due, key busy, key rate limited, queue paused, no live worker, queue limited, behind others, next, unknown); detail for people; since when; until when, where that is known; how many of its queue are ahead (1000: or more); the live workers of its queue.';
+
+CREATE OR REPLACE FUNCTION pgsync.wake_queues() RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    woken integer;
+BEGIN
+    SELECT count(pgsync.notify_workers(q.name)) INTO woken
+    FROM pgsync.queue AS q
+    WHERE q.max_starts IS NOT NULL AND q.paused_at IS NULL
+      AND EXISTS (SELECT FROM pgsync.job_ready AS r WHERE r.queue = q.name)
+      AND EXISTS (SELECT FROM pgsync.worker AS w WHERE w.idle AND (q.name = ANY (w.queues) OR '*' = ANY (w.queues)))
+      AND (SELECT f.detail IS NULL FROM pgsync.queue_fullness(q.name) AS f);
+    RETURN woken;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.wake_queues() IS
+    'Wakes sleeping workers of queues whose limit of starts has room again, and says how many queues.';

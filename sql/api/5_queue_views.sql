@@ -4,25 +4,33 @@ CREATE OR REPLACE VIEW pgsync.jobs AS
 SELECT r.id, r.queue, r.task, r.args, 'available'::text AS state, r.priority, r.attempt,
        r.max_attempts, r.created_at, r.run_at, r.unique_key, r.errors,
        NULL::bigint AS worker, NULL::timestamptz AS started_at,
-       NULL::timestamptz AS cancel_requested_at
+       NULL::timestamptz AS cancel_requested_at, r.key, r.batch, r.after
 FROM pgsync.job_ready AS r
 UNION ALL
 SELECT s.id, s.queue, s.task, s.args, s.state, s.priority, s.attempt,
-       s.max_attempts, s.created_at, s.run_at, s.unique_key, s.errors, NULL, NULL, NULL
+       s.max_attempts, s.created_at, s.run_at, s.unique_key, s.errors, NULL, NULL, NULL,
+       s.key, s.batch, s.after
 FROM pgsync.job_scheduled AS s
+UNION ALL
+SELECT w.id, w.queue, w.task, w.args, 'waiting', w.priority, w.attempt,
+       w.max_attempts, w.created_at, w.run_at, w.unique_key, w.errors, NULL, NULL, NULL,
+       w.key, w.batch, w.after
+FROM pgsync.job_waiting AS w
 UNION ALL
 SELECT r.id, r.queue, r.task, r.args, 'running', r.priority, r.attempt,
        r.max_attempts, r.created_at, r.run_at, r.unique_key, r.errors,
-       r.worker, r.started_at, r.cancel_requested_at
+       r.worker, r.started_at, r.cancel_requested_at, r.key, r.batch, r.after
 FROM pgsync.job_running AS r;
 
-COMMENT ON VIEW pgsync.jobs IS 'Jobs that have not ended: available, scheduled, retryable or running.';
+COMMENT ON VIEW pgsync.jobs IS
+    'Jobs that have not ended: available, scheduled, retryable, waiting (for a slot of their key, or for other jobs) or running.';
 
 CREATE OR REPLACE VIEW pgsync.job_history AS
 SELECT f.id, f.queue, f.task, f.args, f.state, f.priority, f.attempt,
        f.max_attempts, f.created_at, f.run_at, f.unique_key, f.errors,
        f.worker, f.started_at, f.finished_at, f.result,
-       f.started_at - f.run_at AS waited, f.finished_at - f.started_at AS ran
+       f.started_at - f.run_at AS waited, f.finished_at - f.started_at AS ran,
+       f.key, f.batch, f.after
 FROM pgsync.job_finished AS f;
 
 COMMENT ON VIEW pgsync.job_history IS 'Jobs that have ended: completed, discarded or cancelled.';
@@ -36,11 +44,14 @@ SELECT n.name,
        (SELECT pgsync.clock() - min(r.run_at) FROM pgsync.job_ready AS r WHERE r.queue = n.name) AS oldest_wait,
        (SELECT count(*) FROM pgsync.worker AS w WHERE n.name = ANY (w.queues) OR '*' = ANY (w.queues)) AS workers,
        q.paused_at,
-       q.paused_by
+       q.paused_by,
+       (SELECT count(*) FROM pgsync.job_waiting AS w WHERE w.queue = n.name) AS waiting,
+       q.max_running, q.max_running_per_key, q.max_starts, q.starts_per, q.max_starts_per_key, q.starts_per_key
 FROM (
     SELECT r.queue FROM pgsync.job_ready AS r
     UNION SELECT s.queue FROM pgsync.job_scheduled AS s
     UNION SELECT r.queue FROM pgsync.job_running AS r
+    UNION SELECT w.queue FROM pgsync.job_waiting AS w
     UNION SELECT q.name FROM pgsync.queue AS q
     UNION SELECT unnest(w.queues) FROM pgsync.worker AS w
 ) AS n (name)
@@ -60,3 +71,12 @@ CROSS JOIN LATERAL (
 ) AS r;
 
 COMMENT ON VIEW pgsync.workers IS 'Workers that have not ended in order: what they claim, and when they were last heard of.';
+
+CREATE OR REPLACE VIEW pgsync.job_keys AS
+SELECT k.key, k.taken AS slots_taken, k.waiting, k.permits_at,
+       ARRAY(SELECT r.id FROM pgsync.job_running AS r WHERE r.key = k.key ORDER BY r.id) AS running
+FROM pgsync.job_key AS k
+WHERE k.taken > 0 OR k.waiting > 0;
+
+COMMENT ON VIEW pgsync.job_keys IS
+    'Concurrency keys in use: how many of their slots are taken, by which running jobs, and how many jobs wait.';

@@ -1,0 +1,82 @@
+"""``pgsync queues``: their depth, their pauses and their limits."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import click
+
+from pgsync.cli.output import dsn_option, fetch, json_option, show
+from pgsync.coordinator import Coordinator
+from pgsync.limits import Limit
+from pgsync.queues import QueueLimits
+
+__all__ = ["queues"]
+
+
+class _Starts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """So many in so many seconds: 100/60."""
+
+    name = "N/SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        most, _, per = str(value).partition("/")
+        try:
+            return Limit(int(most), per=float(per))
+        except ValueError:
+            self.fail(f"{value!r} is not of the form 100/60 (100 in 60 seconds)", param, ctx)
+
+
+_STARTS = _Starts()
+
+
+@click.group()
+def queues() -> None:
+    """Queues, their depth and their pauses."""
+
+
+@queues.command("list")
+@dsn_option
+@json_option
+def queues_list(dsn: str | None, as_json: bool) -> None:
+    """Each queue with its depth and its oldest job's wait."""
+    rows = fetch(
+        dsn,
+        "SELECT q.name, q.paused, q.available, q.scheduled, q.running, q.waiting, q.oldest_wait,"
+        " q.workers FROM pgsync.queues AS q ORDER BY q.name",
+    )
+    show(rows, as_json=as_json, empty="no queue has jobs or workers")
+
+
+@queues.command("pause")
+@dsn_option
+@click.option("--by", help="Who pauses it.")
+@click.argument("queue")
+def queues_pause(dsn: str | None, by: str | None, queue: str) -> None:
+    """Stop claims from a queue; jobs that run go on."""
+    with Coordinator(dsn) as sync:
+        click.echo(f"{queue} is paused since {sync.pause_queue(queue, by):%Y-%m-%d %H:%M:%S}")
+
+
+@queues.command("resume")
+@dsn_option
+@click.argument("queue")
+def queues_resume(dsn: str | None, queue: str) -> None:
+    """End a queue's pause."""
+    with Coordinator(dsn) as sync:
+        click.echo("resumed" if sync.resume_queue(queue) else "it was not paused")
+
+
+@queues.command("limit")
+@dsn_option
+@click.option("--max-running", type=click.IntRange(1), help="Jobs at once, over all workers.")
+@click.option("--max-running-per-key", type=click.IntRange(1), help="Jobs of one key at once.")
+@click.option("--max-starts", type=_STARTS, help="Jobs that start in a time: 100/60 in 60 s.")
+@click.option("--max-starts-per-key", type=_STARTS, help="The same, of one key.")
+@click.argument("queue")
+def queues_limit(dsn: str | None, queue: str, **limits: Unpack[QueueLimits]) -> None:
+    """Set the limits of a queue; those not named are removed."""
+    with Coordinator(dsn) as sync:
+        sync.limit_queue(queue, **limits)
+    said = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None)
+    click.echo(f"{queue}: {said.replace('_', ' ') or 'no limits'}")

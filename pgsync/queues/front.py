@@ -1,0 +1,88 @@
+"""What a coordinator offers about jobs and queues, once for each face."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Unpack
+
+from pgsync.database.pool import AsyncDatabase, Database
+from pgsync.queues import calls
+from pgsync.queues.calls import JobState
+from pgsync.queues.explain import JobExplanation, why_not_running
+from pgsync.queues.limits import QueueLimits, limit_queue
+
+__all__ = ["AsyncQueues", "Queues"]
+
+
+class Queues:
+    """The queues of a blocking coordinator."""
+
+    database: Database
+
+    def job(self, job_id: int) -> JobState | None:
+        """A job, live or ended; None where there is none."""
+        return next(iter(self.database.run(calls.find_job(job_id))), None)
+
+    def why_not_running(self, job_id: int) -> JobExplanation:
+        """What a job waits for: its time, a pause, a limit, others; or how it runs or ended."""
+        return self.database.run(why_not_running(job_id))
+
+    def cancel_job(self, job_id: int, reason: str | None = None) -> str | None:
+        """Cancel a job: ``cancelled``, ``running`` (asked to stop), or None where it has ended."""
+        return self.database.run(calls.cancel_job(job_id, reason))
+
+    def retry_job(self, job_id: int) -> str | None:
+        """Make a waiting, discarded or cancelled job available now; None where there is none."""
+        return self.database.run(calls.retry_job(job_id))
+
+    def pause_queue(self, queue: str, by: str | None = None) -> datetime:
+        """Stop claims from a queue; returns since when it is paused."""
+        return self.database.run(calls.pause_queue(queue, by))
+
+    def resume_queue(self, queue: str) -> bool:
+        """End a pause; False where there was none."""
+        return self.database.run(calls.resume_queue(queue))
+
+    def limit_queue(self, queue: str, **limits: Unpack[QueueLimits]) -> None:
+        """Set what a queue lets through, over all workers; see :class:`QueueLimits`.
+
+        A limit that is not named is removed. What runs goes on.
+
+        Raises:
+            InvalidArgument: if a limit is less than 1.
+        """
+        self.database.run(limit_queue(queue, limits))
+
+
+class AsyncQueues:
+    """The queues of an asyncio coordinator; as :class:`Queues`, awaited."""
+
+    database: AsyncDatabase
+
+    async def job(self, job_id: int) -> JobState | None:
+        """As :meth:`Queues.job`."""
+        return next(iter(await self.database.run(calls.find_job(job_id))), None)
+
+    async def why_not_running(self, job_id: int) -> JobExplanation:
+        """As :meth:`Queues.why_not_running`."""
+        return await self.database.run(why_not_running(job_id))
+
+    async def cancel_job(self, job_id: int, reason: str | None = None) -> str | None:
+        """As :meth:`Queues.cancel_job`."""
+        return await self.database.run(calls.cancel_job(job_id, reason))
+
+    async def retry_job(self, job_id: int) -> str | None:
+        """As :meth:`Queues.retry_job`."""
+        return await self.database.run(calls.retry_job(job_id))
+
+    async def pause_queue(self, queue: str, by: str | None = None) -> datetime:
+        """As :meth:`Queues.pause_queue`."""
+        return await self.database.run(calls.pause_queue(queue, by))
+
+    async def resume_queue(self, queue: str) -> bool:
+        """As :meth:`Queues.resume_queue`."""
+        return await self.database.run(calls.resume_queue(queue))
+
+    async def limit_queue(self, queue: str, **limits: Unpack[QueueLimits]) -> None:
+        """As :meth:`Queues.limit_queue`."""
+        await self.database.run(limit_queue(queue, limits))

@@ -1,0 +1,136 @@
+-- The claim: takes jobs, the slots of their queues and keys, and their permits, in one transaction.
+
+DROP FUNCTION IF EXISTS pgsync.claim_jobs(bigint, text[], integer);
+DROP FUNCTION IF EXISTS pgsync.claimable_queues(text[]);
+
+CREATE OR REPLACE FUNCTION pgsync.claim_turns(queues text[], weights integer[], batch integer)
+RETURNS TABLE (queue text, quota integer, limited boolean)
+LANGUAGE sql VOLATILE AS $$
+    WITH RECURSIVE present (name) AS (
+        -- A loose index scan: one index probe a queue, however many jobs it has.
+        (SELECT r.queue FROM pgsync.job_ready AS r WHERE '*' = ANY (queues) ORDER BY r.queue LIMIT 1)
+        UNION ALL
+        SELECT (SELECT r.queue FROM pgsync.job_ready AS r WHERE r.queue > p.name ORDER BY r.queue LIMIT 1)
+        FROM present AS p WHERE p.name IS NOT NULL
+    ), given AS (
+        SELECT g.name, g.weight, g.rank FROM unnest(queues, weights) WITH ORDINALITY AS g (name, weight, rank)
+    ), wanted AS (
+        SELECT g.name, g.weight, g.rank FROM given AS g WHERE g.name <> '*'
+        UNION ALL
+        SELECT p.name, g.weight, g.rank FROM present AS p JOIN given AS g ON g.name = '*'
+        WHERE p.name IS NOT NULL AND NOT p.name = ANY (queues)
+    ), open AS (
+        SELECT w.name, w.weight,
+               coalesce(q.max_running, q.max_starts) IS NOT NULL AS limited,
+               -- Weighted sampling without replacement, by Efraimidis and Spirakis (2006).
+               CASE WHEN weights IS NULL THEN w.rank ELSE -ln(1 - random()) / w.weight END AS place
+        FROM wanted AS w LEFT JOIN pgsync.queue AS q ON q.name = w.name
+        WHERE q.paused_at IS NULL
+    ), turns AS (
+        SELECT o.name, o.limited, o.place, 0 AS pass,
+               ceil(batch * o.weight / sum(o.weight) OVER ())::integer AS quota
+        FROM open AS o WHERE weights IS NOT NULL
+        UNION ALL
+        -- What their shares leave, or all where order is strict.
+        SELECT o.name, o.limited, o.place, 1, batch FROM open AS o
+    )
+    SELECT t.name, t.quota, t.limited FROM turns AS t ORDER BY t.pass, t.place, t.name
+$$;
+
+COMMENT ON FUNCTION pgsync.claim_turns(text[], integer[], integer) IS
+    'Internal: the queues to claim from, in order, with how many jobs to take and whether the queue has limits. Without the paused; * stands for all others that have jobs. With weights each queue has its share of the batch first, in an order drawn by weight.';
+
+CREATE OR REPLACE FUNCTION pgsync.claim_jobs(
+    worker bigint, queues text[], batch integer, weights integer[] DEFAULT NULL
+)
+RETURNS TABLE (
+    id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
+    max_attempts smallint, created_at timestamptz, run_at timestamptz, key text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    moment timestamptz := pgsync.clock();
+    remaining integer := batch;
+    turn record;
+    room integer;
+    claimed integer;
+    asking integer;
+    asked boolean;
+    judged record;
+BEGIN
+    PERFORM FROM pgsync.job_scheduled AS s WHERE s.run_at <= moment LIMIT 1;
+    IF FOUND THEN
+        PERFORM pgsync.promote_due_jobs();
+    END IF;
+    -- A worker that was given up for dead must not claim: nobody would rescue its jobs.
+    PERFORM FROM pgsync.worker AS w WHERE w.id = claim_jobs.worker FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'PS003',
+            MESSAGE = format('worker %s is not registered', claim_jobs.worker),
+            HINT = 'It was given up for dead: register again.';
+    END IF;
+    PERFORM FROM pgsync.queue AS q WHERE coalesce(q.max_running, q.max_starts) IS NOT NULL LIMIT 1;
+    IF FOUND THEN
+        -- All of them first and in one order, whatever order this worker claims in.
+        PERFORM pgsync.lock_queue_slots(ARRAY(
+            SELECT t.queue FROM pgsync.claim_turns(claim_jobs.queues, NULL, 1) AS t
+            WHERE t.limited AND EXISTS (SELECT FROM pgsync.job_ready AS r WHERE r.queue = t.queue)));
+    END IF;
+    FOR round IN 1..10 LOOP
+        asked := false;
+        FOR turn IN SELECT * FROM pgsync.claim_turns(claim_jobs.queues, weights, remaining) LOOP
+            EXIT WHEN remaining <= 0;
+            room := least(turn.quota, remaining);
+            IF turn.limited THEN
+                CONTINUE WHEN NOT EXISTS (SELECT FROM pgsync.job_ready AS r WHERE r.queue = turn.queue);
+                room := pgsync.take_queue_room(turn.queue, room);
+                CONTINUE WHEN room = 0;
+            END IF;
+            RETURN QUERY
+            WITH taken AS (
+                DELETE FROM pgsync.job_ready AS r WHERE r.ctid = ANY (ARRAY(
+                    SELECT c.ctid FROM pgsync.job_ready AS c
+                    WHERE c.queue = turn.queue
+                    ORDER BY c.priority, c.position LIMIT room FOR UPDATE SKIP LOCKED))
+                RETURNING r.*
+            ), started AS (
+                INSERT INTO pgsync.job_running (id, queue, task, args, priority, attempt, max_attempts,
+                    created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch,
+                    after, after_failed, worker, started_at, queue_slot, admitted)
+                SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt + 1, t.max_attempts,
+                       t.created_at, t.run_at, t.unique_key, t.errors, t.key, t.key_limit, t.ordered,
+                       t.key_slot, t.batch, t.after, t.after_failed, claim_jobs.worker, moment,
+                       turn.limited, t.key IS NULL
+                FROM taken AS t
+            )
+            SELECT t.id, t.queue, t.task, t.args, t.priority, (t.attempt + 1)::smallint, t.max_attempts,
+                   t.created_at, t.run_at, t.key
+            FROM taken AS t WHERE t.key IS NULL ORDER BY t.priority, t.position;
+            GET DIAGNOSTICS claimed = ROW_COUNT;
+            SELECT count(*) INTO asking FROM pgsync.job_running AS r
+            WHERE r.worker = claim_jobs.worker AND r.key IS NOT NULL AND NOT r.admitted AND r.queue = turn.queue;
+            asked := asked OR asking > 0;
+            remaining := remaining - claimed - asking;
+            IF turn.limited AND claimed + asking < room THEN
+                PERFORM pgsync.return_queue_room(turn.queue, room - claimed - asking);
+            END IF;
+        END LOOP;
+        EXIT WHEN NOT asked;
+        SELECT a.admitted, a.refused INTO judged FROM pgsync.admit_jobs(claim_jobs.worker, round > 1) AS a;
+        RETURN QUERY
+        SELECT r.id, r.queue, r.task, r.args, r.priority, r.attempt, r.max_attempts, r.created_at, r.run_at, r.key
+        FROM pgsync.job_running AS r WHERE r.id = ANY (judged.admitted) ORDER BY r.priority, r.id;
+        remaining := remaining + coalesce(cardinality(judged.refused), 0);
+        IF round = 10 OR judged.admitted IS NULL AND judged.refused IS NULL THEN
+            -- Full keys, or others that claim them now: let them have the tables, and go on at once.
+            PERFORM pg_notify('pgsync_jobs', claim_jobs.queues[1]);
+            EXIT;
+        END IF;
+        EXIT WHEN judged.refused IS NULL;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.claim_jobs(bigint, text[], integer, integer[]) IS
+    'Takes up to batch jobs for a worker, with the slots and permits that they need, or leaves them: queues in the order given (or, with weights, each by its share), within one by priority and arrival. Raises PS003 for a worker that was given up for dead.';

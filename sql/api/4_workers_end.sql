@@ -1,0 +1,172 @@
+-- How attempts end. Each function takes the job from the worker and attempt that run it, and from
+-- nobody else, and gives back in the same transaction what was taken for it.
+
+CREATE OR REPLACE FUNCTION pgsync.complete_jobs(
+    worker bigint, ids bigint[], attempts integer[], results jsonb[]
+) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    accepted bigint[];
+    queues text[];
+    keys text[];
+    unique_keys text[];
+    unique_jobs bigint[];
+BEGIN
+    WITH given AS (
+        SELECT g.id, g.attempt, g.result FROM unnest(ids, attempts, results) AS g (id, attempt, result)
+    ), taken AS (
+        DELETE FROM pgsync.job_running AS r USING given AS g
+        WHERE r.id = g.id AND r.attempt = g.attempt AND r.worker = complete_jobs.worker
+        RETURNING r.*, g.result
+    ), finished AS (
+        INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, state, worker, started_at,
+            finished_at, result)
+        SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, t.run_at,
+               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed,
+               'completed', t.worker, t.started_at, pgsync.clock(), t.result
+        FROM taken AS t
+    )
+    SELECT coalesce(array_agg(t.id), '{}'),
+           array_agg(t.queue) FILTER (WHERE t.queue_slot),
+           array_agg(t.key) FILTER (WHERE t.key_slot),
+           array_agg(t.unique_key) FILTER (WHERE t.unique_key IS NOT NULL),
+           array_agg(t.id) FILTER (WHERE t.unique_key IS NOT NULL)
+    INTO accepted, queues, keys, unique_keys, unique_jobs FROM taken AS t;
+    IF unique_keys IS NOT NULL THEN
+        PERFORM pgsync.free_unique_keys(unique_keys, unique_jobs, 'completed');
+    END IF;
+    IF queues IS NOT NULL OR keys IS NOT NULL THEN
+        PERFORM pgsync.free_slots(queues, keys);
+    END IF;
+    RETURN accepted;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.complete_jobs(bigint, bigint[], integer[], jsonb[]) IS
+    'Records completions and returns the ids accepted: one that names another worker or attempt than the running one is late and changes nothing.';
+
+CREATE OR REPLACE FUNCTION pgsync.free_after(job pgsync.job_running, state text) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    ended boolean := state IN ('completed', 'discarded', 'cancelled');
+BEGIN
+    IF ended AND job.unique_key IS NOT NULL THEN
+        PERFORM pgsync.free_unique_keys(ARRAY[job.unique_key], ARRAY[job.id], state);
+    END IF;
+    -- One that runs in order keeps its slot: those behind it wait until it has ended.
+    PERFORM pgsync.free_slots(
+        CASE WHEN job.queue_slot THEN ARRAY[job.queue] END,
+        CASE WHEN job.key_slot AND (ended OR NOT job.ordered) THEN ARRAY[job.key] END);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.free_after(pgsync.job_running, text) IS
+    'Internal: gives back what was taken for a job that ran and is now in a state.';
+
+CREATE OR REPLACE FUNCTION pgsync.finish_job(job pgsync.job_running, state text, errors jsonb, result jsonb) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
+        unique_key, errors, key, key_limit, ordered, batch, after, after_failed, state, worker, started_at,
+        finished_at, result)
+    VALUES (job.id, job.queue, job.task, job.args, job.priority, job.attempt, job.max_attempts, job.created_at,
+            job.run_at, job.unique_key, finish_job.errors, job.key, job.key_limit, job.ordered, job.batch,
+            job.after, job.after_failed, finish_job.state, job.worker, job.started_at, pgsync.clock(),
+            finish_job.result);
+    PERFORM pgsync.free_after(job, state);
+    RETURN state;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.finish_job(pgsync.job_running, text, jsonb, jsonb) IS
+    'Internal: records the end of a job that ran.';
+
+CREATE OR REPLACE FUNCTION pgsync.schedule_again(
+    job pgsync.job_running, state text, attempt integer, due timestamptz, errors jsonb
+) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
+        unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, state)
+    VALUES (job.id, job.queue, job.task, job.args, job.priority, schedule_again.attempt, job.max_attempts,
+            job.created_at, due, job.unique_key, schedule_again.errors, job.key, job.key_limit, job.ordered,
+            job.ordered AND job.key_slot, job.batch, job.after, job.after_failed, schedule_again.state);
+    PERFORM pgsync.free_after(job, state);
+    RETURN state;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.schedule_again(pgsync.job_running, text, integer, timestamptz, jsonb) IS
+    'Internal: has a job that ran wait until it is due again.';
+
+CREATE OR REPLACE FUNCTION pgsync.fail_job(
+    worker bigint, id bigint, attempt integer, error jsonb, retry_in interval DEFAULT NULL
+) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    job pgsync.job_running;
+    moment timestamptz := pgsync.clock();
+    all_errors jsonb;
+BEGIN
+    DELETE FROM pgsync.job_running AS r
+    WHERE r.id = fail_job.id AND r.attempt = fail_job.attempt AND r.worker = fail_job.worker
+    RETURNING r.* INTO job;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    all_errors := coalesce(job.errors, '[]') || (
+        jsonb_build_object('attempt', job.attempt, 'at', moment, 'worker', job.worker) || error);
+    IF job.cancel_requested_at IS NOT NULL THEN
+        RETURN pgsync.finish_job(job, 'cancelled', all_errors, NULL);
+    ELSIF retry_in IS NULL OR job.attempt >= job.max_attempts THEN
+        RETURN pgsync.finish_job(job, 'discarded', all_errors, NULL);
+    END IF;
+    RETURN pgsync.schedule_again(job, 'retryable', job.attempt, moment + retry_in, all_errors);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.fail_job(bigint, bigint, integer, jsonb, interval) IS
+    'Records a failed attempt: retryable in retry_in, discarded where that is null or attempts are spent, or cancelled where that was asked for; null where the attempt is no longer the running one.';
+
+CREATE OR REPLACE FUNCTION pgsync.release_job(
+    worker bigint, id bigint, attempt integer, delay interval
+) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    job pgsync.job_running;
+BEGIN
+    DELETE FROM pgsync.job_running AS r
+    WHERE r.id = release_job.id AND r.attempt = release_job.attempt AND r.worker = release_job.worker
+    RETURNING r.* INTO job;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    ELSIF job.cancel_requested_at IS NOT NULL THEN
+        RETURN pgsync.finish_job(job, 'cancelled', job.errors, '{"reason": "cancelled while it ran"}');
+    END IF;
+    RETURN pgsync.schedule_again(job, 'scheduled', job.attempt - 1, pgsync.clock() + delay, job.errors);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.release_job(bigint, bigint, integer, interval) IS
+    'Puts a running job back for later without spending its attempt, or cancels it where that was asked for; null where the attempt is no longer the running one.';
+
+CREATE OR REPLACE FUNCTION pgsync.stop_job(
+    worker bigint, id bigint, attempt integer, reason jsonb
+) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    job pgsync.job_running;
+BEGIN
+    DELETE FROM pgsync.job_running AS r
+    WHERE r.id = stop_job.id AND r.attempt = stop_job.attempt AND r.worker = stop_job.worker
+    RETURNING r.* INTO job;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    RETURN pgsync.finish_job(job, 'cancelled', job.errors, reason);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.stop_job(bigint, bigint, integer, jsonb) IS
+    'Records that a running job was cancelled, by request or by itself, and why; null where the attempt is no longer the running one.';
