@@ -124,6 +124,7 @@ class Worker:
     # --- claiming ----------------------------------------------------------------------------
 
     async def _claim_until_done(self) -> None:
+        emptied = False
         while not self._stopping.is_set():
             self._wake.clear()
             room = self._concurrency + self._ahead - len(self._attempts)
@@ -134,7 +135,12 @@ class Worker:
             if room > 0 and len(jobs) < room:
                 self._ahead = 0
                 if not jobs and not self._attempts and self._drain:
-                    return
+                    # A claim may end early, and let others have the tables: ask once more.
+                    if emptied:
+                        return
+                    emptied = True
+                    continue
+                emptied = False
                 if await self._say_waits(True):
                     continue  # Once more: who enqueued before this was seen sent no word.
             elif room > 0:

@@ -140,7 +140,14 @@ class TaskDeclaration:
         for option, function_given in (("retry", policy.choose), ("on_discard", on_discard)):
             if function_given is not None and not callable(function_given):
                 raise InvalidArgument(f"{option} must be a function, not {function_given!r}")
-        return cls(name, function, job_options(options), timeout, policy, on_discard)
+        job = job_options(options)
+        known = inspect.signature(function).parameters
+        for argument in (job.unique and job.unique.by) or ():
+            if argument not in known:
+                raise InvalidArgument(
+                    f"task {name!r} takes no argument {argument!r} to be unique by"
+                )
+        return cls(name, function, job, timeout, policy, on_discard)
 
     @property
     def is_async(self) -> bool:

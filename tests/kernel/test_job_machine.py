@@ -13,9 +13,15 @@ from tests.kernel.test_jobs import claim, complete, enqueue, fail
 
 pytestmark = pytest.mark.core
 
-_TABLES = ("job_ready", "job_scheduled", "job_running", "job_finished")
+_TABLES = ("job_ready", "job_scheduled", "job_waiting", "job_running", "job_finished")
+_LIMITS = {"one": 1, "two": 2}
 _PICK = st.integers(0, 10)
 _WHO = st.integers(0, 1)
+
+
+def _running(database: Any) -> int:
+    count: int = database.execute("SELECT count(*) FROM pgsync.job_running").fetchone()[0]
+    return count
 
 
 def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStateMachine]:
@@ -26,8 +32,11 @@ def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStat
             super().__init__()
             database.execute(
                 "TRUNCATE pgsync.job_ready, pgsync.job_scheduled, pgsync.job_running,"
-                " pgsync.job_finished, pgsync.job_unique, pgsync.queue"
+                " pgsync.job_finished, pgsync.job_unique, pgsync.queue, pgsync.job_waiting,"
+                " pgsync.job_key, pgsync.queue_slots"
             )
+            self.paused = False
+            self.most: int | None = None
             self.acknowledged: list[int] = []
             self.claimed: list[tuple[int, int, int]] = []
             self.completed: dict[int, int] = {}
@@ -38,9 +47,29 @@ def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStat
             if job not in self.acknowledged:
                 self.acknowledged.append(job)
 
+        @rule(key=st.sampled_from([*_LIMITS, "in order"]), most=st.integers(1, 2))
+        def enqueue_with_key(self, key: str, most: int) -> None:
+            limit = {"key_limit": _LIMITS[key]} if key in _LIMITS else {"ordered": True}
+            job = enqueue(database, key=key, max_attempts=most, **limit)
+            self.acknowledged.append(job)
+
+        @rule(most=st.sampled_from([None, 1, 2]))
+        def limit(self, most: int | None) -> None:
+            database.execute("SELECT pgsync.limit_queue('default', %s::integer)", [most])
+            self.most = most
+
+        @rule()
+        def resume(self) -> None:
+            database.execute("SELECT pgsync.resume_waiting_jobs()")
+
         @rule(who=_WHO, batch=st.integers(1, 3))
         def claim(self, who: int, batch: int) -> None:
-            for job in claim(*workers[who], batch):
+            before = _running(database)
+            claimed = claim(*workers[who], batch)
+            assert not (self.paused and claimed)
+            # A limit that was lowered ends nothing, but lets nothing in.
+            assert not claimed or self.most is None or _running(database) <= max(self.most, before)
+            for job in claimed:
                 attempt = database.execute(
                     "SELECT attempt::int FROM pgsync.job_running WHERE id = %s", [job]
                 ).fetchone()[0]
@@ -90,6 +119,7 @@ def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStat
         def pause(self, pause: bool) -> None:
             verb = "pause" if pause else "resume"
             database.execute(f"SELECT pgsync.{verb}_queue('default')")
+            self.paused = pause
 
         @rule(who=_WHO, dead=st.booleans())
         def give_back(self, who: int, dead: bool) -> None:
@@ -118,6 +148,39 @@ def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStat
                 "SELECT unique_key, id FROM pgsync.jobs WHERE unique_key IS NOT NULL ORDER BY 1"
             )
             assert held.fetchall() == living.fetchall()
+
+        @invariant()
+        def no_more_of_a_key_run_than_may(self) -> None:
+            rows = database.execute(
+                "SELECT key, count(*) FROM pgsync.job_running WHERE key IS NOT NULL GROUP BY key"
+            )
+            assert all(running <= _LIMITS.get(key, 1) for key, running in rows)
+
+        @invariant()
+        def slots_are_counted_by_those_who_have_them(self) -> None:
+            counted = database.execute(
+                "SELECT key, taken, waiting FROM pgsync.job_key"
+                " WHERE taken + waiting > 0 ORDER BY 1"
+            )
+            having = " UNION ALL ".join(
+                f"SELECT key, 1 AS taken, 0 AS waiting FROM pgsync.{table} WHERE key_slot"
+                for table in ("job_ready", "job_scheduled", "job_running")
+            )
+            had = database.execute(
+                f"SELECT key, sum(taken), sum(waiting) FROM ({having} UNION ALL"
+                " SELECT key, 0, 1 FROM pgsync.job_waiting) AS h GROUP BY key ORDER BY 1"
+            )
+            assert counted.fetchall() == had.fetchall()
+            queue = database.execute("SELECT sum(taken) FROM pgsync.queue_slots").fetchone()[0]
+            running = database.execute("SELECT count(*) FROM pgsync.job_running WHERE queue_slot")
+            assert (queue or 0) == running.fetchone()[0]
+
+        @invariant()
+        def nobody_waits_for_a_slot_that_is_free(self) -> None:
+            free = database.execute(
+                "SELECT k.key FROM pgsync.job_key AS k WHERE k.waiting > 0 AND k.taken = 0"
+            )
+            assert free.fetchall() == []
 
         @invariant()
         def a_completion_counts_once(self) -> None:
