@@ -264,7 +264,9 @@ class _TaskFace(Generic[P, R]):
     def _chunks(self, many_args: Iterable[dict[str, Any]]) -> Iterator[Call[list[int]]]:
         declaration = self.declaration
         if declaration.options.unique_key is not None or declaration.options.unique is not None:
-            raise InvalidArgument("enqueue_many adds every job; enqueue unique ones one by one")
+            raise InvalidArgument(
+                "enqueue_many takes no unique_key and no unique: enqueue those jobs one by one"
+            )
         source = iter(many_args)
         while chunk := [declaration.check(args) for args in islice(source, _CHUNK)]:
             yield add_jobs(declaration.name, chunk, declaration.options)
