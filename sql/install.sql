@@ -108,7 +108,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '25533ca833618f0ba1cc2ac7ae456cadb7640ada742ac2c87ea481d1125f81c9')
+VALUES ('api', 0, '0.1.0', '285cd63320c795f8229e83ce324203dfb46143c80df212011ae1ee72d4c5284b')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

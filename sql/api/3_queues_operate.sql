@@ -2,7 +2,7 @@
 -- such job, or it is past that.
 
 CREATE OR REPLACE FUNCTION pgsync.end_waiting_job(id bigint, state text, reason text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE
     ended record;
 BEGIN
@@ -87,7 +87,7 @@ COMMENT ON FUNCTION pgsync.discard_job(bigint, text) IS
     'Gives up on a job that waits; null where it runs or has ended.';
 
 CREATE OR REPLACE FUNCTION pgsync.retry_job(id bigint) RETURNS text
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE
     job pgsync.job_finished;
     holder bigint;

@@ -46,7 +46,7 @@ COMMENT ON FUNCTION pgsync.worker_heartbeat(bigint, boolean) IS
     'Says that a worker lives and whether it sleeps until notified. One row: known (false: it was given up for dead), and which of its jobs are to be cancelled.';
 
 CREATE OR REPLACE FUNCTION pgsync.give_back_jobs(workers bigint[], reasons text[], ids bigint[]) RETURNS integer
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
     given_back integer;

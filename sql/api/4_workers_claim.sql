@@ -47,7 +47,7 @@ RETURNS TABLE (
     id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
     max_attempts smallint, created_at timestamptz, run_at timestamptz, key text
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     moment timestamptz := pgsync.clock();
