@@ -73,7 +73,7 @@ class Attempt:
             self.error = error
 
     def _begin(self, *, awaits: bool) -> Callable[[], Any]:
-        if self.context.cancelled.is_set():
+        if self.context.is_cancelled:
             raise CancelJob("cancelled before it ran")
         if self.task is None:
             raise UnknownTask(

@@ -13,8 +13,10 @@ from datetime import timedelta
 from typing import Any, TypeVar, overload
 
 import psycopg
+from psycopg.types.json import set_json_loads
 
 from pgsync.database.calls import Call, Listing
+from pgsync.database.json import from_json
 from pgsync.database.pool import execute_async
 from pgsync.database.session import open_session_async
 from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
@@ -54,6 +56,7 @@ class WorkerLink:
         self._stopping = stopping
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._connecting = asyncio.Lock()
+        self._beside: psycopg.AsyncConnection[Any] | None = None
         self.worker = 0
 
     async def open(self) -> None:
@@ -62,6 +65,8 @@ class WorkerLink:
 
     async def close(self) -> int:
         """Unregister; returns how many jobs went back unspent."""
+        if self._beside is not None:
+            await self._beside.close()
         connection, self._connection = self._connection, None
         if connection is None:
             return 0
@@ -86,6 +91,20 @@ class WorkerLink:
             except OutcomeUnknown as error:
                 logger.warning("worker %s lost its session: %s", self.worker, error)
                 await self._reconnect(connection)
+
+    async def run_beside(self, call: Call[T]) -> T:
+        """As :meth:`run`, beside what it runs: on a second session, opened at its first use."""
+        if self._beside is None:
+            try:
+                self._beside = await open_session_async(self._dsn, "pgsync worker records")
+            except (psycopg.OperationalError, PgsyncError):
+                return await self.run(call)  # No room for it, or the database is away.
+        try:
+            return await execute_async(self._beside, call)
+        except OutcomeUnknown:
+            broken, self._beside = self._beside, None
+            await broken.close()
+            return await self.run(call)
 
     async def register_again(self) -> None:
         """Become a new worker: the old one was given up for dead."""
@@ -131,6 +150,7 @@ class WorkerLink:
             )
             # What a dead worker had, an earlier self of this one included, can be claimed at once.
             await execute_async(connection, rescue_jobs(SILENCE))
+            set_json_loads(from_json, connection)
         except BaseException:
             await connection.close()
             raise

@@ -25,6 +25,8 @@ logger = logging.getLogger("pgsync.worker")
 
 _BATCH = 1_000
 _PAUSE_SECONDS = 1.0
+# From so many on, recording goes on beside the next claim.
+_MANY = 50
 _UNDECLARED = RetryPolicy(Backoff((60.0,), factor=1.0))
 
 
@@ -56,6 +58,11 @@ class Recorder:
         self._discards = discards
         self.report = WorkerReport()
 
+    @property
+    def pending(self) -> int:
+        """How many ends are not recorded yet."""
+        return len(self._ended)
+
     def add(self, attempt: Attempt) -> None:
         """Have the end of an attempt recorded."""
         self._ended.append(attempt)
@@ -81,7 +88,9 @@ class Recorder:
     async def _complete(self, attempts: list[Attempt]) -> None:
         done = [(each.context.id, each.context.attempt, each.result) for each in attempts]
         try:
-            accepted = set(await self._ask(complete_jobs(attempts[0].worker, done)))
+            accepted = set(
+                await self._ask(complete_jobs(attempts[0].worker, done), len(done) >= _MANY)
+            )
         except InvalidArgument as error:
             # One result that the server refuses must not hold up the others.
             if len(attempts) == 1:
@@ -119,11 +128,11 @@ class Recorder:
         if state == "discarded":
             self._discards.tell(attempt, error)
 
-    async def _ask(self, call: Call[Any]) -> Any:
+    async def _ask(self, call: Call[Any], beside: bool = False) -> Any:
         """Ask until there is an answer: a disk that is full now may have room later."""
         while True:
             try:
-                return await self._link.run(call)
+                return await (self._link.run_beside if beside else self._link.run)(call)
             except InvalidArgument:
                 raise
             except Exception as error:  # noqa: BLE001 - an ending must not get lost

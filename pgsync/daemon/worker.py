@@ -127,9 +127,7 @@ class Worker:
         emptied = False
         while not self._stopping.is_set():
             self._wake.clear()
-            room = self._concurrency + self._ahead - len(self._attempts)
-            # An expired attempt is recorded, but its handler is still in somebody's place.
-            room -= self._time_limits.overdue
+            room = self._room_for_claims()
             jobs = await self._claim(room) if room > 0 else []
             self._take(jobs)
             if room > 0 and len(jobs) < room:
@@ -148,6 +146,16 @@ class Worker:
                 continue
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
+
+    def _room_for_claims(self) -> int:
+        """How many jobs to claim now; under load none, until it is a batch that pays."""
+        most, ended = self._concurrency + self._ahead, self._recorder.pending
+        if ended > most:
+            return 0  # Recording does not keep up.
+        # What has ended needs no place but the database's. An expired attempt is recorded, but its
+        # handler is still in somebody's place.
+        room = most - (len(self._attempts) - ended) - self._time_limits.overdue
+        return room if room > self._ahead // 2 else 0
 
     async def _claim(self, batch: int) -> list[Job]:
         worker = self._link.worker
@@ -214,7 +222,7 @@ class Worker:
         except asyncio.CancelledError as error:
             if self._aborting:
                 raise
-            asked = attempt.context.cancelled.is_set()
+            asked = attempt.context.is_cancelled
             attempt.error = CancelJob("cancelled while it ran") if asked else error
         finally:
             self._coroutines -= 1
@@ -224,8 +232,7 @@ class Worker:
     def _ended(self, attempt: Attempt) -> None:
         if self._time_limits.in_time(attempt):
             self._recorder.add(attempt)
-        else:
-            self._wake.set()
+        self._wake.set()
 
     def _recorded(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:

@@ -7,7 +7,9 @@ from typing import Any
 
 from pgsync.errors import InvalidArgument
 
-__all__ = ["to_json"]
+__all__ = ["from_json", "to_json"]
+
+_decode = json.JSONDecoder().decode
 
 
 def to_json(value: Any, what: str) -> str:
@@ -29,3 +31,8 @@ def to_json(value: Any, what: str) -> str:
     if "\\u0000" in text:
         raise InvalidArgument(f"{what}: PostgreSQL cannot store the character NUL")
     return text
+
+
+def from_json(data: bytes | bytearray | memoryview | str) -> Any:
+    """What JSON from the server says: always UTF-8, so its encoding need not be guessed."""
+    return _decode(data if isinstance(data, str) else str(data, "utf-8"))

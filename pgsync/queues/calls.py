@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pgsync.database.calls import Call, Listing, in_utc, moment, scalar
+from pgsync.database.calls import Call, Listing, Row, in_utc, moment, scalar
 from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument
 from pgsync.queues.unique import Unique
@@ -242,8 +242,15 @@ def claim_jobs(
             "batch": batch,
             "weights": None if weights is None else list(weights),
         },
-        lambda row: Job(*in_utc(row)),
+        _claimed,
     )
+
+
+def _claimed(row: Row) -> Job:
+    # As in_utc() does, but told which columns are times: this is read for every job.
+    job_id, queue, task, args, priority, attempt, most, created_at, run_at, key = row
+    created_at, run_at = created_at.astimezone(UTC), run_at.astimezone(UTC)
+    return Job(job_id, queue, task, args, priority, attempt, most, created_at, run_at, key)
 
 
 def complete_jobs(worker: int, done: Sequence[tuple[int, int, str | None]]) -> Call[list[int]]:

@@ -24,6 +24,7 @@ __all__ = [
     "performing",
 ]
 
+_making = threading.Lock()
 _current: ContextVar[JobContext | None] = ContextVar("pgsync_job", default=None)
 
 
@@ -38,11 +39,24 @@ class JobContext:
     """
 
     job: Job
-    cancelled: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     deadline: float | None = None
     deadline_at: datetime | None = None
     timeout: timedelta | None = None
+    _cancelled: threading.Event | None = None
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when somebody asked that the job be cancelled."""
+        if self._cancelled is None:
+            with _making:  # at its first use: an event for each of a million short jobs costs
+                self._cancelled = self._cancelled or threading.Event()
+        return self._cancelled
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody asked that the job be cancelled."""
+        return self._cancelled is not None and self._cancelled.is_set()
 
     @property
     def id(self) -> int:
@@ -62,7 +76,7 @@ class JobContext:
             JobTimedOut: if its time is up.
             ReleaseJob: if the worker stops; the job goes back with its attempt unspent.
         """
-        if self.cancelled.is_set():
+        if self.is_cancelled:
             raise CancelJob("cancelled while it ran")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise self.timed_out()

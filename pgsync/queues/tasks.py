@@ -122,6 +122,11 @@ class TaskDeclaration:
     timeout: timedelta | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     on_discard: Callable[[Job, BaseException], Any] | None = None
+    is_async: bool = field(init=False)
+    """Whether the handler is a coroutine function."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.function))
 
     @classmethod
     def of(cls, function: Callable[..., Any], options: TaskOptions) -> TaskDeclaration:
@@ -148,11 +153,6 @@ class TaskDeclaration:
                     f"task {name!r} takes no argument {argument!r} to be unique by"
                 )
         return cls(name, function, job, timeout, policy, on_discard)
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the handler is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function)
 
     def check(self, args: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments if the handler can be called with them.
