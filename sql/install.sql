@@ -79,7 +79,7 @@ SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
 BEGIN;
 \ir migrations/0008_job_keys.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('kernel', 8, 'job_keys', 'd26df367f10a9f2c0cac921a5e91c1d93ab99db6a1f3739bf71a71753ae4a076');
+VALUES ('kernel', 8, 'job_keys', 'd69da515367deafcf20885ffdf76c8d2f56a44c6767aa76df56b2b4686dba312');
 COMMIT;
 \endif
 
@@ -108,7 +108,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '285cd63320c795f8229e83ce324203dfb46143c80df212011ae1ee72d4c5284b')
+VALUES ('api', 0, '0.1.0', '2df160a6dfa7f8f1f99903e587cb7e6b48e409bd5eb6407ca117e2df3e59eceb')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -80,3 +80,14 @@ def queues_limit(dsn: str | None, queue: str, **limits: Unpack[QueueLimits]) -> 
         sync.limit_queue(queue, **limits)
     said = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None)
     click.echo(f"{queue}: {said.replace('_', ' ') or 'no limits'}")
+
+
+@queues.command("retain")
+@dsn_option
+@click.option("--days", type=click.FloatRange(0, min_open=True), help="Left out: as others.")
+@click.argument("queue")
+def queues_retain(dsn: str | None, days: float | None, queue: str) -> None:
+    """Set how long the ended jobs of a queue are kept."""
+    with Coordinator(dsn) as sync:
+        sync.retain_queue(queue, None if days is None else days * 86_400)
+    click.echo(f"{queue}: its ended jobs are kept for {f'{days:g}' if days else '7'} days")

@@ -95,7 +95,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A job as the views ``pgsync.jobs`` and ``pgsync.job_history`` show it."""
+    """A job as the view ``pgsync.all_jobs`` shows it."""
 
     id: int
     queue: str
@@ -353,12 +353,8 @@ def find_job(id: int) -> Listing[JobState]:
     """The job, live or ended; an empty list where there is none."""
     return Listing(
         "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
-        " j.created_at, j.run_at, coalesce(j.errors, '[]'), NULL::jsonb"
-        " FROM pgsync.jobs AS j WHERE j.id = %(id)s::bigint"
-        " UNION ALL"
-        " SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts,"
-        " h.created_at, h.run_at, coalesce(h.errors, '[]'), h.result"
-        " FROM pgsync.job_history AS h WHERE h.id = %(id)s::bigint",
+        " j.created_at, j.run_at, coalesce(j.errors, '[]'), j.result"
+        " FROM pgsync.all_jobs AS j WHERE j.id = %(id)s::bigint",
         {"id": id},
         lambda row: JobState(*in_utc(row)),
     )

@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Unpack
 
 from pgsync.database.pool import AsyncDatabase, Database
+from pgsync.durations import Duration
 from pgsync.queues import calls
 from pgsync.queues.calls import JobState
 from pgsync.queues.explain import JobExplanation, why_not_running
-from pgsync.queues.limits import QueueLimits, limit_queue
+from pgsync.queues.limits import QueueLimits, limit_queue, retain_queue
 
 __all__ = ["AsyncQueues", "Queues"]
 
@@ -53,6 +54,10 @@ class Queues:
         """
         self.database.run(limit_queue(queue, limits))
 
+    def retain_queue(self, queue: str, retention: Duration | None) -> None:
+        """Keep a queue's ended jobs for so many seconds; None: as long as others', 7 days."""
+        self.database.run(retain_queue(queue, retention))
+
 
 class AsyncQueues:
     """The queues of an asyncio coordinator; as :class:`Queues`, awaited."""
@@ -86,3 +91,7 @@ class AsyncQueues:
     async def limit_queue(self, queue: str, **limits: Unpack[QueueLimits]) -> None:
         """As :meth:`Queues.limit_queue`."""
         await self.database.run(limit_queue(queue, limits))
+
+    async def retain_queue(self, queue: str, retention: Duration | None) -> None:
+        """As :meth:`Queues.retain_queue`."""
+        await self.database.run(retain_queue(queue, retention))

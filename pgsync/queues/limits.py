@@ -1,4 +1,4 @@
-"""The limits of a queue, which the claims of all workers share."""
+"""What is set for a queue: its limits, which all claims share, and how long its jobs are kept."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from datetime import timedelta
 from typing import TypedDict
 
 from pgsync.database.calls import Call, nothing
+from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 from pgsync.limits import Limit
 
-__all__ = ["QueueLimits", "limit_queue"]
+__all__ = ["QueueLimits", "limit_queue", "retain_queue"]
 
 
 class QueueLimits(TypedDict, total=False):
@@ -53,3 +54,13 @@ def limit_queue(queue: str, limits: QueueLimits) -> Call[None]:
 
 def _window(limit: Limit | None) -> timedelta | None:
     return None if limit is None else limit.per
+
+
+def retain_queue(queue: str, retention: Duration | None) -> Call[None]:
+    """Set how long a queue's ended jobs are kept."""
+    keep = None if retention is None else to_timedelta(retention, "retention")
+    return Call(
+        "SELECT pgsync.retain_queue(%(queue)s, %(retention)s)",
+        {"queue": queue, "retention": keep},
+        nothing,
+    )

@@ -68,7 +68,8 @@ BEGIN
                END AS ending,
                CASE WHEN t.reason IS NULL THEN t.errors ELSE
                    coalesce(t.errors, '[]') || jsonb_build_object(
-                       'attempt', t.attempt, 'at', moment, 'worker', t.worker, 'error', t.reason) END AS all_errors
+                       'attempt', t.attempt, 'started_at', t.started_at, 'at', moment, 'worker', t.worker,
+                       'error', t.reason) END AS all_errors
         FROM taken AS t
     ), finished AS (
         INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,

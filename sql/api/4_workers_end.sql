@@ -118,7 +118,8 @@ BEGIN
         RETURN NULL;
     END IF;
     all_errors := coalesce(job.errors, '[]') || (
-        jsonb_build_object('attempt', job.attempt, 'at', moment, 'worker', job.worker) || error);
+        jsonb_build_object('attempt', job.attempt, 'started_at', job.started_at, 'at', moment, 'worker', job.worker)
+        || error);
     IF job.cancel_requested_at IS NOT NULL THEN
         RETURN pgsync.finish_job(job, 'cancelled', all_errors, NULL);
     ELSIF retry_in IS NULL OR job.attempt >= job.max_attempts THEN

@@ -35,6 +35,18 @@ FROM pgsync.job_finished AS f;
 
 COMMENT ON VIEW pgsync.job_history IS 'Jobs that have ended: completed, discarded or cancelled.';
 
+CREATE OR REPLACE VIEW pgsync.all_jobs AS
+SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at,
+       j.unique_key, j.errors, j.worker, j.started_at, NULL::timestamptz AS finished_at, NULL::jsonb AS result,
+       j.key, j.batch, j.after
+FROM pgsync.jobs AS j
+UNION ALL
+SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts, h.created_at, h.run_at,
+       h.unique_key, h.errors, h.worker, h.started_at, h.finished_at, h.result, h.key, h.batch, h.after
+FROM pgsync.job_history AS h;
+
+COMMENT ON VIEW pgsync.all_jobs IS 'Every job, live or ended, in whatever state.';
+
 CREATE OR REPLACE VIEW pgsync.queues AS
 SELECT n.name,
        q.paused_at IS NOT NULL AS paused,
@@ -80,3 +92,19 @@ WHERE k.taken > 0 OR k.waiting > 0;
 
 COMMENT ON VIEW pgsync.job_keys IS
     'Concurrency keys in use: how many of their slots are taken, by which running jobs, and how many jobs wait.';
+
+CREATE OR REPLACE VIEW pgsync.job_attempts AS
+SELECT j.id AS job, j.queue, j.task, a.attempt, a.worker, a.started_at, a.at AS ended_at, 'failed'::text AS outcome,
+       a.error, a.traceback
+FROM pgsync.all_jobs AS j
+CROSS JOIN LATERAL jsonb_to_recordset(j.errors) AS a (
+    attempt integer, worker bigint, started_at timestamptz, at timestamptz, error text, traceback text)
+UNION ALL
+SELECT r.id, r.queue, r.task, r.attempt, r.worker, r.started_at, NULL, 'running', NULL, NULL
+FROM pgsync.job_running AS r
+UNION ALL
+SELECT f.id, f.queue, f.task, f.attempt, f.worker, f.started_at, f.finished_at, f.state, NULL, NULL
+FROM pgsync.job_finished AS f WHERE f.state = 'completed';
+
+COMMENT ON VIEW pgsync.job_attempts IS
+    'Every attempt at a job, live or ended: its worker, its times, its outcome (running, completed or failed) and its error. Ask for one job.';

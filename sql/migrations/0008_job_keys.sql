@@ -118,7 +118,8 @@ ALTER TABLE pgsync.queue
     ADD COLUMN max_starts integer CHECK (max_starts > 0),
     ADD COLUMN starts_per interval,
     ADD COLUMN max_starts_per_key integer CHECK (max_starts_per_key > 0),
-    ADD COLUMN starts_per_key interval;
+    ADD COLUMN starts_per_key interval,
+    ADD COLUMN retention interval CHECK (retention > interval '0');
 
 COMMENT ON COLUMN pgsync.queue.max_running IS 'How many of its jobs may run at once, over all workers; null: no limit.';
 COMMENT ON COLUMN pgsync.queue.max_running_per_key IS 'How many of its jobs of one key may run at once.';
@@ -126,6 +127,7 @@ COMMENT ON COLUMN pgsync.queue.max_starts IS 'How many of its jobs may start in 
 COMMENT ON COLUMN pgsync.queue.starts_per IS 'The window of max_starts.';
 COMMENT ON COLUMN pgsync.queue.max_starts_per_key IS 'How many of its jobs of one key may start in starts_per_key.';
 COMMENT ON COLUMN pgsync.queue.starts_per_key IS 'The window of max_starts_per_key.';
+COMMENT ON COLUMN pgsync.queue.retention IS 'How long its ended jobs are kept; null: as long as those of others.';
 
 CREATE TABLE pgsync.queue_slots (
     queue text PRIMARY KEY,

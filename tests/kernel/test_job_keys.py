@@ -150,6 +150,42 @@ def test_ordered_jobs_keep_their_order_between_claims_at_once(
     assert state(database, third) == ("waiting", 0)
 
 
+def test_an_ordered_job_does_not_overtake_one_that_another_claim_is_taking(
+    database: Any, dsn: str, new_worker: Any
+) -> None:
+    session, worker = new_worker()
+    first, second = (enqueue(database, key="k", ordered=True) for _ in range(2))
+    with psycopg.connect(dsn) as other:
+        # Taken from the queue, and its key not asked for yet.
+        other.execute("SELECT FROM pgsync.job_ready WHERE id = %s FOR UPDATE", [first])
+        assert claim(session, worker) == []
+    assert state(database, second) == ("waiting", 0)
+    assert claim(session, worker) == [first]
+    complete(session, worker, (first, 1))
+    assert claim(session, worker) == [second]
+
+
+def test_an_ordered_job_is_not_held_up_by_one_that_is_cancelled(
+    database: Any, face: Any, dsn: str, new_worker: Any
+) -> None:
+    session, worker = new_worker()
+    first, second = (enqueue(database, key="k", ordered=True) for _ in range(2))
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT FROM pgsync.job_ready WHERE id = %s FOR UPDATE", [first])
+        assert claim(session, worker) == []
+    assert face.cancel_job(first) == "cancelled"
+    assert claim(session, worker) == [second]
+
+
+def test_a_claim_takes_no_more_slots_of_a_queue_than_it_has_jobs(
+    database: Any, face: Any, new_worker: Any
+) -> None:
+    face.limit_queue("default", max_running=8)
+    jobs = [enqueue(database)]
+    assert claim(*new_worker()) == jobs
+    assert database.execute("SELECT taken FROM pgsync.queue_slots").fetchone() == (1,)
+
+
 def test_of_one_queue_no_more_run_than_may(database: Any, face: Any, new_worker: Any) -> None:
     (session, worker), other = new_worker(), new_worker()
     jobs = [enqueue(database) for _ in range(5)]
@@ -218,8 +254,10 @@ def test_no_more_of_a_key_start_in_a_time_than_may(
     assert claim(session, worker) == jobs[2:4]
     assert claim(session, worker) == []
     clock.move(60)
-    database.execute("SELECT pgsync.resume_waiting_jobs()")
+    # Nobody has resumed those that wait, and yet a new one does not overtake them.
+    newest = enqueue(database, key="k")
     assert claim(session, worker) == [jobs[4], late]
+    assert state(database, newest) == ("waiting", 0)
 
 
 def test_a_raised_limit_is_used_in_a_moment(database: Any, face: Any, new_worker: Any) -> None:

@@ -115,11 +115,14 @@ def test_a_second_job_replaces_what_it_is_asked_to(
     assert face.job(first.id).args == {"user": 1, "why": "at once"}
 
 
-def test_a_replaced_priority_gives_another_place(face: Any, new_worker: Any) -> None:
+def test_a_replaced_priority_gives_another_place(face: Any, database: Any, new_worker: Any) -> None:
     session, worker = new_worker()
     work = declare(face, Unique(["user"], replace=["priority"]))
     jobs = [work.enqueue(user=user).id for user in (1, 2)]
     assert work.options(priority=-1).enqueue(user=2).replaced
+    # In each priority positions only grow, which floors under the claim rely on.
+    row = database.execute("SELECT max(position) FROM pgsync.job_ready WHERE id = %s", [jobs[1]])
+    assert row.fetchone()[0] > 2
     assert claim(session, worker) == [jobs[1], jobs[0]]
 
 

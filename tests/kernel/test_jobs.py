@@ -243,43 +243,6 @@ def test_a_worker_that_ends_in_order_spends_no_attempt(database: Any, new_worker
     assert state(database, job) == ("available", 0)
 
 
-def test_history_has_a_partition_a_day_and_old_ones_are_dropped(
-    database: Any, new_worker: Any, clock: Clock
-) -> None:
-    session, worker = new_worker()
-    made = database.execute("SELECT pgsync.prepare_history(2)").fetchone()[0]
-    assert made == 3
-    assert database.execute("SELECT pgsync.prepare_history(2)").fetchone() == (0,)
-    for _ in range(3):
-        job = enqueue(database)
-        claim(session, worker)
-        complete(session, worker, (job, 1))
-        clock.move(86_400)
-    where = (
-        "SELECT c.relname FROM pgsync.job_finished AS f JOIN pg_class AS c ON c.oid = f.tableoid"
-        " ORDER BY f.finished_at"
-    )
-    days = [f"job_finished_2026030{day}" for day in (1, 2, 3)]
-    assert [row[0] for row in database.execute(where)] == days
-    assert database.execute("SELECT pgsync.prune_history('37 hours')").fetchone() == (1,)
-    assert [row[0] for row in database.execute(where)] == days[1:]
-
-
-def test_history_without_a_partition_is_kept_and_pruned_too(
-    database: Any, new_worker: Any, clock: Clock
-) -> None:
-    session, worker = new_worker()
-    job = enqueue(database)
-    claim(session, worker)
-    complete(session, worker, (job, 1))
-    assert state(database, job) == ("completed", 1)
-    # The day of that row cannot have its partition any more, the following ones can.
-    assert database.execute("SELECT pgsync.prepare_history(2)").fetchone() == (2,)
-    clock.move(20 * 86_400)
-    database.execute("SELECT pgsync.prune_history()")
-    assert database.execute("SELECT count(*) FROM pgsync.job_finished").fetchone() == (0,)
-
-
 def test_live_and_ended_jobs_share_their_first_columns(database: Any) -> None:
     first = [
         [column.name for column in database.execute(f"SELECT * FROM pgsync.{view}").description]
