@@ -4,6 +4,7 @@ from pgsync.coordinator import AsyncCoordinator, Coordinator
 from pgsync.errors import (
     ConnectionFailed,
     InvalidArgument,
+    JobLost,
     LockCapacityError,
     LockHeld,
     LockLost,
@@ -41,6 +42,7 @@ __all__ = [
     "Decision",
     "DiscardJob",
     "InvalidArgument",
+    "JobLost",
     "JobTimedOut",
     "Limit",
     "LockCapacityError",

@@ -162,5 +162,12 @@ class OperationBlocked(PgsyncError):
         super().__init__(message)
 
 
+class JobLost(PgsyncError):
+    """The attempt is no longer the one that runs: another worker has the job, or it has ended.
+
+    Roll back what was done for it, by letting the error out of the transaction.
+    """
+
+
 class UnknownTask(PgsyncError):
     """A job names a task that this process has not declared."""

@@ -79,7 +79,7 @@ SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
 BEGIN;
 \ir migrations/0008_job_keys.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('kernel', 8, 'job_keys', 'd69da515367deafcf20885ffdf76c8d2f56a44c6767aa76df56b2b4686dba312');
+VALUES ('kernel', 8, 'job_keys', '3848527d391b6af31c319e3e0c522559e61438c0d1f79694ede5463186f8a15f');
 COMMIT;
 \endif
 
@@ -108,7 +108,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '2df160a6dfa7f8f1f99903e587cb7e6b48e409bd5eb6407ca117e2df3e59eceb')
+VALUES ('api', 0, '0.1.0', '78b41e8fda6aaaf42c372f56cebfd1be9104092579548822a05f54bef92ad6c6')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -16,7 +16,7 @@ from pgsync.database.calls import Call
 from pgsync.database.words import words_of
 from pgsync.errors import InvalidArgument
 from pgsync.queues import CancelJob, DiscardJob, ReleaseJob
-from pgsync.queues.calls import complete_jobs, fail_job, release_job, stop_job
+from pgsync.queues.calls import complete_jobs, completed_jobs, fail_job, release_job, stop_job
 from pgsync.queues.retry import Backoff, RetryPolicy
 
 __all__ = ["Recorder", "WorkerReport"]
@@ -99,6 +99,10 @@ class Recorder:
             for each in attempts:
                 await self._complete([each])
             return
+        # Those that were completed in a transaction of their handler's own.
+        own = [each.context.id for each in attempts if each.context.completed]
+        if own := [job_id for job_id in own if job_id not in accepted]:
+            accepted.update(await self._ask(completed_jobs(attempts[0].worker, own)))
         for each in attempts:
             self._count(each, "completed" if each.context.id in accepted else None)
 
@@ -124,6 +128,9 @@ class Recorder:
         )
         call = fail_job(worker, job, describe_error(error), retry_in)
         state = await self._ask(call)
+        if attempt.context.completed and state is None:
+            # It failed after its transaction had committed.
+            state = "completed" if await self._ask(completed_jobs(worker, [job.id])) else None
         self._count(attempt, state)
         if state == "discarded":
             self._discards.tell(attempt, error)

@@ -186,7 +186,7 @@ class Worker:
 
     def _take(self, jobs: list[Job]) -> None:
         for job in jobs:
-            context = JobContext(job, stopping=self._told_handlers)
+            context = JobContext(job, stopping=self._told_handlers, worker=self._link.worker)
             task, around = self._find(job.task), self._tasks.middleware
             attempt = Attempt(self._link.worker, context, task, around)
             self._attempts[job.id] = attempt

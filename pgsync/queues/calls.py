@@ -21,7 +21,9 @@ __all__ = [
     "add_jobs",
     "cancel_job",
     "claim_jobs",
+    "complete_job",
     "complete_jobs",
+    "completed_jobs",
     "fail_job",
     "find_job",
     "give_back_jobs",
@@ -264,6 +266,26 @@ def complete_jobs(worker: int, done: Sequence[tuple[int, int, str | None]]) -> C
             "attempts": [attempt for _, attempt, _ in done],
             "results": [result for _, _, result in done],
         },
+        scalar,
+    )
+
+
+def complete_job(worker: int, job: Job, result: str | None) -> Call[bool]:
+    """Complete one job in the caller's transaction; False where the attempt is late."""
+    return Call(
+        "SELECT pgsync.complete_job(%(worker)s, %(id)s, %(attempt)s, %(result)s::jsonb)",
+        {"worker": worker, "id": job.id, "attempt": job.attempt, "result": result},
+        scalar,
+    )
+
+
+def completed_jobs(worker: int, ids: Sequence[int]) -> Call[list[int]]:
+    """Which of these jobs the history says that the worker has completed."""
+    return Call(
+        "SELECT coalesce(array_agg(f.id), '{}') FROM pgsync.job_finished AS f"
+        " WHERE f.id = ANY (%(ids)s::bigint[]) AND f.worker = %(worker)s"
+        " AND f.state = 'completed'",
+        {"worker": worker, "ids": list(ids)},
         scalar,
     )
 

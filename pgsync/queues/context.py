@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from pgsync.database.calls import Call
+from pgsync.database.json import to_json
+from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
-from pgsync.errors import PgsyncError
-from pgsync.queues.calls import Job
+from pgsync.errors import JobLost, PgsyncError
+from pgsync.queues.calls import Job, complete_job
 
 __all__ = [
     "CancelJob",
@@ -43,6 +47,9 @@ class JobContext:
     deadline: float | None = None
     deadline_at: datetime | None = None
     timeout: timedelta | None = None
+    worker: int = 0
+    completed: bool = False
+    """Whether :meth:`complete` was called; the job is completed when that transaction commits."""
     _cancelled: threading.Event | None = None
 
     @property
@@ -82,6 +89,35 @@ class JobContext:
             raise self.timed_out()
         if self.stopping.is_set():
             raise ReleaseJob(reason="its worker stops")
+
+    def complete(self, *, within: Any, result: Any = None) -> None:
+        """Complete the job in the transaction of ``within``, a connection or session.
+
+        The job's effects in that transaction and its completion are then committed together, or
+        neither is: they happen exactly once. Call it last in the transaction. Where that is rolled
+        back, the job is what the handler's end makes of it.
+
+        Raises:
+            JobLost: if the attempt is no longer the one that runs; roll the effects back.
+            InvalidArgument: if JSON cannot say the result, or ``within`` cannot carry the call.
+        """
+        self._told_complete(run_within(within, self._completion(result)))
+
+    async def complete_async(self, *, within: Any, result: Any = None) -> None:
+        """As :meth:`complete`, in the transaction of an asyncio connection or session."""
+        self._told_complete(await run_within_async(within, self._completion(result)))
+
+    def _completion(self, result: Any) -> Call[bool]:
+        text = None if result is None else to_json(result, f"the result of {self.job.task}")
+        return complete_job(self.worker, self.job, text)
+
+    def _told_complete(self, accepted: bool) -> None:
+        if not accepted:
+            raise JobLost(
+                f"attempt {self.attempt} of job {self.id} ({self.job.task}) is not the running one:"
+                " its worker was given up for dead, or it has ended; roll this transaction back"
+            )
+        self.completed = True
 
     def timed_out(self) -> JobTimedOut:
         """What an attempt that runs too long has failed with."""

@@ -34,7 +34,7 @@ CREATE OR REPLACE FUNCTION pgsync.worker_heartbeat(
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE pgsync.worker AS w SET seen_at = pgsync.clock(), idle = worker_heartbeat.idle
-    WHERE w.id = worker_heartbeat.worker;
+    WHERE w.id = worker_heartbeat.worker AND NOT w.given_up;
     known := FOUND;
     cancelled := ARRAY(
         SELECT r.id FROM pgsync.job_running AS r
@@ -59,7 +59,11 @@ BEGIN
     -- if it had not begun, and goes to the front.
     WITH taken AS (
         DELETE FROM pgsync.job_running AS r USING unnest(workers, reasons) AS w (worker, reason)
-        WHERE r.worker = w.worker AND (give_back_jobs.ids IS NULL OR r.id = ANY (give_back_jobs.ids))
+        -- Not those that somebody is ending just now, perhaps in a long transaction of its own.
+        WHERE r.worker = w.worker AND r.ctid = ANY (ARRAY(
+            SELECT o.ctid FROM pgsync.job_running AS o
+            WHERE o.worker = ANY (workers) AND (give_back_jobs.ids IS NULL OR o.id = ANY (give_back_jobs.ids))
+            FOR UPDATE SKIP LOCKED))
         RETURNING r.*, w.reason
     ), told AS (
         SELECT t.*,
@@ -118,12 +122,22 @@ $$;
 COMMENT ON FUNCTION pgsync.give_back_jobs(bigint, text, bigint[]) IS
     'Takes running jobs (all, or those named) from a worker and makes them available again; an error spends their attempt, and discards those that have no other. Where a cancel was asked for they end as cancelled.';
 
+CREATE OR REPLACE FUNCTION pgsync.forget_workers(workers bigint[]) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    UPDATE pgsync.worker AS w SET given_up = true, idle = false WHERE w.id = ANY (workers);
+    DELETE FROM pgsync.worker AS w
+    WHERE w.id = ANY (workers) AND NOT EXISTS (SELECT FROM pgsync.job_running AS r WHERE r.worker = w.id);
+$$;
+
+COMMENT ON FUNCTION pgsync.forget_workers(bigint[]) IS
+    'Internal: removes workers that have ended; those that have jobs still are marked, and rescued later.';
+
 CREATE OR REPLACE FUNCTION pgsync.unregister_worker(worker bigint) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     given_back integer := pgsync.give_back_jobs(worker, NULL);
 BEGIN
-    DELETE FROM pgsync.worker AS w WHERE w.id = unregister_worker.worker;
+    PERFORM pgsync.forget_workers(ARRAY[worker]);
     PERFORM pg_advisory_unlock(pgsync.worker_key(worker));
     RETURN given_back;
 END
@@ -138,6 +152,7 @@ DECLARE
     candidate record;
     dead bigint[];
     reasons text[];
+    rescued integer;
 BEGIN
     FOR candidate IN
         SELECT w.id, w.seen_at < pgsync.clock() - silence AS is_silent FROM pgsync.worker AS w
@@ -148,7 +163,8 @@ BEGIN
             WHERE l.pid = pg_backend_pid() AND l.key = pgsync.worker_key(candidate.id));
         -- In a loop, never in WHERE: the planner may call a try-lock for rows it then drops.
         IF pg_try_advisory_xact_lock(pgsync.worker_key(candidate.id)) OR candidate.is_silent THEN
-            DELETE FROM pgsync.worker AS w WHERE w.id = candidate.id;
+            -- Waits for a claim of its own that has begun, whose jobs are then seen.
+            PERFORM FROM pgsync.worker AS w WHERE w.id = candidate.id FOR UPDATE;
             IF FOUND THEN
                 dead := dead || candidate.id;
                 reasons := reasons
@@ -156,8 +172,13 @@ BEGIN
             END IF;
         END IF;
     END LOOP;
+    IF dead IS NULL THEN
+        RETURN 0;
+    END IF;
     -- All at once: what they took is given back in one order.
-    RETURN CASE WHEN dead IS NULL THEN 0 ELSE pgsync.give_back_jobs(dead, reasons, NULL) END;
+    rescued := pgsync.give_back_jobs(dead, reasons, NULL);
+    PERFORM pgsync.forget_workers(dead);
+    RETURN rescued;
 END
 $$;
 

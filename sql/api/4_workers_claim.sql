@@ -64,7 +64,7 @@ BEGIN
         PERFORM pgsync.promote_due_jobs();
     END IF;
     -- A worker that was given up for dead must not claim: nobody would rescue its jobs.
-    PERFORM FROM pgsync.worker AS w WHERE w.id = claim_jobs.worker FOR KEY SHARE;
+    PERFORM FROM pgsync.worker AS w WHERE w.id = claim_jobs.worker AND NOT w.given_up FOR KEY SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'PS003',
             MESSAGE = format('worker %s is not registered', claim_jobs.worker),

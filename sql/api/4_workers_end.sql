@@ -48,6 +48,15 @@ $$;
 COMMENT ON FUNCTION pgsync.complete_jobs(bigint, bigint[], integer[], jsonb[]) IS
     'Records completions and returns the ids accepted: one that names another worker or attempt than the running one is late and changes nothing.';
 
+CREATE OR REPLACE FUNCTION pgsync.complete_job(worker bigint, id bigint, attempt integer, result jsonb DEFAULT NULL)
+RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT cardinality(pgsync.complete_jobs(worker, ARRAY[id], ARRAY[attempt], ARRAY[result])) = 1;
+$$;
+
+COMMENT ON FUNCTION pgsync.complete_job(bigint, bigint, integer, jsonb) IS
+    'Completes a job in the caller''s transaction, so that it commits or rolls back with the job''s effects; false where the attempt is no longer the running one. Call it last: a slot of its key or queue stays locked until the transaction ends.';
+
 CREATE OR REPLACE FUNCTION pgsync.free_after(job pgsync.job_running, state text) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

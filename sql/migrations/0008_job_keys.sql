@@ -149,3 +149,8 @@ COMMENT ON COLUMN pgsync.job_unique.job_id IS 'The job that has it.';
 COMMENT ON COLUMN pgsync.job_unique.until IS 'From then on another job may take it; null: not before the job has left its states.';
 COMMENT ON COLUMN pgsync.job_unique.states IS 'The states in which the job keeps the key; null: until it has ended.';
 COMMENT ON INDEX pgsync.job_unique_until IS 'Finds keys that may be taken again, for the clean-up.';
+
+ALTER TABLE pgsync.worker ADD COLUMN given_up boolean NOT NULL DEFAULT false;
+
+COMMENT ON COLUMN pgsync.worker.given_up IS
+    'Whether it has ended or was given up for dead while a transaction that completes one of its jobs was open: it claims no more, and what that leaves is rescued.';
