@@ -79,7 +79,7 @@ SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
 BEGIN;
 \ir migrations/0008_job_keys.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('kernel', 8, 'job_keys', '3848527d391b6af31c319e3e0c522559e61438c0d1f79694ede5463186f8a15f');
+VALUES ('kernel', 8, 'job_keys', 'c2c2cb55ad1ae9656e808e934a8cfa735a9711c039acf73bab2ee06618565bc1');
 COMMIT;
 \endif
 
@@ -108,7 +108,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '78b41e8fda6aaaf42c372f56cebfd1be9104092579548822a05f54bef92ad6c6')
+VALUES ('api', 0, '0.1.0', 'cfad8d3d7b37a4b366f46944074e257c833aac3adb6baf470ac9fd24f68285e0')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

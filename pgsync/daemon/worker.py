@@ -14,6 +14,7 @@ import psycopg
 from pgsync.daemon.attempt import Attempt
 from pgsync.daemon.discards import DiscardCallbacks
 from pgsync.daemon.link import WorkerLink
+from pgsync.daemon.progress import Progress
 from pgsync.daemon.recorder import Recorder, WorkerReport
 from pgsync.daemon.threads import HandlerThreads
 from pgsync.daemon.time_limits import TimeLimits
@@ -89,6 +90,7 @@ class Worker:
         self._link = WorkerLink(
             self._dsn, self._name, self._queues, self._concurrency, self._stopping
         )
+        self._progress = Progress(self._link)
         self._discards = DiscardCallbacks()
         self._recorder = Recorder(self._link, self._discards, self._recorded)
         self._time_limits = TimeLimits(self._recorder.add)
@@ -98,6 +100,7 @@ class Worker:
         background = [
             asyncio.create_task(_keep_going(self._recorder.run)),
             asyncio.create_task(_keep_going(self._beat)),
+            asyncio.create_task(_keep_going(self._progress.run)),
             asyncio.create_task(listen(self._dsn, "pgsync_jobs", lambda _: self._wake.set())),
         ]
         try:
@@ -185,10 +188,11 @@ class Worker:
     # --- performing --------------------------------------------------------------------------
 
     def _take(self, jobs: list[Job]) -> None:
+        stopping, worker, tell = self._told_handlers, self._link.worker, self._progress.tell
         for job in jobs:
-            context = JobContext(job, stopping=self._told_handlers, worker=self._link.worker)
+            context = JobContext(job, stopping, worker=worker, tell=tell)
             task, around = self._find(job.task), self._tasks.middleware
-            attempt = Attempt(self._link.worker, context, task, around)
+            attempt = Attempt(worker, context, task, around)
             self._attempts[job.id] = attempt
             self._next.append(attempt)
         self._start_next()

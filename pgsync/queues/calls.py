@@ -32,6 +32,7 @@ __all__ = [
     "promote_due_jobs",
     "register_worker",
     "release_job",
+    "report_progress",
     "rescue_jobs",
     "resume_queue",
     "retry_job",
@@ -111,6 +112,7 @@ class JobState:
     run_at: datetime
     errors: list[dict[str, Any]]
     result: Any
+    progress: dict[str, Any] | None = None
 
 
 def _to_args(args: dict[str, Any], task: str) -> str:
@@ -255,6 +257,22 @@ def _claimed(row: Row) -> Job:
     return Job(job_id, queue, task, args, priority, attempt, most, created_at, run_at, key)
 
 
+def report_progress(worker: int, told: Sequence[tuple[int, int, str]]) -> Call[int]:
+    """Keep what handlers told of themselves (id, attempt, progress as JSON)."""
+    return Call(
+        "SELECT p.reported FROM set_config('synchronous_commit', 'off', true) AS s,"
+        " pgsync.report_progress(%(worker)s, %(ids)s, %(attempts)s,"
+        " %(progress)s::text[]::jsonb[]) AS p (reported)",
+        {
+            "worker": worker,
+            "ids": [job_id for job_id, _, _ in told],
+            "attempts": [attempt for _, attempt, _ in told],
+            "progress": [progress for _, _, progress in told],
+        },
+        scalar,
+    )
+
+
 def complete_jobs(worker: int, done: Sequence[tuple[int, int, str | None]]) -> Call[list[int]]:
     """Record completions (id, attempt, result as JSON); returns the ids that were accepted."""
     return Call(
@@ -375,7 +393,7 @@ def find_job(id: int) -> Listing[JobState]:
     """The job, live or ended; an empty list where there is none."""
     return Listing(
         "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
-        " j.created_at, j.run_at, coalesce(j.errors, '[]'), j.result"
+        " j.created_at, j.run_at, coalesce(j.errors, '[]'), j.result, j.progress"
         " FROM pgsync.all_jobs AS j WHERE j.id = %(id)s::bigint",
         {"id": id},
         lambda row: JobState(*in_utc(row)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from pgsync.database.calls import Call
 from pgsync.database.json import to_json
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
-from pgsync.errors import JobLost, PgsyncError
+from pgsync.errors import InvalidArgument, JobLost, PgsyncError
 from pgsync.queues.calls import Job, complete_job
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "current_job",
     "performing",
 ]
+
+_LONGEST_NOTE = 500
 
 _making = threading.Lock()
 _current: ContextVar[JobContext | None] = ContextVar("pgsync_job", default=None)
@@ -50,6 +52,8 @@ class JobContext:
     worker: int = 0
     completed: bool = False
     """Whether :meth:`complete` was called; the job is completed when that transaction commits."""
+    tell: Callable[[JobContext, str], None] | None = None
+    """Where :meth:`progress` goes; None outside of workers."""
     _cancelled: threading.Event | None = None
 
     @property
@@ -89,6 +93,25 @@ class JobContext:
             raise self.timed_out()
         if self.stopping.is_set():
             raise ReleaseJob(reason="its worker stops")
+
+    def progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
+        """Tell how far the handler is; no round trip.
+
+        The worker sends the last of what each job told about every second; it is in the column
+        ``progress`` of ``pgsync.jobs`` and in ``sync.job(id)`` while the job runs.
+
+        Raises:
+            InvalidArgument: if these are not numbers of 0 or more, or the note is no short text.
+        """
+        for name, value in (("done", done), ("total", total)):
+            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+                raise InvalidArgument(f"{name} must be a number of 0 or more, not {value!r}")
+        if note is not None and (not isinstance(note, str) or len(note) > _LONGEST_NOTE):
+            raise InvalidArgument(f"note must be text of at most {_LONGEST_NOTE} characters")
+        told = {"done": done, "total": total, "note": note}
+        text = to_json({name: value for name, value in told.items() if value is not None}, "note")
+        if self.tell is not None:
+            self.tell(self, text)
 
     def complete(self, *, within: Any, result: Any = None) -> None:
         """Complete the job in the transaction of ``within``, a connection or session.

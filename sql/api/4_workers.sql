@@ -45,6 +45,25 @@ $$;
 COMMENT ON FUNCTION pgsync.worker_heartbeat(bigint, boolean) IS
     'Says that a worker lives and whether it sleeps until notified. One row: known (false: it was given up for dead), and which of its jobs are to be cancelled.';
 
+CREATE OR REPLACE FUNCTION pgsync.report_progress(
+    worker bigint, ids bigint[], attempts integer[], progress jsonb[]
+) RETURNS integer
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+DECLARE
+    moment timestamptz := pgsync.clock();
+    reported integer;
+BEGIN
+    UPDATE pgsync.job_running AS r SET progress = g.progress || jsonb_build_object('at', moment)
+    FROM unnest(report_progress.ids, report_progress.attempts, report_progress.progress) AS g (id, attempt, progress)
+    WHERE r.id = g.id AND r.attempt = g.attempt AND r.worker = report_progress.worker;
+    GET DIAGNOSTICS reported = ROW_COUNT;
+    RETURN reported;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.report_progress(bigint, bigint[], integer[], jsonb[]) IS
+    'Keeps what handlers tell of their progress (done, total, note) with the running jobs, and says of how many; late attempts are passed over.';
+
 CREATE OR REPLACE FUNCTION pgsync.give_back_jobs(workers bigint[], reasons text[], ids bigint[]) RETURNS integer
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE

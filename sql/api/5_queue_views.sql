@@ -4,22 +4,23 @@ CREATE OR REPLACE VIEW pgsync.jobs AS
 SELECT r.id, r.queue, r.task, r.args, 'available'::text AS state, r.priority, r.attempt,
        r.max_attempts, r.created_at, r.run_at, r.unique_key, r.errors,
        NULL::bigint AS worker, NULL::timestamptz AS started_at,
-       NULL::timestamptz AS cancel_requested_at, r.key, r.batch, r.after
+       NULL::timestamptz AS cancel_requested_at, r.key, r.batch, r.after,
+       NULL::jsonb AS progress
 FROM pgsync.job_ready AS r
 UNION ALL
 SELECT s.id, s.queue, s.task, s.args, s.state, s.priority, s.attempt,
        s.max_attempts, s.created_at, s.run_at, s.unique_key, s.errors, NULL, NULL, NULL,
-       s.key, s.batch, s.after
+       s.key, s.batch, s.after, NULL
 FROM pgsync.job_scheduled AS s
 UNION ALL
 SELECT w.id, w.queue, w.task, w.args, 'waiting', w.priority, w.attempt,
        w.max_attempts, w.created_at, w.run_at, w.unique_key, w.errors, NULL, NULL, NULL,
-       w.key, w.batch, w.after
+       w.key, w.batch, w.after, NULL
 FROM pgsync.job_waiting AS w
 UNION ALL
 SELECT r.id, r.queue, r.task, r.args, 'running', r.priority, r.attempt,
        r.max_attempts, r.created_at, r.run_at, r.unique_key, r.errors,
-       r.worker, r.started_at, r.cancel_requested_at, r.key, r.batch, r.after
+       r.worker, r.started_at, r.cancel_requested_at, r.key, r.batch, r.after, r.progress
 FROM pgsync.job_running AS r;
 
 COMMENT ON VIEW pgsync.jobs IS
@@ -38,11 +39,11 @@ COMMENT ON VIEW pgsync.job_history IS 'Jobs that have ended: completed, discarde
 CREATE OR REPLACE VIEW pgsync.all_jobs AS
 SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at,
        j.unique_key, j.errors, j.worker, j.started_at, NULL::timestamptz AS finished_at, NULL::jsonb AS result,
-       j.key, j.batch, j.after
+       j.key, j.batch, j.after, j.progress
 FROM pgsync.jobs AS j
 UNION ALL
 SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts, h.created_at, h.run_at,
-       h.unique_key, h.errors, h.worker, h.started_at, h.finished_at, h.result, h.key, h.batch, h.after
+       h.unique_key, h.errors, h.worker, h.started_at, h.finished_at, h.result, h.key, h.batch, h.after, NULL
 FROM pgsync.job_history AS h;
 
 COMMENT ON VIEW pgsync.all_jobs IS 'Every job, live or ended, in whatever state.';

@@ -29,7 +29,8 @@ ALTER TABLE pgsync.job_running
     ADD COLUMN after bigint[],
     ADD COLUMN after_failed boolean NOT NULL DEFAULT false,
     ADD COLUMN queue_slot boolean NOT NULL DEFAULT false,
-    ADD COLUMN admitted boolean NOT NULL DEFAULT true;
+    ADD COLUMN admitted boolean NOT NULL DEFAULT true,
+    ADD COLUMN progress jsonb;
 
 ALTER TABLE pgsync.job_finished
     ADD COLUMN key text,
@@ -57,6 +58,7 @@ COMMENT ON COLUMN pgsync.job_ready.after IS 'The jobs that must have ended befor
 COMMENT ON COLUMN pgsync.job_ready.after_failed IS 'Whether it starts also where one of those was discarded or cancelled.';
 COMMENT ON COLUMN pgsync.job_running.queue_slot IS 'Whether it is counted in pgsync.queue_slots.';
 COMMENT ON COLUMN pgsync.job_running.admitted IS 'False only inside the claim that asks for its slot.';
+COMMENT ON COLUMN pgsync.job_running.progress IS 'What its handler last told of itself: done, total, note, at.';
 COMMENT ON INDEX pgsync.job_ready_key IS 'Finds the jobs of a key.';
 COMMENT ON INDEX pgsync.job_running_keyed IS 'Finds what a claim must ask slots for.';
 
