@@ -1,10 +1,13 @@
-"""A connection of its own that waits for notifications."""
+"""A connection of its own that waits for notifications, and proves now and then that it hears."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -14,11 +17,26 @@ from pgsync.errors import ConnectionFailed, OutcomeUnknown, PoolerDetected
 
 __all__ = ["listen"]
 
+logger = logging.getLogger("pgsync.listener")
+
 _LONGEST_PAUSE = 10.0
+_PROOF_EVERY = 30.0
+_PROOF_WITHIN = 5.0
 
 
-async def listen(dsn: str, channel: str, heard: Callable[[str], None]) -> None:
+async def listen(
+    dsn: str,
+    channel: str,
+    heard: Callable[[str], None],
+    *,
+    proof_every: float = _PROOF_EVERY,
+    proof_within: float = _PROOF_WITHIN,
+) -> None:
     """Call ``heard`` with the payload of each notification, for ever; reconnects with backoff.
+
+    A quiet connection may be deaf: cut somewhere on the way, or no longer listening. So where none
+    has come for ``proof_every`` seconds it notifies itself, and is replaced when that does not
+    arrive within ``proof_within``.
 
     Notifications may be lost while it reconnects: ``heard("")`` is called after each connect, and
     who listens polls as well.
@@ -27,11 +45,48 @@ async def listen(dsn: str, channel: str, heard: Callable[[str], None]) -> None:
     while True:
         try:
             async with await open_session_async(dsn, "pgsync listener") as connection:
-                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                line = _Line(connection, channel, heard)
+                await line.open()
                 pause = 0.1
                 heard("")
-                async for notification in connection.notifies():
-                    heard(notification.payload)
+                while True:
+                    await line.hear(proof_every)
+                    await line.prove(proof_within)
+        except TimeoutError:
+            logger.warning("the listener on %s was deaf; opening another", channel)
         except (psycopg.Error, OSError, ConnectionFailed, OutcomeUnknown, PoolerDetected):
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+class _Line:
+    """One session that listens, to its channel and to one of its own."""
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], channel: str, heard: Callable[[str], None]
+    ) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._heard = heard
+        self._own = f"pgsync_proof_{connection.info.backend_pid}"
+
+    async def open(self) -> None:
+        for channel in (self._channel, self._own):
+            await self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+
+    async def hear(self, seconds: float, until: str | None = None) -> bool:
+        """Pass on what comes in so many seconds; True as soon as one of channel ``until`` has."""
+        async with aclosing(self._connection.notifies(timeout=seconds)) as notifications:
+            async for notification in notifications:
+                if notification.channel == until:
+                    return True
+                if notification.channel == self._channel:
+                    self._heard(notification.payload)
+        return False
+
+    async def prove(self, seconds: float) -> None:
+        """Return if it hears itself; raises TimeoutError where it is deaf."""
+        async with asyncio.timeout(seconds):
+            await self._connection.execute("SELECT pg_notify(%s, '')", [self._own])
+        if not await self.hear(seconds, until=self._own):
+            raise TimeoutError
