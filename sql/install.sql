@@ -83,6 +83,16 @@ VALUES ('kernel', 8, 'job_keys', 'c2c2cb55ad1ae9656e808e934a8cfa735a9711c039acf7
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 11) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0011_queue_floors.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 11, 'queue_floors', 'cd5b8b94c8c33c201de78dc90b6cc305b454f9f54ac0367d19d398c1ac5af37f');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -93,6 +103,7 @@ BEGIN;
 \ir api/1_locks_seen.sql
 \ir api/1_locks_transaction.sql
 \ir api/2_limits.sql
+\ir api/3_queue_floors.sql
 \ir api/3_queues.sql
 \ir api/3_queues_operate.sql
 \ir api/3_queues_unique.sql
@@ -108,7 +119,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'cfad8d3d7b37a4b366f46944074e257c833aac3adb6baf470ac9fd24f68285e0')
+VALUES ('api', 0, '0.1.0', '513bdcfb64553ab14dd5f34d86a9b5bf48c81111149907e6d764149ea08c5e92')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

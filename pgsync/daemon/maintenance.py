@@ -23,11 +23,16 @@ _LEAD_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """One call that is made every ``every`` seconds; it answers with how much it did."""
+    """One call that is made every ``every`` seconds; it answers with how much it did.
+
+    One with ``again`` answers with how much it keeps going: while that is not 0 it is due each
+    ``again`` seconds, and the log tells only when it begins and ends.
+    """
 
     name: str
     every: float
     call: Call[int]
+    again: float | None = None
 
 
 DUTIES = (
@@ -35,6 +40,8 @@ DUTIES = (
     Duty("promote due jobs", 0.5, promote_due_jobs()),
     Duty("resume waiting jobs", 0.5, Call("SELECT pgsync.resume_waiting_jobs()", {}, scalar)),
     Duty("wake workers of limited queues", 0.5, Call("SELECT pgsync.wake_queues()", {}, scalar)),
+    Duty("keep floors", 0.5, Call("SELECT pgsync.advance_floors()", {}, scalar), again=0.1),
+    Duty("remove wrong floors", 60.0, Call("SELECT pgsync.check_floors()", {}, scalar)),
     Duty("end holders past their deadline", 1.0, Call("SELECT pgsync.reap_locks()", {}, scalar)),
     Duty("remove ended windows", 10.0, Call("SELECT pgsync.prune_rate_limits()", {}, scalar)),
     Duty("forget idle keys", 60.0, Call("SELECT pgsync.prune_keys()", {}, scalar)),
@@ -63,10 +70,18 @@ class Maintenance:
             while not await execute_async(connection, lead):  # noqa: ASYNC110 - the server decides
                 await asyncio.sleep(_LEAD_SECONDS)
             due_at = [0.0] * len(self._duties)
+            going: set[str] = set()
             while True:
                 turn = due_at.index(min(due_at))
                 duty = self._duties[turn]
                 await asyncio.sleep(max(0.0, due_at[turn] - time.monotonic()))
-                if done := await execute_async(connection, duty.call):
+                done = await execute_async(connection, duty.call)
+                every = duty.every
+                if duty.again is not None:
+                    if bool(done) != (duty.name in going):
+                        logger.info("%s: %s", duty.name, done)
+                        going ^= {duty.name}
+                    every = duty.again if done else duty.every
+                elif done:
                     logger.info("%s: %s", duty.name, done)
-                due_at[turn] = time.monotonic() + duty.every
+                due_at[turn] = time.monotonic() + every

@@ -104,8 +104,8 @@ BEGIN
             INSERT INTO pgsync.job_scheduled AS j (id, queue, task, args, priority, attempt, max_attempts,
                 created_at, run_at, key, key_limit, ordered, batch, after, after_failed, state)
             SELECT nextval('pgsync.job_id'), add_jobs.queue, add_jobs.task, a.args, add_jobs.priority, 0,
-                   add_jobs.max_attempts, moment, add_jobs.run_at, a.key, add_jobs.key_limit,
-                   add_jobs.ordered, add_jobs.batch, add_jobs.after, add_jobs.after_failed, 'scheduled'
+                   add_jobs.max_attempts, moment, greatest(add_jobs.run_at, pgsync.clock()), a.key,
+                   add_jobs.key_limit, add_jobs.ordered, add_jobs.batch, add_jobs.after, add_jobs.after_failed, 'scheduled'
             FROM unnest(add_jobs.args, add_jobs.keys) WITH ORDINALITY AS a (args, key, number) ORDER BY a.number
             RETURNING j.id
         )
@@ -182,7 +182,8 @@ BEGIN
         INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts,
             created_at, run_at, unique_key, key, key_limit, ordered, batch, after, after_failed, state)
         VALUES (add_job.id, queue, task, args, priority, 0, max_attempts,
-                moment, run_at, unique_key, key, key_limit, ordered, batch, after, after_failed, 'scheduled');
+                moment, greatest(run_at, pgsync.clock()), unique_key, key, key_limit, ordered, batch, after,
+                after_failed, 'scheduled');
     ELSE
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts,
             created_at, run_at, unique_key, key, key_limit, ordered, batch, after, after_failed)
@@ -228,11 +229,12 @@ LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE
     promoted integer;
     promoted_queues text[];
+    moment timestamptz := pgsync.clock();  -- called in the condition, it would not end the scan
 BEGIN
     WITH due AS (
         DELETE FROM pgsync.job_scheduled WHERE id = ANY (ARRAY(
             SELECT s.id FROM pgsync.job_scheduled AS s
-            WHERE s.run_at <= pgsync.clock()
+            WHERE s.run_at >= pgsync.due_floor() AND s.run_at <= moment
             ORDER BY s.run_at, s.priority, s.id LIMIT promote_due_jobs.batch FOR UPDATE SKIP LOCKED))
         RETURNING *
     ), ready AS (

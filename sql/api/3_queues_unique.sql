@@ -147,7 +147,7 @@ DECLARE
     freed text;
 BEGIN
     IF due > pgsync.clock() THEN
-        UPDATE pgsync.job_scheduled AS s SET run_at = due WHERE s.id = job;
+        UPDATE pgsync.job_scheduled AS s SET run_at = greatest(due, pgsync.clock()) WHERE s.id = job;
         IF FOUND THEN
             RETURN true;
         END IF;
@@ -158,8 +158,8 @@ BEGIN
         )
         INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts,
             created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, state)
-        SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, due,
-               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.ordered AND t.key_slot, t.batch, t.after, t.after_failed, 'scheduled'
+        SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at,
+               greatest(due, pgsync.clock()), t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.ordered AND t.key_slot, t.batch, t.after, t.after_failed, 'scheduled'
         FROM taken AS t;
         IF FOUND AND freed IS NOT NULL THEN
             PERFORM pgsync.free_slots(NULL, ARRAY[freed]);

@@ -6,19 +6,15 @@ DROP FUNCTION IF EXISTS pgsync.claimable_queues(text[]);
 CREATE OR REPLACE FUNCTION pgsync.claim_turns(queues text[], weights integer[], batch integer)
 RETURNS TABLE (queue text, quota integer, limited boolean)
 LANGUAGE sql VOLATILE AS $$
-    WITH RECURSIVE present (name) AS (
-        -- A loose index scan: one index probe a queue, however many jobs it has.
-        (SELECT r.queue FROM pgsync.job_ready AS r WHERE '*' = ANY (queues) ORDER BY r.queue LIMIT 1)
-        UNION ALL
-        SELECT (SELECT r.queue FROM pgsync.job_ready AS r WHERE r.queue > p.name ORDER BY r.queue LIMIT 1)
-        FROM present AS p WHERE p.name IS NOT NULL
+    WITH present (name) AS (
+        SELECT r.name FROM pgsync.ready_queues() AS r WHERE '*' = ANY (queues)
     ), given AS (
         SELECT g.name, g.weight, g.rank FROM unnest(queues, weights) WITH ORDINALITY AS g (name, weight, rank)
     ), wanted AS (
         SELECT g.name, g.weight, g.rank FROM given AS g WHERE g.name <> '*'
         UNION ALL
         SELECT p.name, g.weight, g.rank FROM present AS p JOIN given AS g ON g.name = '*'
-        WHERE p.name IS NOT NULL AND NOT p.name = ANY (queues)
+        WHERE NOT p.name = ANY (queues)
     ), open AS (
         SELECT w.name, w.weight,
                coalesce(q.max_running, q.max_starts) IS NOT NULL AS limited,
@@ -47,7 +43,7 @@ RETURNS TABLE (
     id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
     max_attempts smallint, created_at timestamptz, run_at timestamptz, key text
 )
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     moment timestamptz := pgsync.clock();
@@ -58,8 +54,10 @@ DECLARE
     asking integer;
     asked boolean;
     judged record;
+    notes boolean := pgsync.notes_floors();
 BEGIN
-    PERFORM FROM pgsync.job_scheduled AS s WHERE s.run_at <= moment LIMIT 1;
+    PERFORM FROM pgsync.job_scheduled AS s
+    WHERE s.run_at >= pgsync.due_floor() AND s.run_at <= moment LIMIT 1;
     IF FOUND THEN
         PERFORM pgsync.promote_due_jobs();
     END IF;
@@ -75,7 +73,7 @@ BEGIN
         -- All of them first and in one order, whatever order this worker claims in.
         PERFORM pgsync.lock_queue_slots(ARRAY(
             SELECT t.queue FROM pgsync.claim_turns(claim_jobs.queues, NULL, 1) AS t
-            WHERE t.limited AND EXISTS (SELECT FROM pgsync.job_ready AS r WHERE r.queue = t.queue)));
+            WHERE t.limited AND pgsync.has_ready_jobs(t.queue)));
     END IF;
     FOR round IN 1..10 LOOP
         asked := false;
@@ -83,17 +81,28 @@ BEGIN
             EXIT WHEN remaining <= 0;
             room := least(turn.quota, remaining);
             IF turn.limited THEN
-                CONTINUE WHEN NOT EXISTS (SELECT FROM pgsync.job_ready AS r WHERE r.queue = turn.queue);
+                CONTINUE WHEN NOT pgsync.has_ready_jobs(turn.queue);
                 room := pgsync.take_queue_room(turn.queue, room);
                 CONTINUE WHEN room = 0;
             END IF;
             RETURN QUERY
             WITH taken AS (
                 DELETE FROM pgsync.job_ready AS r WHERE r.ctid = ANY (ARRAY(
-                    SELECT c.ctid FROM pgsync.job_ready AS c
-                    WHERE c.queue = turn.queue
-                    ORDER BY c.priority, c.position LIMIT room FOR UPDATE SKIP LOCKED))
+                    SELECT c.ctid FROM pgsync.claim_ranges(turn.queue) AS f
+                    CROSS JOIN LATERAL (
+                        SELECT j.ctid FROM pgsync.job_ready AS j
+                        WHERE j.queue = turn.queue
+                          AND (j.priority, j.position) >= (f.from_priority, f.from_position)
+                          AND (j.priority, j.position) < (f.to_priority, f.to_position)
+                        ORDER BY j.priority, j.position LIMIT room FOR UPDATE SKIP LOCKED) AS c
+                    LIMIT room))
                 RETURNING r.*
+            ), noted AS (
+                INSERT INTO pgsync.queue_floor (queue, priority, resumed, position)
+                SELECT DISTINCT t.queue, t.priority, t.position < 0,
+                       CASE WHEN t.position < 0 THEN -9223372036854775807 ELSE 0 END
+                FROM taken AS t WHERE notes
+                ON CONFLICT DO NOTHING
             ), started AS (
                 INSERT INTO pgsync.job_running (id, queue, task, args, priority, attempt, max_attempts,
                     created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch,

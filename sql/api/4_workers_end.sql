@@ -17,9 +17,15 @@ BEGIN
     WITH given AS (
         SELECT g.id, g.attempt, g.result FROM unnest(ids, attempts, results) AS g (id, attempt, result)
     ), taken AS (
-        DELETE FROM pgsync.job_running AS r USING given AS g
-        WHERE r.id = g.id AND r.attempt = g.attempt AND r.worker = complete_jobs.worker
-        RETURNING r.*, g.result
+        DELETE FROM pgsync.job_running AS r USING (
+            -- One probe an id. A plain join, planned while the table is empty, reads all of its index
+            -- ever after, dead entries too.
+            SELECT f.place, g.result FROM given AS g CROSS JOIN LATERAL (
+                SELECT i.ctid AS place FROM pgsync.job_running AS i
+                WHERE i.id = g.id AND i.attempt = g.attempt AND i.worker = complete_jobs.worker
+                FOR UPDATE) AS f) AS found
+        WHERE r.ctid = found.place
+        RETURNING r.*, found.result
     ), finished AS (
         INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
             unique_key, errors, key, key_limit, ordered, batch, after, after_failed, state, worker, started_at,
@@ -101,7 +107,7 @@ BEGIN
     INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
         unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, state)
     VALUES (job.id, job.queue, job.task, job.args, job.priority, schedule_again.attempt, job.max_attempts,
-            job.created_at, due, job.unique_key, schedule_again.errors, job.key, job.key_limit, job.ordered,
+            job.created_at, greatest(due, pgsync.clock()), job.unique_key, schedule_again.errors, job.key, job.key_limit, job.ordered,
             job.ordered AND job.key_slot, job.batch, job.after, job.after_failed, schedule_again.state);
     PERFORM pgsync.free_after(job, state);
     RETURN state;
