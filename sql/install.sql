@@ -84,12 +84,12 @@ COMMIT;
 \endif
 
 SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
-                   WHERE component = 'kernel' AND version = 11) AS pending \gset
+                   WHERE component = 'kernel' AND version = 9) AS pending \gset
 \if :pending
 BEGIN;
-\ir migrations/0011_queue_floors.sql
+\ir migrations/0009_queue_floors.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('kernel', 11, 'queue_floors', 'cd5b8b94c8c33c201de78dc90b6cc305b454f9f54ac0367d19d398c1ac5af37f');
+VALUES ('kernel', 9, 'queue_floors', 'cd5b8b94c8c33c201de78dc90b6cc305b454f9f54ac0367d19d398c1ac5af37f');
 COMMIT;
 \endif
 
