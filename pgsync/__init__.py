@@ -28,6 +28,7 @@ from pgsync.queues import (
     DiscardJob,
     JobTimedOut,
     ReleaseJob,
+    SealedArguments,
     Unique,
     current_job,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "ReleaseJob",
     "SchemaMissing",
     "SchemaTooNew",
+    "SealedArguments",
     "ServerUnsupported",
     "StaleToken",
     "Unique",

@@ -119,7 +119,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '513bdcfb64553ab14dd5f34d86a9b5bf48c81111149907e6d764149ea08c5e92')
+VALUES ('api', 0, '0.1.0', '40df9aca607432ec9ed7ba19f4f960a43aecd6b97b1074d8d5c0f1b53fb23616')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -9,6 +9,7 @@ import click
 from pgsync.cli.output import dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
+from pgsync.queues.sealing import new_key
 
 __all__ = ["jobs"]
 
@@ -114,3 +115,17 @@ def jobs_cancel(dsn: str | None, reason: str | None, job_ids: tuple[int, ...]) -
     with Coordinator(dsn) as sync:
         for job_id in job_ids:
             click.echo(f"{job_id} {sync.cancel_job(job_id, reason) or 'has ended'}")
+
+
+@jobs.command("new-key")
+def jobs_new_key() -> None:
+    """Print a new key for PGSYNC_ARGS_KEYS, which encrypts the arguments of jobs."""
+    click.echo(new_key())
+
+
+@jobs.command("reseal")
+@dsn_option
+def jobs_reseal(dsn: str | None) -> None:
+    """Encrypt the arguments of waiting jobs anew, with the first key of PGSYNC_ARGS_KEYS."""
+    with Coordinator(dsn) as sync:
+        click.echo(f"{sync.reseal_jobs()} jobs have arguments under the first key now")

@@ -15,6 +15,7 @@ from pgsync.errors import UnknownTask
 from pgsync.queues import CancelJob, JobContext, TaskDeclaration
 from pgsync.queues.context import performing
 from pgsync.queues.middleware import Middleware, wrapped
+from pgsync.queues.sealing import open_args
 
 __all__ = ["Attempt"]
 
@@ -82,7 +83,7 @@ class Attempt:
             )
         if self.task.timeout is not None:
             self.context.start(self.task.timeout)
-        call = partial(self.task.function, **self.context.job.args)
+        call = partial(self.task.function, **open_args(self.context.job.args))
         if not self.around:
             return call
         return wrapped(call, self.context, self.around, awaits=awaits)

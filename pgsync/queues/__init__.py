@@ -12,6 +12,7 @@ from pgsync.queues.context import (
 from pgsync.queues.front import AsyncQueues, Queues
 from pgsync.queues.limits import QueueLimits
 from pgsync.queues.retry import Backoff, backoff_from
+from pgsync.queues.sealing import SealedArguments
 from pgsync.queues.tasks import (
     AsyncTask,
     JobChanges,
@@ -38,6 +39,7 @@ __all__ = [
     "QueueLimits",
     "Queues",
     "ReleaseJob",
+    "SealedArguments",
     "Task",
     "TaskDeclaration",
     "TaskOptions",

@@ -10,6 +10,7 @@ from typing import Any
 from pgsync.database.calls import Call, Listing, Row, in_utc, moment, scalar
 from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument
+from pgsync.queues.sealing import seal_text
 from pgsync.queues.unique import Unique
 
 __all__ = [
@@ -32,10 +33,12 @@ __all__ = [
     "promote_due_jobs",
     "register_worker",
     "release_job",
+    "replace_args",
     "report_progress",
     "rescue_jobs",
     "resume_queue",
     "retry_job",
+    "sealed_jobs",
     "stop_job",
     "unregister_worker",
 ]
@@ -62,6 +65,7 @@ class JobOptions:
     key_limit: int | None = None
     ordered: bool = False
     unique: Unique | None = None
+    encrypt: bool = False
 
     def key_of(self, args: dict[str, Any]) -> str | None:
         """The concurrency key of a job with these arguments."""
@@ -115,13 +119,15 @@ class JobState:
     progress: dict[str, Any] | None = None
 
 
-def _to_args(args: dict[str, Any], task: str) -> str:
-    """The arguments as JSON text.
+def _to_args(args: dict[str, Any], task: str, options: JobOptions) -> str:
+    """The arguments as JSON text, encrypted where the options say so.
 
     Raises:
         InvalidArgument: if JSON cannot say them, or they have more than 1 MB.
     """
     text = to_json(args, f"the arguments of {task}")
+    if options.encrypt:
+        text = seal_text(text)
     size = len(text.encode())
     if size > _MOST_BYTES:
         raise InvalidArgument(
@@ -135,7 +141,7 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
     """Enqueue one job."""
     values = {
         "task": task,
-        "args": _to_args(args, task),
+        "args": _to_args(args, task, options),
         "queue": options.queue,
         "priority": options.priority,
         "run_at": options.run_at,
@@ -184,7 +190,7 @@ def add_jobs(
         " %(keys)s::text[], %(key_limit)s::integer, %(ordered)s)",
         {
             "task": task,
-            "args": [_to_args(args, task) for args in jobs],
+            "args": [_to_args(args, task, options) for args in jobs],
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,
@@ -360,6 +366,30 @@ def give_back_jobs(worker: int, ids: Sequence[int]) -> Call[int]:
 def rescue_jobs(silence: timedelta) -> Call[int]:
     """Make the jobs of dead workers available again; returns how many."""
     return Call("SELECT pgsync.rescue_jobs(%(silence)s)", {"silence": silence}, scalar)
+
+
+def sealed_jobs(after: int, batch: int) -> Listing[tuple[int, dict[str, Any]]]:
+    """Waiting jobs with encrypted arguments, by id from the one after ``after``."""
+    return Listing(
+        "SELECT j.id, j.args FROM pgsync.jobs AS j WHERE j.id > %(after)s::bigint"
+        " AND j.args ? 'pgsync:sealed' AND j.state <> 'running' ORDER BY j.id LIMIT %(batch)s",
+        {"after": after, "batch": batch},
+        lambda row: (row[0], row[1]),
+    )
+
+
+def replace_args(jobs: Sequence[tuple[int, str, str]]) -> Call[int]:
+    """Give waiting jobs (id, arguments now, arguments then) others; returns how many had them."""
+    return Call(
+        "SELECT pgsync.replace_args(%(ids)s::bigint[], %(now)s::text[]::jsonb[],"
+        " %(then)s::text[]::jsonb[])",
+        {
+            "ids": [job_id for job_id, _, _ in jobs],
+            "now": [now for _, now, _ in jobs],
+            "then": [then for _, _, then in jobs],
+        },
+        scalar,
+    )
 
 
 def promote_due_jobs() -> Call[int]:

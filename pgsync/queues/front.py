@@ -11,6 +11,7 @@ from pgsync.queues import calls
 from pgsync.queues.calls import JobState
 from pgsync.queues.explain import JobExplanation, why_not_running
 from pgsync.queues.limits import QueueLimits, limit_queue, retain_queue
+from pgsync.queues.resealing import resealing
 
 __all__ = ["AsyncQueues", "Queues"]
 
@@ -58,6 +59,14 @@ class Queues:
         """Keep a queue's ended jobs for so many seconds; None: as long as others', 7 days."""
         self.database.run(retain_queue(queue, retention))
 
+    def reseal_jobs(self) -> int:
+        """Encrypt the arguments of waiting jobs anew, with the first key; returns how many.
+
+        Raises:
+            SealedArguments: if some cannot be opened with any key; those before are done.
+        """
+        return self.database.drive(resealing())
+
 
 class AsyncQueues:
     """The queues of an asyncio coordinator; as :class:`Queues`, awaited."""
@@ -95,3 +104,7 @@ class AsyncQueues:
     async def retain_queue(self, queue: str, retention: Duration | None) -> None:
         """As :meth:`Queues.retain_queue`."""
         await self.database.run(retain_queue(queue, retention))
+
+    async def reseal_jobs(self) -> int:
+        """As :meth:`Queues.reseal_jobs`."""
+        return await self.database.drive(resealing())

@@ -65,6 +65,8 @@ class TaskOptions(TypedDict, total=False):
     ``{name}`` stands for an argument. Over all workers at most ``max_running_per_key`` jobs of one
     key run at once; ``ordered`` ones run one by one, each after the end of the one before. With
     ``unique`` (True: by all arguments) a second job is not added while there is one.
+
+    With ``encrypt`` only processes that have a key of ``PGSYNC_ARGS_KEYS`` can read the arguments.
     """
 
     name: str | None
@@ -81,6 +83,7 @@ class TaskOptions(TypedDict, total=False):
     max_running_per_key: int | None
     ordered: bool
     unique: Unique | bool | None
+    encrypt: bool
 
 
 def job_options(options: Mapping[str, Any]) -> JobOptions:
@@ -102,6 +105,7 @@ def job_options(options: Mapping[str, Any]) -> JobOptions:
         key_limit=most,
         ordered=ordered,
         unique=Unique() if unique is True else unique or None,
+        encrypt=options.get("encrypt", False),
     )
 
 
@@ -146,6 +150,10 @@ class TaskDeclaration:
             if function_given is not None and not callable(function_given):
                 raise InvalidArgument(f"{option} must be a function, not {function_given!r}")
         job = job_options(options)
+        if job.encrypt and job.unique:
+            raise InvalidArgument(
+                f"task {name!r}: encrypted arguments cannot be compared; pass unique_key instead"
+            )
         known = inspect.signature(function).parameters
         for argument in (job.unique and job.unique.by) or ():
             if argument not in known:
@@ -253,6 +261,8 @@ class _TaskFace(Generic[P, R]):
         for name in ("priority", "max_attempts"):
             if not isinstance(given.get(name, 0), int):
                 raise InvalidArgument(f"{name} must be a whole number, not {given[name]!r}")
+        if "unique" in given and self.declaration.options.encrypt:
+            raise InvalidArgument("encrypted arguments cannot be compared; pass unique_key instead")
         if "delay" in given:
             given["delay"] = to_timedelta(given["delay"], "delay", zero=True)
         return replace(self.declaration, options=replace(self.declaration.options, **given))

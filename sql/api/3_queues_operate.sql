@@ -205,3 +205,27 @@ $$;
 
 COMMENT ON FUNCTION pgsync.limit_queue(text, integer, integer, integer, interval, integer, interval) IS
     'Sets the limits of a queue over all workers: how many of its jobs run at once, in all and of one key, and how many start in a time. Null removes a limit. What runs goes on.';
+
+CREATE OR REPLACE FUNCTION pgsync.replace_args(ids bigint[], now jsonb[], later jsonb[]) RETURNS integer
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+DECLARE
+    replaced integer := 0;
+    count integer;
+BEGIN
+    UPDATE pgsync.job_ready AS j SET args = g.later FROM unnest(ids, now, replace_args.later) AS g (id, now, later)
+    WHERE j.id = g.id AND j.args = g.now;
+    GET DIAGNOSTICS count = ROW_COUNT;
+    replaced := replaced + count;
+    UPDATE pgsync.job_scheduled AS j SET args = g.later FROM unnest(ids, now, replace_args.later) AS g (id, now, later)
+    WHERE j.id = g.id AND j.args = g.now;
+    GET DIAGNOSTICS count = ROW_COUNT;
+    replaced := replaced + count;
+    UPDATE pgsync.job_waiting AS j SET args = g.later FROM unnest(ids, now, replace_args.later) AS g (id, now, later)
+    WHERE j.id = g.id AND j.args = g.now;
+    GET DIAGNOSTICS count = ROW_COUNT;
+    RETURN replaced + count;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.replace_args(bigint[], jsonb[], jsonb[]) IS
+    'Gives jobs that wait other arguments, where they still have those named, and says how many.';
