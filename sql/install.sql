@@ -119,7 +119,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '40df9aca607432ec9ed7ba19f4f960a43aecd6b97b1074d8d5c0f1b53fb23616')
+VALUES ('api', 0, '0.1.0', 'a95aa9c80c7f0feafba7994ba7ecd433f015bdd9647d796f42d0504e900c10ae')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

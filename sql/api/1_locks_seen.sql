@@ -191,8 +191,13 @@ BEGIN
         PERFORM pgsync.record_audit('lock.forced', name, by, jsonb_build_object(
             'why', why, 'owner', held.owner, 'token', held.token, 'acquired_at', held.acquired_at));
         -- From now on its token proves nothing, though nobody else holds the lock yet.
-        DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
-            SELECT f.token FROM pgsync.lock_holder AS f WHERE f.token = held.token FOR UPDATE SKIP LOCKED));
+        -- A guard's session that is ending has its row locked for a moment yet.
+        FOR attempt IN 1..200 LOOP
+            DELETE FROM pgsync.lock_holder AS h WHERE h.token = ANY (ARRAY(
+                SELECT f.token FROM pgsync.lock_holder AS f WHERE f.token = held.token FOR UPDATE SKIP LOCKED));
+            EXIT WHEN FOUND OR NOT EXISTS (SELECT FROM pgsync.lock_holder AS h WHERE h.token = held.token);
+            PERFORM pg_sleep(0.01);
+        END LOOP;
     END LOOP;
     RETURN forced;
 END
