@@ -9,8 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from tests.faults.lock_worker import Orders
+from typing import Any
 
 __all__ = ["Crew", "Freeze"]
 
@@ -27,9 +26,13 @@ class Freeze:
 
 
 class Crew:
-    """``count`` places, each with a living process; a killed one is replaced at once."""
+    """``count`` places, each with a living process; a killed one is replaced at once.
 
-    def __init__(self, orders: Orders, folder: Path, count: int) -> None:
+    A process runs ``module`` with its orders: a dataclass with name, history, seed and gate.
+    """
+
+    def __init__(self, module: str, orders: Any, folder: Path, count: int) -> None:
+        self._module = module
         self._orders = orders
         self.folder = folder
         self.count = count
@@ -52,7 +55,7 @@ class Crew:
         )
         with (self.folder / f"{name}.stderr").open("wb") as errors:
             self._processes[place] = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.lock_worker", orders.text()],
+                [sys.executable, "-m", self._module, orders.text()],
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
                 cwd=_REPOSITORY,

@@ -18,10 +18,11 @@ from pgsync.database.migrations import migrate
 from tests.eventually import eventually
 from tests.faults import ledger
 from tests.faults.crew import Crew
+from tests.faults.lock_storm import LOCK_FAULTS, LockStorm
 from tests.faults.lock_worker import Orders
-from tests.faults.storm import Storm, plan
+from tests.faults.storm import plan
 
-__all__ = ["Report", "Settings", "run"]
+__all__ = ["Report", "Settings", "new_folder", "run"]
 
 _MARGIN = 5.0  # seconds by which an answer may be late on a loaded machine
 
@@ -54,7 +55,7 @@ class Report:
 
 def run(settings: Settings) -> Report:
     """Do the whole of it: an opening that is the same each time, a storm, and the check."""
-    folder = Path(tempfile.mkdtemp(prefix="pgsync-faults-", dir=_memory()))
+    folder = new_folder()
     # Durable, since it is shut down without mercy.
     with EmbeddedServer(folder / "server") as server:
         migrate(server.dsn)
@@ -69,8 +70,8 @@ def run(settings: Settings) -> Report:
             guarded=settings.guarded,
             threads=settings.threads,
         )
-        crew = Crew(orders, folder, settings.workers)
-        storm = Storm(server, crew, plan(settings.seed, settings.ttl))
+        crew = Crew("tests.faults.lock_worker", orders, folder, settings.workers)
+        storm = LockStorm(server, crew, plan(settings.seed, settings.ttl, LOCK_FAULTS))
         report = Report(faults=storm.done)
         try:
             _open(crew, server.dsn)
@@ -87,6 +88,11 @@ def run(settings: Settings) -> Report:
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return report
+
+
+def new_folder() -> Path:
+    """A folder for a run, in memory where there is room."""
+    return Path(tempfile.mkdtemp(prefix="pgsync-faults-", dir=_memory()))
 
 
 def _memory() -> Path | None:

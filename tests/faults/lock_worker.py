@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 
 from pgsync import ConnectionFailed, Coordinator, LockHeld, LockLost, OutcomeUnknown
+from tests.faults.history import History
 
 __all__ = ["LOCK", "Orders"]
 
@@ -50,17 +51,6 @@ class Orders:
     def text(self) -> str:
         """The orders as one argument of a command."""
         return json.dumps(asdict(self))
-
-
-class History:
-    """Appends events to a file; each line is one write, whole or not there."""
-
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def add(self, event: str, **facts: Any) -> None:
-        """Record an event with its facts."""
-        os.write(self._file, (json.dumps({"event": event, **facts}) + "\n").encode())
 
 
 class CounterThread:

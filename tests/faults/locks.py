@@ -13,7 +13,7 @@ import click
 
 from tests.faults.lock_run import Report, Settings, run
 
-__all__ = ["main"]
+__all__ = ["main", "text_of"]
 
 
 @click.command(help=__doc__)
@@ -38,11 +38,12 @@ def main(
     guard = "without guard" if unguarded else "with guard"
     click.echo(f"seed {seed}, {minutes:g} minutes, {workers} x {threads} threads, {guard}")
     report = run(Settings(minutes * 60, seed, not unguarded, workers, threads, ttl, wait))
-    click.echo(_text(report))
+    click.echo(text_of(report))
     sys.exit(1 if report.violations else 0)
 
 
-def _text(report: Report) -> str:
+def text_of(report: Report) -> str:
+    """The figures, faults and violations of a run, a line each."""
     lines = [f"{name:36}{value}" for name, value in report.figures.items()]
     lines += [f"fault: {kind:29}{times}" for kind, times in sorted(report.faults.items())]
     lines += [f"VIOLATION {violation}" for violation in report.violations]

@@ -9,7 +9,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,21 +18,8 @@ import psycopg
 from pgsync.database.embedded import EmbeddedServer
 from tests.eventually import eventually
 from tests.faults.crew import Crew
-from tests.faults.lock_worker import LOCK
 
 __all__ = ["Fault", "Storm", "plan"]
-
-_WEIGHTS = {
-    "kill a worker": 2,
-    "kill the holder": 3,
-    "freeze a worker": 2,
-    "freeze the holder": 4,
-    "end a lock session": 4,
-    "end the holder's session": 4,
-    "end a data session": 3,
-    "kill -9 a backend": 0.5,
-    "immediate shutdown": 0.5,
-}
 
 
 @dataclass(frozen=True)
@@ -45,34 +32,35 @@ class Fault:
     length: float
 
 
-def plan(seed: str, ttl: float) -> Iterator[Fault]:
-    """Faults without end, the same for the same seed; each kind comes once before any repeats."""
+def plan(seed: str, freeze: float, weights: Mapping[str, float]) -> Iterator[Fault]:
+    """Faults without end, the same for the same seed; each kind comes once before any repeats.
+
+    A freeze lasts longer than ``freeze`` seconds, and at most twice as long.
+    """
     rng = random.Random(f"{seed}.storm")
-    kinds = list(_WEIGHTS)
+    kinds = list(weights)
     first = rng.sample(kinds, len(kinds))
     while True:
-        kind = first.pop() if first else rng.choices(kinds, list(_WEIGHTS.values()))[0]
-        yield Fault(kind, rng.uniform(0.05, 0.6), rng.random(), rng.uniform(1.1, 2.0) * ttl)
+        kind = first.pop() if first else rng.choices(kinds, list(weights.values()))[0]
+        yield Fault(kind, rng.uniform(0.05, 0.6), rng.random(), rng.uniform(1.1, 2.0) * freeze)
 
 
 class Storm:
-    """Carries out a plan; ``done`` counts the faults that met somebody, by kind."""
+    """Carries out a plan; ``done`` counts the faults that met somebody, by kind.
+
+    ``acts`` says how each kind is done, and whether it met somebody.
+    """
 
     def __init__(self, server: EmbeddedServer, crew: Crew, faults: Iterator[Fault]) -> None:
         self._server = server
-        self._crew = crew
+        self.crew = crew
         self._faults = faults
         self._wakes: list[tuple[float, int]] = []
         self._log = crew.folder / "faults"
         self.done: Counter[str] = Counter()
-        self._acts: dict[str, Callable[[Fault], bool]] = {
-            "kill a worker": lambda fault: self._kill(self._any_place(fault)),
-            "kill the holder": lambda fault: self._kill(self._holder_place(fault)),
-            "freeze a worker": lambda fault: self._freeze(self._any_place(fault), fault),
-            "freeze the holder": lambda fault: self._freeze(self._holder_place(fault), fault),
-            "end a lock session": lambda fault: self._end("pgsync locks%", fault),
-            "end the holder's session": self._end_holder,
-            "end a data session": lambda fault: self._end("counter data", fault),
+        self.acts: dict[str, Callable[[Fault], bool]] = {
+            "kill a worker": lambda fault: self.kill(self.any_place(fault)),
+            "freeze a worker": lambda fault: self.freeze(self.any_place(fault), fault),
             "kill -9 a backend": self._kill_backend,
             "immediate shutdown": self._shut_down,
         }
@@ -84,50 +72,46 @@ class Storm:
             fault = next(self._faults)
             self._rest(time.monotonic() + fault.pause)
             began = time.monotonic()
-            met = self._acts[fault.kind](fault)
+            met = self.acts[fault.kind](fault)
             if met:
                 self.done[fault.kind] += 1
             with self._log.open("a") as log:
                 log.write(json.dumps({"at": began, "met": met, **asdict(fault)}) + "\n")
         for _, place in self._wakes:
-            self._crew.wake(place)
+            self.crew.wake(place)
 
     def _rest(self, until: float) -> None:
         """Let time pass, waking the frozen when theirs has come."""
         while self._wakes and self._wakes[0][0] <= until:
             at, place = heapq.heappop(self._wakes)
             time.sleep(max(0.0, at - time.monotonic()))
-            self._crew.wake(place)
+            self.crew.wake(place)
         time.sleep(max(0.0, until - time.monotonic()))
 
-    def _any_place(self, fault: Fault) -> int:
-        return int(fault.pick * self._crew.count)
+    def any_place(self, fault: Fault) -> int:
+        """A place that the fault picks."""
+        return int(fault.pick * self.crew.count)
 
-    def _holder_place(self, fault: Fault) -> int:
-        rows = self._ask("SELECT owner FROM pgsync.locks WHERE name = %s", LOCK)
-        place = self._crew.place_of(rows[0][0] if rows else None)
-        return self._any_place(fault) if place is None else place
-
-    def _kill(self, place: int) -> bool:
-        self._crew.kill(place)
+    def kill(self, place: int) -> bool:
+        """Kill the process there."""
+        self.crew.kill(place)
         return True
 
-    def _freeze(self, place: int, fault: Fault) -> bool:
-        frozen = self._crew.freeze(place)
+    def freeze(self, place: int, fault: Fault) -> bool:
+        """Stop the process there for the fault's length."""
+        frozen = self.crew.freeze(place)
         if frozen:
             heapq.heappush(self._wakes, (time.monotonic() + fault.length, place))
         return frozen
 
-    def _end(self, application_name: str, fault: Fault) -> bool:
+    def end(self, application_name: str, fault: Fault) -> bool:
+        """End a session of that name, which the fault picks."""
         pids = self._sessions(application_name)
-        return bool(pids) and self._end_session(pids[int(fault.pick * len(pids))])
+        return bool(pids) and self.end_session(pids[int(fault.pick * len(pids))])
 
-    def _end_holder(self, fault: Fault) -> bool:
-        rows = self._ask("SELECT pid FROM pgsync.locks WHERE name = %s", LOCK)
-        return bool(rows) and self._end_session(rows[0][0])
-
-    def _end_session(self, pid: int) -> bool:
-        return bool(self._ask("SELECT pg_terminate_backend(%s)", pid)[0][0])
+    def end_session(self, pid: int) -> bool:
+        """End the session of a server process."""
+        return bool(self.ask("SELECT pg_terminate_backend(%s)", pid)[0][0])
 
     def _kill_backend(self, fault: Fault) -> bool:
         """The server answers with a recovery, and ends every session."""
@@ -147,7 +131,7 @@ class Storm:
         return True
 
     def _sessions(self, application_name: str) -> list[int]:
-        rows = self._ask(
+        rows = self.ask(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
             " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
             " AND application_name LIKE %s ORDER BY backend_start, pid",
@@ -155,7 +139,9 @@ class Storm:
         )
         return [pid for (pid,) in rows]
 
-    def _ask(self, statement: str, value: Any) -> list[Any]:
+    def ask(self, statement: str, value: Any) -> list[Any]:
+        """The rows of a statement, from a server that may be recovering."""
+
         def answer() -> list[Any] | None:
             try:
                 with psycopg.connect(self._server.dsn, autocommit=True) as connection:

@@ -13,6 +13,7 @@ import pytest
 from tests.faults.crew import Freeze
 from tests.faults.ledger import Entry, Event, check
 from tests.faults.lock_run import Settings, run
+from tests.faults.lock_storm import LOCK_FAULTS
 from tests.faults.storm import plan
 
 pytestmark = pytest.mark.faults
@@ -40,7 +41,9 @@ def test_without_the_guard_a_frozen_holder_overwrites_what_others_wrote() -> Non
 
 
 def test_a_seed_replays_the_order_of_faults() -> None:
-    first, again, other = (list(islice(plan(seed, 1.0), 50)) for seed in ("a", "a", "b"))
+    first, again, other = (
+        list(islice(plan(seed, 1.0, LOCK_FAULTS), 50)) for seed in ("a", "a", "b")
+    )
     assert first == again
     assert first != other
     assert len({fault.kind for fault in first[:_KINDS]}) == _KINDS
