@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from benchmarks.pgqueuer_peer import missing_for_pgqueuer
 from benchmarks.redis_server import find_redis, redis_server, redis_version
 
 __all__ = ["LOCK_PEERS", "PeerLock", "Peers", "found_peers", "redis_client"]
@@ -51,6 +52,7 @@ class Peers:
     """Which peers take part, their Redis (version and socket), and why the others are missing."""
 
     names: tuple[str, ...] = ()
+    pgqueuer: bool = False
     redis: str = ""
     socket: str = ""
     missing: tuple[str, ...] = ()
@@ -59,10 +61,13 @@ class Peers:
 @contextmanager
 def found_peers() -> Iterator[Peers]:
     """The peers whose libraries are installed, with a Redis of their own for the ``with``."""
+    no_pgqueuer = missing_for_pgqueuer()
+    without = () if no_pgqueuer is None else (no_pgqueuer,)
     program = find_redis()
     if program is None:
         reason = "redis-server is not on the PATH; Debian's package has that name"
-        yield Peers(missing=tuple(f"{name}: {reason}" for name in LOCK_PEERS))
+        missing = tuple(f"{name}: {reason}" for name in LOCK_PEERS)
+        yield Peers(pgqueuer=not without, missing=(*missing, *without))
         return
     absent = {
         name: next((lib for lib in libraries if importlib.util.find_spec(lib) is None), None)
@@ -71,12 +76,16 @@ def found_peers() -> Iterator[Peers]:
     with redis_server(program) as socket:
         yield Peers(
             tuple(name for name, library in absent.items() if library is None),
+            not without,
             redis_version(program),
             socket,
-            tuple(
-                f"{name}: the library {library} is not installed; use the extra bench"
-                for name, library in absent.items()
-                if library is not None
+            (
+                *(
+                    f"{name}: the library {library} is not installed; use the extra bench"
+                    for name, library in absent.items()
+                    if library is not None
+                ),
+                *without,
             ),
         )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
+from functools import partial
 
 import psycopg
 
-from benchmarks.frame import Comparison, Contender, Pace, compare
+from benchmarks.frame import Comparison, Contender, Pace, Run, compare
 from benchmarks.peers import Peers
+from benchmarks.pgqueuer_peer import PgQueuer
 from pgsync import Coordinator
 from pgsync.queues import Task
 
@@ -16,7 +19,7 @@ __all__ = ["measure"]
 
 _SINGLE = 300
 _BULK = 10_000
-_BATCH = 100
+_CONCURRENCY = 100
 
 _CLAIM = (
     "WITH picked AS (SELECT id FROM bench_job WHERE state = 'available' ORDER BY id"
@@ -25,8 +28,9 @@ _CLAIM = (
 )
 
 
-def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
+def measure(dsn: str, pace: Pace, peers: Peers) -> Iterator[Comparison]:
     """Yield the comparisons of this subject."""
+    peer = PgQueuer(dsn) if peers.pgqueuer else None
     with psycopg.connect(dsn, autocommit=True) as raw, Coordinator(dsn) as sync:
         raw.execute(
             "CREATE TABLE bench_job (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
@@ -40,16 +44,16 @@ def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
         @sync.task(name="noop_async")
         async def noop_async(n: int) -> None: ...
 
-        yield compare(
-            "enqueue one, one thread", _single(raw, noop, pace.count(_SINGLE)), pace.rounds
-        )
-        yield compare("enqueue in bulk", _bulk(raw, noop, pace.count(_BULK)), pace.rounds)
-        jobs = pace.count(_BULK)
-        drains = _drain(raw, sync, noop, noop_async, jobs)
-        yield compare("drain, one worker, no-op job", drains, pace.rounds)
+        single, bulk = pace.count(_SINGLE), pace.count(_BULK)
+        yield compare("enqueue one, one thread", _single(raw, noop, peer, single), pace.rounds)
+        yield compare("enqueue in bulk", _bulk(raw, noop, peer, bulk), pace.rounds)
+        drains = _drain(raw, sync, (noop, noop_async), peer, bulk)
+        yield compare("drain, one worker process, no-op job", drains, pace.rounds)
 
 
-def _single(raw: psycopg.Connection[object], noop: Task[..., None], count: int) -> list[Contender]:
+def _single(
+    raw: psycopg.Connection[object], noop: Task[..., None], peer: PgQueuer | None, count: int
+) -> Iterator[Contender]:
     def insert() -> int:
         for number in range(count):
             raw.execute("INSERT INTO bench_job (args) VALUES (%s)", [f'{{"n": {number}}}'])
@@ -60,10 +64,15 @@ def _single(raw: psycopg.Connection[object], noop: Task[..., None], count: int) 
             noop.enqueue(n=number)
         return count
 
-    return [Contender("INSERT + commit", insert), Contender("pgsync", enqueue)]
+    yield Contender("INSERT + commit", insert)
+    yield Contender("pgsync", enqueue)
+    if peer is not None:
+        yield Contender("PgQueuer", lambda: peer.enqueue_one_by_one(count))
 
 
-def _bulk(raw: psycopg.Connection[object], noop: Task[..., None], count: int) -> list[Contender]:
+def _bulk(
+    raw: psycopg.Connection[object], noop: Task[..., None], peer: PgQueuer | None, count: int
+) -> Iterator[Contender]:
     def copy() -> int:
         lines = io.StringIO()
         lines.writelines(f'{{"n": {number}}}\n' for number in range(count))
@@ -75,31 +84,40 @@ def _bulk(raw: psycopg.Connection[object], noop: Task[..., None], count: int) ->
         noop.enqueue_many({"n": number} for number in range(count))
         return count
 
-    return [Contender("COPY", copy), Contender("pgsync", enqueue_many)]
+    yield Contender("COPY", copy)
+    yield Contender("pgsync", enqueue_many)
+    if peer is not None:
+        yield Contender("PgQueuer", lambda: peer.enqueue_many(count))
 
 
 def _drain(
     raw: psycopg.Connection[object],
     sync: Coordinator,
-    noop: Task[..., None],
-    noop_async: Task[..., None],
+    tasks: tuple[Task[..., None], Task[..., None]],
+    peer: PgQueuer | None,
     count: int,
-) -> list[Contender]:
-    def bare() -> int:
+) -> Iterator[Contender]:
+    """The jobs are enqueued before the time begins."""
+
+    def bare(batch: int) -> Run:
         raw.execute("TRUNCATE bench_job")
         raw.execute("INSERT INTO bench_job (args) SELECT '{}' FROM generate_series(1, %s)", [count])
-        done = 0
-        while ids := [row[0] for row in raw.execute(_CLAIM, [_BATCH])]:
+        began, done = time.perf_counter(), 0
+        while ids := [row[0] for row in raw.execute(_CLAIM, [batch])]:
             raw.execute("DELETE FROM bench_job WHERE id = ANY (%s)", [ids])
             done += len(ids)
-        return done
+        return Run(done, time.perf_counter() - began)
 
-    def drain(task: Task[..., None]) -> int:
+    def drain(task: Task[..., None]) -> Run:
+        raw.execute("TRUNCATE pgsync.job_ready")
         task.enqueue_many({"n": number} for number in range(count))
-        return sync.run_worker(drain=True, concurrency=_BATCH).completed
+        began = time.perf_counter()
+        done = sync.run_worker(drain=True, concurrency=_CONCURRENCY).completed
+        return Run(done, time.perf_counter() - began)
 
-    return [
-        Contender(f"two statements a batch of {_BATCH}, enqueue included", bare),
-        Contender("pgsync, blocking handler, enqueue included", lambda: drain(noop)),
-        Contender("pgsync, coroutine handler, enqueue included", lambda: drain(noop_async)),
-    ]
+    for batch in (100, 1_000):
+        yield Contender(f"two statements a batch of {batch}", partial(bare, batch))
+    yield Contender("pgsync, blocking handler", lambda: drain(tasks[0]))
+    yield Contender("pgsync, coroutine handler", lambda: drain(tasks[1]))
+    if peer is not None:
+        yield Contender("PgQueuer", lambda: peer.drain(count))

@@ -118,7 +118,10 @@ class Storm:
         pids = self._sessions("%")
         if not pids:
             return False
-        os.kill(pids[int(fault.pick * len(pids))], signal.SIGKILL)
+        try:
+            os.kill(pids[int(fault.pick * len(pids))], signal.SIGKILL)
+        except ProcessLookupError:
+            return False  # it has ended since
         return True
 
     def _shut_down(self, fault: Fault) -> bool:
