@@ -83,6 +83,16 @@ VALUES ('kernel', 8, 'job_keys', 'd26df367f10a9f2c0cac921a5e91c1d93ab99db6a1f373
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 12) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0012_job_dependencies.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 12, 'job_dependencies', '430dbdb7c9c85265e4740fa223048713770c462c334da2fa29c9c755a8e903f9');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -98,17 +108,19 @@ BEGIN;
 \ir api/3_queues_unique.sql
 \ir api/4_workers.sql
 \ir api/4_workers_admit.sql
+\ir api/4_workers_batches.sql
 \ir api/4_workers_claim.sql
 \ir api/4_workers_end.sql
 \ir api/4_workers_history.sql
 \ir api/4_workers_slots.sql
+\ir api/4_workers_together.sql
 \ir api/5_queue_explain.sql
 \ir api/5_queue_views.sql
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '285cd63320c795f8229e83ce324203dfb46143c80df212011ae1ee72d4c5284b')
+VALUES ('api', 0, '0.1.0', '3af6dcf7def600db92940fc4e41997b13cbd8a5774907884af36914bfba21307')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

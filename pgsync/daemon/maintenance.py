@@ -34,6 +34,13 @@ DUTIES = (
     Duty("rescue jobs of dead workers", 0.5, rescue_jobs(SILENCE)),
     Duty("promote due jobs", 0.5, promote_due_jobs()),
     Duty("resume waiting jobs", 0.5, Call("SELECT pgsync.resume_waiting_jobs()", {}, scalar)),
+    Duty(
+        "look again at dependencies", 0.5, Call("SELECT pgsync.settle_dependencies()", {}, scalar)
+    ),
+    Duty(
+        "check all dependencies", 60.0, Call("SELECT pgsync.settle_dependencies(true)", {}, scalar)
+    ),
+    Duty("forget old batches", 3600.0, Call("SELECT pgsync.prune_batches()", {}, scalar)),
     Duty("wake workers of limited queues", 0.5, Call("SELECT pgsync.wake_queues()", {}, scalar)),
     Duty("end holders past their deadline", 1.0, Call("SELECT pgsync.reap_locks()", {}, scalar)),
     Duty("remove ended windows", 10.0, Call("SELECT pgsync.prune_rate_limits()", {}, scalar)),
