@@ -120,7 +120,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '3af6dcf7def600db92940fc4e41997b13cbd8a5774907884af36914bfba21307')
+VALUES ('api', 0, '0.1.0', '03a813f3ab5ffc61ed278cc9a832321c65ccb5626774e77228d91c1e4b805739')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

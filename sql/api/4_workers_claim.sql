@@ -76,7 +76,9 @@ DECLARE
     asking integer;
     asked boolean;
     following boolean;
+    contended boolean;
     refused integer;
+    followers record;
     judged record;
 BEGIN
     PERFORM FROM pgsync.job_scheduled AS s WHERE s.run_at <= moment LIMIT 1;
@@ -104,6 +106,7 @@ BEGIN
     FOR round IN 1..10 LOOP
         asked := false;
         following := false;
+        contended := false;
         refused := 0;
         FOR turn IN SELECT * FROM pgsync.claim_turns(claim_jobs.queues, weights, remaining) LOOP
             EXIT WHEN remaining <= 0;
@@ -149,9 +152,9 @@ BEGIN
         EXIT WHEN NOT asked;
         IF following THEN
             -- Before their keys, whose slots they would hold while they wait.
-            SELECT f.started AS admitted, f.refused INTO judged FROM pgsync.admit_followers(claim_jobs.worker) AS f;
-            RETURN QUERY SELECT * FROM pgsync.started_jobs(judged.admitted);
-            refused := judged.refused;
+            SELECT f.started, f.refused INTO followers FROM pgsync.admit_followers(claim_jobs.worker) AS f;
+            RETURN QUERY SELECT * FROM pgsync.started_jobs(followers.started);
+            refused := followers.refused;
         END IF;
         asked := EXISTS (
             SELECT FROM pgsync.job_running AS r
@@ -161,9 +164,10 @@ BEGIN
             FROM pgsync.admit_jobs(claim_jobs.worker, round > 1 OR following) AS a;
             RETURN QUERY SELECT * FROM pgsync.started_jobs(judged.admitted);
             refused := refused + coalesce(cardinality(judged.refused), 0);
+            contended := judged.admitted IS NULL AND judged.refused IS NULL;
         END IF;
         remaining := remaining + refused;
-        IF round = 10 OR asked AND judged.admitted IS NULL AND judged.refused IS NULL THEN
+        IF round = 10 OR contended THEN
             -- Full keys, or others that claim them now: let them have the tables, and go on at once.
             PERFORM pg_notify('pgsync_jobs', claim_jobs.queues[1]);
             EXIT;

@@ -96,7 +96,7 @@ BEGIN
         PERFORM pgsync.put_followers_aside(children);
     END IF;
     WITH passed AS (
-        UPDATE pgsync.job_running AS r SET admitted = true
+        UPDATE pgsync.job_running AS r SET admitted = true, started_at = pgsync.clock()
         WHERE r.id = ANY (asking) AND r.key IS NULL RETURNING r.id
     )
     SELECT array_agg(p.id) INTO started FROM passed AS p;
