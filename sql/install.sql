@@ -93,6 +93,16 @@ VALUES ('kernel', 9, 'queue_floors', 'cd5b8b94c8c33c201de78dc90b6cc305b454f9f54a
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 10) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0010_job_dependencies.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 10, 'job_dependencies', '430dbdb7c9c85265e4740fa223048713770c462c334da2fa29c9c755a8e903f9');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -109,17 +119,19 @@ BEGIN;
 \ir api/3_queues_unique.sql
 \ir api/4_workers.sql
 \ir api/4_workers_admit.sql
+\ir api/4_workers_batches.sql
 \ir api/4_workers_claim.sql
 \ir api/4_workers_end.sql
 \ir api/4_workers_history.sql
 \ir api/4_workers_slots.sql
+\ir api/4_workers_together.sql
 \ir api/5_queue_explain.sql
 \ir api/5_queue_views.sql
 \ir api/6_schedules.sql
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'a95aa9c80c7f0feafba7994ba7ecd433f015bdd9647d796f42d0504e900c10ae')
+VALUES ('api', 0, '0.1.0', 'dbc5cc5b9c59bb2bdb1206115a424abfd4ddd0737ce4999e65c35edf0efb763a')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

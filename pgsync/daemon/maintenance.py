@@ -39,6 +39,13 @@ DUTIES = (
     Duty("rescue jobs of dead workers", 0.5, rescue_jobs(SILENCE)),
     Duty("promote due jobs", 0.5, promote_due_jobs()),
     Duty("resume waiting jobs", 0.5, Call("SELECT pgsync.resume_waiting_jobs()", {}, scalar)),
+    Duty(
+        "look again at dependencies", 0.5, Call("SELECT pgsync.settle_dependencies()", {}, scalar)
+    ),
+    Duty(
+        "check all dependencies", 60.0, Call("SELECT pgsync.settle_dependencies(true)", {}, scalar)
+    ),
+    Duty("forget old batches", 3600.0, Call("SELECT pgsync.prune_batches()", {}, scalar)),
     Duty("wake workers of limited queues", 0.5, Call("SELECT pgsync.wake_queues()", {}, scalar)),
     Duty("keep floors", 0.5, Call("SELECT pgsync.advance_floors()", {}, scalar), again=0.1),
     Duty("remove wrong floors", 60.0, Call("SELECT pgsync.check_floors()", {}, scalar)),

@@ -21,21 +21,25 @@ from pgsync.queues.tasks import (
     TaskOptions,
     TaskRegistry,
 )
+from pgsync.queues.together import BatchState, JobBatch, NewJob
 from pgsync.queues.unique import Unique
 
 __all__ = [
     "AsyncQueues",
     "AsyncTask",
     "Backoff",
+    "BatchState",
     "CancelJob",
     "DiscardJob",
     "Enqueued",
     "Job",
+    "JobBatch",
     "JobChanges",
     "JobContext",
     "JobOptions",
     "JobState",
     "JobTimedOut",
+    "NewJob",
     "QueueLimits",
     "Queues",
     "ReleaseJob",

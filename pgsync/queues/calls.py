@@ -53,6 +53,8 @@ class JobOptions:
 
     Without ``run_at`` and ``delay`` (from now, by the server's clock) it may run at once. Of the
     jobs with one ``key`` at most ``key_limit`` run at once, and when ``ordered`` one after another.
+    It starts when the jobs of ``after`` have ended, and is cancelled where one was discarded
+    or cancelled, unless ``after_failed``.
     """
 
     queue: str = "default"
@@ -66,6 +68,15 @@ class JobOptions:
     ordered: bool = False
     unique: Unique | None = None
     encrypt: bool = False
+    batch: int | None = None
+    after: Sequence[int] | None = None
+    after_failed: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has nothing beyond a place and a time."""
+        rest = (self.key, self.unique, self.batch, self.after)
+        return all(option is None for option in rest)
 
     def key_of(self, args: dict[str, Any]) -> str | None:
         """The concurrency key of a job with these arguments."""
@@ -98,6 +109,7 @@ class Job:
     created_at: datetime
     run_at: datetime
     key: str | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,7 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
         "unique_key": options.unique_key,
         "max_attempts": options.max_attempts,
     }
-    if options.key is None and options.unique is None:
+    if options.is_plain:
         return Call(
             "SELECT j.id, j.added FROM pgsync.add_job(%(task)s, %(args)s::jsonb,"
             " %(queue)s::text, %(priority)s::integer, %(run_at)s, %(unique_key)s::text,"
@@ -167,13 +179,17 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
         "unique_for": unique.period,
         "states": unique.states,
         "replace": unique.replace,
+        "batch": options.batch,
+        "after": None if options.after is None else list(options.after),
+        "after_failed": options.after_failed,
     }
     return Call(
         "SELECT j.id, j.added, j.replaced FROM pgsync.add_job(%(task)s, %(args)s::jsonb,"
         " %(queue)s::text, %(priority)s::integer, %(run_at)s, coalesce(%(unique_key)s::text,"
         " CASE WHEN %(unique)s THEN pgsync.unique_key(%(task)s, %(args)s::jsonb, %(by)s) END),"
         " %(max_attempts)s::integer, %(delay)s, %(key)s, %(key_limit)s::integer, %(ordered)s,"
-        " %(unique_for)s, %(states)s, %(replace)s) AS j",
+        " %(unique_for)s, %(states)s, %(replace)s, %(batch)s::bigint, %(after)s::bigint[],"
+        " %(after_failed)s) AS j",
         values,
         lambda row: Enqueued(*row),
     )
@@ -187,7 +203,8 @@ def add_jobs(
     return Call(
         "SELECT pgsync.add_jobs(%(task)s, %(args)s::text[]::jsonb[], %(queue)s::text,"
         " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer, %(delay)s,"
-        " %(keys)s::text[], %(key_limit)s::integer, %(ordered)s)",
+        " %(keys)s::text[], %(key_limit)s::integer, %(ordered)s, %(batch)s::bigint,"
+        " %(after)s::bigint[], %(after_failed)s)",
         {
             "task": task,
             "args": [_to_args(args, task, options) for args in jobs],
@@ -199,6 +216,9 @@ def add_jobs(
             "keys": None if options.key is None else [options.key_of(args) for args in jobs],
             "key_limit": options.key_limit,
             "ordered": options.ordered,
+            "batch": options.batch,
+            "after": None if options.after is None else list(options.after),
+            "after_failed": options.after_failed,
         },
         scalar,
     )
@@ -244,7 +264,7 @@ def claim_jobs(
     """Take up to ``batch`` jobs, best first; with ``weights``, of each queue its share."""
     return Listing(
         "SELECT c.id, c.queue, c.task, c.args, c.priority, c.attempt, c.max_attempts,"
-        " c.created_at, c.run_at, c.key"
+        " c.created_at, c.run_at, c.key, c.in_batch"
         " FROM pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s, %(weights)s::integer[]) AS c",
         {
             "worker": worker,
@@ -258,9 +278,9 @@ def claim_jobs(
 
 def _claimed(row: Row) -> Job:
     # As in_utc() does, but told which columns are times: this is read for every job.
-    job_id, queue, task, args, priority, attempt, most, created_at, run_at, key = row
+    job_id, queue, task, args, priority, attempt, most, created_at, run_at, *rest = row
     created_at, run_at = created_at.astimezone(UTC), run_at.astimezone(UTC)
-    return Job(job_id, queue, task, args, priority, attempt, most, created_at, run_at, key)
+    return Job(job_id, queue, task, args, priority, attempt, most, created_at, run_at, *rest)
 
 
 def report_progress(worker: int, told: Sequence[tuple[int, int, str]]) -> Call[int]:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Unpack
+from typing import Any, Unpack
 
 from pgsync.database.pool import AsyncDatabase, Database
+from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration
 from pgsync.queues import calls
 from pgsync.queues.calls import JobState
 from pgsync.queues.explain import JobExplanation, why_not_running
 from pgsync.queues.limits import QueueLimits, limit_queue, retain_queue
 from pgsync.queues.resealing import resealing
+from pgsync.queues.together import (
+    BatchState,
+    Enqueuing,
+    JobBatch,
+    NewJob,
+    add_batch,
+    add_chain,
+    find_batch,
+)
 
 __all__ = ["AsyncQueues", "Queues"]
 
@@ -67,6 +78,48 @@ class Queues:
         """
         return self.database.drive(resealing())
 
+    def batch(
+        self,
+        name: str,
+        jobs: Iterable[NewJob],
+        *,
+        on_end: NewJob | None = None,
+        on_completed: NewJob | None = None,
+        within: Any = None,
+    ) -> JobBatch:
+        """Enqueue jobs that are counted together, in one transaction (``within``: the caller's).
+
+        When the last of them has ended, the job ``on_end`` is enqueued, and where all of them
+        completed ``on_completed``; once, in the transaction that ends the last. A handler adds
+        to its batch by ``task.options(batch=current_job().job.batch)``.
+
+        Raises:
+            InvalidArgument: if one is not made by ``task.job(...)``.
+        """
+        batch: JobBatch = self._enqueue(add_batch(name, jobs, on_end, on_completed), within)
+        return batch
+
+    def chain(self, steps: Iterable[NewJob | Iterable[NewJob]], *, within: Any = None) -> list[int]:
+        """Enqueue jobs of which each starts when the one before has completed; returns their ids.
+
+        The jobs of an inner list run side by side, and the next step starts after all of them.
+
+        Raises:
+            InvalidArgument: if one is not made by ``task.job(...)``.
+        """
+        ids: list[int] = self._enqueue(add_chain(steps), within)
+        return ids
+
+    def batch_state(self, batch_id: int) -> BatchState | None:
+        """How far a batch is; None where there is none."""
+        return next(iter(self.database.run(find_batch(batch_id))), None)
+
+    def _enqueue(self, calls: Enqueuing, within: Any) -> Any:
+        if within is not None:
+            return _drive(calls, within)
+        with self.database.connection() as connection, connection.transaction():
+            return _drive(calls, connection)
+
 
 class AsyncQueues:
     """The queues of an asyncio coordinator; as :class:`Queues`, awaited."""
@@ -108,3 +161,53 @@ class AsyncQueues:
     async def reseal_jobs(self) -> int:
         """As :meth:`Queues.reseal_jobs`."""
         return await self.database.drive(resealing())
+
+    async def batch(
+        self,
+        name: str,
+        jobs: Iterable[NewJob],
+        *,
+        on_end: NewJob | None = None,
+        on_completed: NewJob | None = None,
+        within: Any = None,
+    ) -> JobBatch:
+        """As :meth:`Queues.batch`."""
+        batch: JobBatch = await self._enqueue(add_batch(name, jobs, on_end, on_completed), within)
+        return batch
+
+    async def chain(
+        self, steps: Iterable[NewJob | Iterable[NewJob]], *, within: Any = None
+    ) -> list[int]:
+        """As :meth:`Queues.chain`."""
+        ids: list[int] = await self._enqueue(add_chain(steps), within)
+        return ids
+
+    async def batch_state(self, batch_id: int) -> BatchState | None:
+        """As :meth:`Queues.batch_state`."""
+        return next(iter(await self.database.run(find_batch(batch_id))), None)
+
+    async def _enqueue(self, calls: Enqueuing, within: Any) -> Any:
+        if within is not None:
+            return await _drive_async(calls, within)
+        async with self.database.connection() as connection, connection.transaction():
+            return await _drive_async(calls, connection)
+
+
+def _drive(calls: Enqueuing, target: Any) -> Any:
+    answer = None
+    while True:
+        try:
+            call = calls.send(answer)
+        except StopIteration as done:
+            return done.value
+        answer = run_within(target, call, lasting=True)
+
+
+async def _drive_async(calls: Enqueuing, target: Any) -> Any:
+    answer = None
+    while True:
+        try:
+            call = calls.send(answer)
+        except StopIteration as done:
+            return done.value
+        answer = await run_within_async(target, call, lasting=True)

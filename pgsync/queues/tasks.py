@@ -18,6 +18,7 @@ from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, Job, JobOptions, add_job, add_jobs
 from pgsync.queues.middleware import Middleware, check_middleware
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
+from pgsync.queues.together import NewJob, job_ids
 from pgsync.queues.unique import Unique
 
 __all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", "TaskRegistry"]
@@ -35,7 +36,9 @@ class JobChanges(TypedDict, total=False):
 
     ``delay`` is in seconds from now by the server's clock, ``run_at`` an aware datetime. While a
     job with the ``unique_key`` is unfinished, another is not added. ``key`` is the job's own
-    concurrency key.
+    concurrency key. It starts when the jobs of ``after`` (ids, or what enqueue() returned) have
+    ended; where one was discarded or cancelled it is cancelled too, unless ``after_failed``.
+    ``batch`` is the batch that a job of that batch adds it to: ``current_job().job.batch``.
     """
 
     queue: str | None
@@ -46,6 +49,9 @@ class JobChanges(TypedDict, total=False):
     max_attempts: int | None
     key: str | None
     unique: Unique | None
+    batch: int | None
+    after: int | Enqueued | Sequence[int | Enqueued] | None
+    after_failed: bool | None
 
 
 class TaskOptions(TypedDict, total=False):
@@ -263,9 +269,19 @@ class _TaskFace(Generic[P, R]):
                 raise InvalidArgument(f"{name} must be a whole number, not {given[name]!r}")
         if "unique" in given and self.declaration.options.encrypt:
             raise InvalidArgument("encrypted arguments cannot be compared; pass unique_key instead")
+        if "after" in given:
+            given["after"] = job_ids(given["after"])
         if "delay" in given:
             given["delay"] = to_timedelta(given["delay"], "delay", zero=True)
         return replace(self.declaration, options=replace(self.declaration.options, **given))
+
+    def job(self, **args: Any) -> NewJob:
+        """A job with these arguments, not enqueued yet: for a batch or a chain.
+
+        Raises:
+            InvalidArgument: if the handler does not take these arguments.
+        """
+        return NewJob(self.name, self.declaration.check(args), self.declaration.options)
 
     def _one(self, args: dict[str, Any]) -> Call[Enqueued]:
         declaration = self.declaration

@@ -98,7 +98,14 @@ BEGIN
         PERFORM pgsync.check_job_key(k, key_limit, ordered) FROM unnest(keys) AS k;
     END IF;
     key_limit := CASE WHEN ordered THEN 1 ELSE key_limit END;
+    IF after IS NOT NULL THEN
+        PERFORM pgsync.check_after(after);
+        after := nullif(after, '{}');
+    END IF;
     run_at := coalesce(run_at, moment + delay);
+    IF batch IS NOT NULL AND cardinality(args) > 0 THEN
+        PERFORM pgsync.add_to_batch(batch, cardinality(args));
+    END IF;
     IF run_at > moment THEN
         WITH added AS (
             INSERT INTO pgsync.job_scheduled AS j (id, queue, task, args, priority, attempt, max_attempts,
@@ -162,6 +169,10 @@ BEGIN
         PERFORM pgsync.check_job_key(key, key_limit, ordered);
         key_limit := CASE WHEN ordered THEN 1 ELSE key_limit END;
     END IF;
+    IF after IS NOT NULL THEN
+        PERFORM pgsync.check_after(after);
+        after := nullif(after, '{}');
+    END IF;
     run_at := coalesce(run_at, moment + delay);
     id := nextval('pgsync.job_id');
     replaced := false;
@@ -178,6 +189,9 @@ BEGIN
         END IF;
     END IF;
     added := true;
+    IF batch IS NOT NULL THEN
+        PERFORM pgsync.add_to_batch(batch, 1);
+    END IF;
     IF run_at > moment THEN
         INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts,
             created_at, run_at, unique_key, key, key_limit, ordered, batch, after, after_failed, state)

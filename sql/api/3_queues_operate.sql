@@ -32,10 +32,12 @@ BEGIN
                jsonb_strip_nulls(jsonb_build_object('reason', end_waiting_job.reason))
         FROM all_taken AS a
     )
-    SELECT a.unique_key, a.key, a.key_slot, a.waited INTO ended FROM all_taken AS a;
+    SELECT a.unique_key, a.key, a.key_slot, a.waited, a.batch INTO ended FROM all_taken AS a;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    DELETE FROM pgsync.job_dependency AS d WHERE d.child = end_waiting_job.id;
+    PERFORM pgsync.jobs_ended(ARRAY[id], state, ARRAY[ended.batch]);
     IF ended.unique_key IS NOT NULL THEN
         PERFORM pgsync.free_unique_keys(ARRAY[ended.unique_key], ARRAY[end_waiting_job.id], end_waiting_job.state);
     END IF;
@@ -123,7 +125,11 @@ BEGIN
         unique_key, errors, key, key_limit, ordered, batch, after, after_failed)
     VALUES (job.id, job.queue, job.task, job.args, job.priority, job.attempt,
             greatest(job.max_attempts, job.attempt + 1), job.created_at, pgsync.clock(), job.unique_key,
-            job.errors, job.key, job.key_limit, job.ordered, job.batch, job.after, job.after_failed);
+            job.errors, job.key, job.key_limit, job.ordered, job.batch, pgsync.still_after(job.after),
+            job.after_failed);
+    IF job.batch IS NOT NULL THEN
+        PERFORM pgsync.batch_retried(job.batch, job.state);
+    END IF;
     PERFORM pgsync.notify_workers(job.queue);
     RETURN 'available';
 END

@@ -121,6 +121,9 @@ BEGIN
         PERFORM pgsync.free_unique_keys(array_agg(f.unique_key), array_agg(f.id), f.state)
         FROM pgsync.job_finished AS f
         WHERE f.id = ANY (ended) AND f.finished_at = moment AND f.unique_key IS NOT NULL GROUP BY f.state;
+        PERFORM pgsync.jobs_ended(array_agg(f.id), f.state, array_agg(f.batch))
+        FROM pgsync.job_finished AS f
+        WHERE f.id = ANY (ended) AND f.finished_at = moment GROUP BY f.state;
     END IF;
     PERFORM pgsync.free_slots(queues, keys);
     PERFORM pgsync.notify_workers(q) FROM unnest(ready_queues) AS q;

@@ -2,6 +2,7 @@
 
 DROP FUNCTION IF EXISTS pgsync.claim_jobs(bigint, text[], integer);
 DROP FUNCTION IF EXISTS pgsync.claimable_queues(text[]);
+DROP FUNCTION IF EXISTS pgsync.claim_jobs(bigint, text[], integer, integer[]);
 
 CREATE OR REPLACE FUNCTION pgsync.claim_turns(queues text[], weights integer[], batch integer)
 RETURNS TABLE (queue text, quota integer, limited boolean)
@@ -36,12 +37,29 @@ $$;
 COMMENT ON FUNCTION pgsync.claim_turns(text[], integer[], integer) IS
     'Internal: the queues to claim from, in order, with how many jobs to take and whether the queue has limits. Without the paused; * stands for all others that have jobs. With weights each queue has its share of the batch first, in an order drawn by weight.';
 
+CREATE OR REPLACE FUNCTION pgsync.started_jobs(ids bigint[])
+RETURNS TABLE (
+    id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
+    max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint
+)
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT r.id, r.queue, r.task, r.args, r.priority, r.attempt, r.max_attempts, r.created_at, r.run_at, r.key,
+           r.batch
+    FROM pgsync.job_running AS r WHERE r.id = ANY (ids) ORDER BY r.priority, r.id;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.started_jobs(bigint[]) IS 'Internal: admitted jobs as a claim returns them.';
+
 CREATE OR REPLACE FUNCTION pgsync.claim_jobs(
     worker bigint, queues text[], batch integer, weights integer[] DEFAULT NULL
 )
 RETURNS TABLE (
     id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
-    max_attempts smallint, created_at timestamptz, run_at timestamptz, key text
+    max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint
 )
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -53,6 +71,10 @@ DECLARE
     claimed integer;
     asking integer;
     asked boolean;
+    following boolean;
+    contended boolean;
+    refused integer;
+    followers record;
     judged record;
     notes boolean := pgsync.notes_floors();
 BEGIN
@@ -60,6 +82,10 @@ BEGIN
     WHERE s.run_at >= pgsync.due_floor() AND s.run_at <= moment LIMIT 1;
     IF FOUND THEN
         PERFORM pgsync.promote_due_jobs();
+    END IF;
+    PERFORM FROM pgsync.job_dependency AS d WHERE d.unsure LIMIT 1;
+    IF FOUND THEN
+        PERFORM pgsync.settle_dependencies();
     END IF;
     -- A worker that was given up for dead must not claim: nobody would rescue its jobs.
     PERFORM FROM pgsync.worker AS w WHERE w.id = claim_jobs.worker AND NOT w.given_up FOR KEY SHARE;
@@ -77,6 +103,9 @@ BEGIN
     END IF;
     FOR round IN 1..10 LOOP
         asked := false;
+        following := false;
+        contended := false;
+        refused := 0;
         FOR turn IN SELECT * FROM pgsync.claim_turns(claim_jobs.queues, weights, remaining) LOOP
             EXIT WHEN remaining <= 0;
             room := least(turn.quota, remaining);
@@ -110,15 +139,19 @@ BEGIN
                 SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt + 1, t.max_attempts,
                        t.created_at, t.run_at, t.unique_key, t.errors, t.key, t.key_limit, t.ordered,
                        t.key_slot, t.batch, t.after, t.after_failed, claim_jobs.worker, moment,
-                       turn.limited, t.key IS NULL
+                       turn.limited, t.key IS NULL AND (t.after IS NULL OR t.attempt > 0 OR t.position < 0)
                 FROM taken AS t
             )
             SELECT t.id, t.queue, t.task, t.args, t.priority, (t.attempt + 1)::smallint, t.max_attempts,
-                   t.created_at, t.run_at, t.key
-            FROM taken AS t WHERE t.key IS NULL ORDER BY t.priority, t.position;
+                   t.created_at, t.run_at, t.key, t.batch
+            FROM taken AS t
+            -- What came back to the front has waited for other jobs already.
+            WHERE t.key IS NULL AND (t.after IS NULL OR t.attempt > 0 OR t.position < 0) ORDER BY t.priority, t.position;
             GET DIAGNOSTICS claimed = ROW_COUNT;
-            SELECT count(*) INTO asking FROM pgsync.job_running AS r
-            WHERE r.worker = claim_jobs.worker AND r.key IS NOT NULL AND NOT r.admitted AND r.queue = turn.queue;
+            SELECT count(*), following OR coalesce(bool_or(r.after IS NOT NULL), false) INTO asking, following
+            FROM pgsync.job_running AS r
+            WHERE r.worker = claim_jobs.worker AND (r.key IS NOT NULL OR r.after IS NOT NULL)
+              AND NOT r.admitted AND r.queue = turn.queue;
             asked := asked OR asking > 0;
             remaining := remaining - claimed - asking;
             IF turn.limited AND claimed + asking < room THEN
@@ -126,17 +159,29 @@ BEGIN
             END IF;
         END LOOP;
         EXIT WHEN NOT asked;
-        SELECT a.admitted, a.refused INTO judged FROM pgsync.admit_jobs(claim_jobs.worker, round > 1) AS a;
-        RETURN QUERY
-        SELECT r.id, r.queue, r.task, r.args, r.priority, r.attempt, r.max_attempts, r.created_at, r.run_at, r.key
-        FROM pgsync.job_running AS r WHERE r.id = ANY (judged.admitted) ORDER BY r.priority, r.id;
-        remaining := remaining + coalesce(cardinality(judged.refused), 0);
-        IF round = 10 OR judged.admitted IS NULL AND judged.refused IS NULL THEN
+        IF following THEN
+            -- Before their keys, whose slots they would hold while they wait.
+            SELECT f.started, f.refused INTO followers FROM pgsync.admit_followers(claim_jobs.worker) AS f;
+            RETURN QUERY SELECT * FROM pgsync.started_jobs(followers.started);
+            refused := followers.refused;
+        END IF;
+        asked := EXISTS (
+            SELECT FROM pgsync.job_running AS r
+            WHERE r.worker = claim_jobs.worker AND r.key IS NOT NULL AND NOT r.admitted);
+        IF asked THEN
+            SELECT a.admitted, a.refused INTO judged
+            FROM pgsync.admit_jobs(claim_jobs.worker, round > 1 OR following) AS a;
+            RETURN QUERY SELECT * FROM pgsync.started_jobs(judged.admitted);
+            refused := refused + coalesce(cardinality(judged.refused), 0);
+            contended := judged.admitted IS NULL AND judged.refused IS NULL;
+        END IF;
+        remaining := remaining + refused;
+        IF round = 10 OR contended THEN
             -- Full keys, or others that claim them now: let them have the tables, and go on at once.
             PERFORM pg_notify('pgsync_jobs', claim_jobs.queues[1]);
             EXIT;
         END IF;
-        EXIT WHEN judged.refused IS NULL;
+        EXIT WHEN refused = 0;
     END LOOP;
 END
 $$;

@@ -13,6 +13,7 @@ DECLARE
     keys text[];
     unique_keys text[];
     unique_jobs bigint[];
+    batches bigint[];
 BEGIN
     WITH given AS (
         SELECT g.id, g.attempt, g.result FROM unnest(ids, attempts, results) AS g (id, attempt, result)
@@ -39,8 +40,12 @@ BEGIN
            array_agg(t.queue) FILTER (WHERE t.queue_slot),
            array_agg(t.key) FILTER (WHERE t.key_slot),
            array_agg(t.unique_key) FILTER (WHERE t.unique_key IS NOT NULL),
-           array_agg(t.id) FILTER (WHERE t.unique_key IS NOT NULL)
-    INTO accepted, queues, keys, unique_keys, unique_jobs FROM taken AS t;
+           array_agg(t.id) FILTER (WHERE t.unique_key IS NOT NULL),
+           array_agg(t.batch) FILTER (WHERE t.batch IS NOT NULL)
+    INTO accepted, queues, keys, unique_keys, unique_jobs, batches FROM taken AS t;
+    IF batches IS NOT NULL OR EXISTS (SELECT FROM pgsync.job_dependency AS d WHERE d.parent = ANY (accepted)) THEN
+        PERFORM pgsync.jobs_ended(accepted, 'completed', batches);
+    END IF;
     IF unique_keys IS NOT NULL THEN
         PERFORM pgsync.free_unique_keys(unique_keys, unique_jobs, 'completed');
     END IF;
@@ -91,6 +96,7 @@ BEGIN
             job.run_at, job.unique_key, finish_job.errors, job.key, job.key_limit, job.ordered, job.batch,
             job.after, job.after_failed, finish_job.state, job.worker, job.started_at, pgsync.clock(),
             finish_job.result);
+    PERFORM pgsync.jobs_ended(ARRAY[job.id], state, ARRAY[job.batch]);
     PERFORM pgsync.free_after(job, state);
     RETURN state;
 END

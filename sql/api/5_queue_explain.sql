@@ -73,6 +73,7 @@ DECLARE
     waiting pgsync.job_scheduled;
     aside pgsync.job_waiting;
     line pgsync.job_key;
+    awaited text;
     holders text;
     fullness record;
     started pgsync.job_running;
@@ -141,6 +142,16 @@ BEGIN
     IF FOUND THEN
         paused := format('queue %s was paused by %s at %s', queue, coalesce(pause.paused_by, 'somebody'),
             pgsync.say_time(pause.paused_at));
+    END IF;
+
+    awaited := pgsync.awaited_jobs(coalesce(aside.after, ready.after));
+    IF aside.waits_for = 'jobs' OR awaited IS NOT NULL AND ready.attempt = 0 THEN
+        state := CASE WHEN aside.id IS NULL THEN 'available' ELSE 'waiting' END;
+        reason := 'waits for jobs';
+        since := coalesce(aside.since, ready.run_at);
+        detail := coalesce('it runs after ' || awaited, 'all jobs that it waited for have ended: it is resumed in a moment')
+            || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
+        RETURN;
     END IF;
 
     IF aside.waits_for = 'key' THEN
@@ -221,7 +232,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.why_not_running(bigint) IS
-    'What a job waits for. One row: its state; reason (runs, worker dead, ended, not due, retry not due, key busy, key rate limited, queue paused, no live worker, queue limited, behind others, next, unknown); detail for people; since when; until when, where that is known; how many of its queue are ahead (1000: or more); the live workers of its queue.';
+    'What a job waits for. One row: its state; reason (runs, worker dead, ended, not due, retry not due, waits for jobs, key busy, key rate limited, queue paused, no live worker, queue limited, behind others, next, unknown); detail for people; since when; until when, where that is known; how many of its queue are ahead (1000: or more); the live workers of its queue.';
 
 CREATE OR REPLACE FUNCTION pgsync.wake_queues() RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$

@@ -1,0 +1,165 @@
+"""Jobs that belong together: batches with callbacks, and chains."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import groupby, islice
+from typing import Any, TypeAlias
+
+from pgsync.database.calls import Call, Listing, Row, in_utc, scalar
+from pgsync.database.json import to_json
+from pgsync.errors import InvalidArgument
+from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
+
+__all__ = ["BatchState", "Enqueuing", "JobBatch", "NewJob", "add_batch", "add_chain", "find_batch"]
+
+_CHUNK = 5_000
+
+Enqueuing: TypeAlias = Generator[Call[Any], Any, Any]
+"""Calls to be made one after another in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that is not enqueued yet: ``task.job(...)`` makes it, for batches and chains."""
+
+    task: str
+    args: dict[str, Any]
+    options: JobOptions
+
+
+@dataclass(frozen=True, slots=True)
+class JobBatch:
+    """A batch that was enqueued: its number, and its jobs in the order in which they were given.
+
+    Where another job had a job's unique key, that one's id is in its place, and is not counted.
+    """
+
+    id: int
+    jobs: list[int] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchState:
+    """A batch as the view ``pgsync.job_batches`` shows it.
+
+    ``state`` is ``filling``, ``running`` or ``ended``; ``progress`` is from 0 to 1; ``callbacks``
+    are the jobs that were enqueued at its end.
+    """
+
+    id: int
+    name: str
+    state: str
+    total: int
+    completed: int
+    discarded: int
+    cancelled: int
+    unfinished: int
+    progress: float
+    created_at: datetime
+    ended_at: datetime | None
+    callbacks: list[int]
+
+
+def add_batch(
+    name: str, jobs: Iterable[NewJob], on_end: NewJob | None, on_completed: NewJob | None
+) -> Enqueuing:
+    """Make a batch of jobs, with what is to be enqueued when they have ended."""
+    batch = yield Call(
+        "SELECT pgsync.new_batch(%(name)s, %(on_end)s::jsonb, %(on_completed)s::jsonb)",
+        {
+            "name": name,
+            "on_end": _callback(on_end, "on_end"),
+            "on_completed": _callback(on_completed, "on_completed"),
+        },
+        scalar,
+    )
+    ids = yield from _add_all(jobs, batch=batch)
+    yield Call("SELECT pgsync.seal_batch(%(batch)s)", {"batch": batch}, scalar)
+    return JobBatch(batch, ids)
+
+
+def _callback(job: NewJob | None, option: str) -> str | None:
+    if job is None:
+        return None
+    options = _checked(job, option).options
+    if options != JobOptions(options.queue, options.priority, max_attempts=options.max_attempts):
+        raise InvalidArgument(f"{option} can have a queue, a priority and max_attempts only")
+    said = {
+        "task": job.task,
+        "args": job.args,
+        "queue": options.queue,
+        "priority": options.priority,
+        "max_attempts": options.max_attempts,
+    }
+    return to_json(said, f"the arguments of {job.task}")
+
+
+def _checked(job: Any, what: str) -> NewJob:
+    if not isinstance(job, NewJob):
+        raise InvalidArgument(f"{what} takes jobs made by task.job(...), not {job!r}")
+    return job
+
+
+def add_chain(steps: Iterable[NewJob | Iterable[NewJob]]) -> Enqueuing:
+    """Enqueue jobs that run one after another; those of an inner list run side by side."""
+    ids: list[list[int]] = []
+    for step in steps:
+        jobs = [step] if isinstance(step, NewJob) else list(step)
+        if not jobs:
+            raise InvalidArgument("a step of a chain needs a job")
+        ids.append((yield from _add_all(jobs, after=ids[-1] if ids else None)))
+    return [job for step in ids for job in step]
+
+
+def _add_all(
+    jobs: Iterable[NewJob], *, batch: int | None = None, after: list[int] | None = None
+) -> Generator[Call[Any], Any, list[int]]:
+    ids: list[int] = []
+    checked = (_checked(job, "a batch or chain") for job in jobs)
+    for _, same in groupby(checked, key=lambda job: (job.task, id(job.options))):
+        while chunk := list(islice(same, _CHUNK)):
+            options = chunk[0].options
+            if batch is not None:
+                options = replace(options, batch=batch)
+            if after is not None:
+                options = replace(options, after=[*(options.after or ()), *after])
+            if options.unique is None and options.unique_key is None:
+                ids += yield add_jobs(chunk[0].task, [job.args for job in chunk], options)
+                continue
+            for job in chunk:
+                ids.append((yield add_job(job.task, job.args, options)).id)
+    return ids
+
+
+def job_ids(jobs: int | Enqueued | Sequence[int | Enqueued]) -> list[int]:
+    """The ids of jobs that were enqueued.
+
+    Raises:
+        InvalidArgument: if one is neither an id nor what enqueue() returned.
+    """
+    given = jobs if isinstance(jobs, Sequence) else [jobs]
+    ids = [job.id if isinstance(job, Enqueued) else job for job in given]
+    for job_id in ids:
+        if not isinstance(job_id, int) or isinstance(job_id, bool):
+            raise InvalidArgument(
+                f"after takes ids of jobs, or what enqueue() gave; not {job_id!r}"
+            )
+    return ids
+
+
+def find_batch(id: int) -> Listing[BatchState]:
+    """The batch; an empty list where there is none."""
+    return Listing(
+        "SELECT b.id, b.name, b.state, b.total, b.completed, b.discarded, b.cancelled,"
+        " b.unfinished, b.progress::float8, b.created_at, b.ended_at, b.callbacks"
+        " FROM pgsync.job_batches AS b WHERE b.id = %(id)s::bigint",
+        {"id": id},
+        _state,
+    )
+
+
+def _state(row: Row) -> BatchState:
+    return BatchState(*in_utc(row))
