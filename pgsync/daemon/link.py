@@ -20,7 +20,7 @@ from pgsync.database.json import from_json
 from pgsync.database.pool import execute_async
 from pgsync.database.session import open_session_async
 from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
-from pgsync.queues.calls import register_worker, rescue_jobs, unregister_worker
+from pgsync.queues.work import register_worker, rescue_jobs, unregister_worker
 from pgsync.version import __version__
 
 __all__ = ["SILENCE", "WorkerLink"]

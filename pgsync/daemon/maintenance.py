@@ -11,7 +11,7 @@ from pgsync.daemon.link import SILENCE
 from pgsync.database.calls import Call, scalar
 from pgsync.database.pool import execute_async
 from pgsync.database.session import open_session_async
-from pgsync.queues.calls import promote_due_jobs, rescue_jobs
+from pgsync.queues.work import promote_due_jobs, rescue_jobs
 
 __all__ = ["DUTIES", "Duty", "Maintenance"]
 

@@ -6,7 +6,7 @@ import asyncio
 
 from pgsync.daemon.link import WorkerLink
 from pgsync.queues import JobContext
-from pgsync.queues.calls import report_progress
+from pgsync.queues.work import report_progress
 
 __all__ = ["Progress"]
 

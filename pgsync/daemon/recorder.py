@@ -16,8 +16,14 @@ from pgsync.database.calls import Call
 from pgsync.database.words import words_of
 from pgsync.errors import InvalidArgument
 from pgsync.queues import CancelJob, DiscardJob, ReleaseJob
-from pgsync.queues.calls import complete_jobs, completed_jobs, fail_job, release_job, stop_job
 from pgsync.queues.retry import Backoff, RetryPolicy
+from pgsync.queues.work import (
+    complete_jobs,
+    completed_jobs,
+    fail_job,
+    release_job,
+    stop_job,
+)
 
 __all__ = ["Recorder", "WorkerReport"]
 

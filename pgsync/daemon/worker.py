@@ -22,7 +22,7 @@ from pgsync.database.listener import listen
 from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError, UnknownTask
 from pgsync.locks import default_owner
 from pgsync.queues import CancelJob, Job, JobContext, TaskDeclaration, TaskRegistry
-from pgsync.queues.calls import claim_jobs, give_back_jobs, heartbeat
+from pgsync.queues.work import claim_jobs, give_back_jobs, heartbeat
 
 __all__ = ["Worker", "WorkerReport"]
 

@@ -16,7 +16,8 @@ from pgsync.database.json import to_json
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, JobLost, PgsyncError
-from pgsync.queues.calls import Job, complete_job
+from pgsync.queues.calls import Job
+from pgsync.queues.work import complete_job
 
 __all__ = [
     "CancelJob",

@@ -1,0 +1,197 @@
+"""The calls of workers: each is one SQL function of ``sql/api/4_workers*``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, timedelta
+from typing import Any
+
+from pgsync.database.calls import Call, Listing, Row, scalar
+from pgsync.database.json import to_json
+from pgsync.queues.calls import Job
+
+__all__ = [
+    "claim_jobs",
+    "complete_job",
+    "complete_jobs",
+    "completed_jobs",
+    "fail_job",
+    "give_back_jobs",
+    "heartbeat",
+    "promote_due_jobs",
+    "register_worker",
+    "release_job",
+    "report_progress",
+    "rescue_jobs",
+    "stop_job",
+    "unregister_worker",
+]
+
+
+def register_worker(
+    name: str, host: str, pid: int, version: str, queues: Sequence[str], concurrency: int
+) -> Call[int]:
+    """Make the session that runs this a worker, and return its number."""
+    return Call(
+        "SELECT pgsync.register_worker(%(name)s, %(host)s, %(pid)s, %(version)s, %(queues)s,"
+        " %(concurrency)s)",
+        {
+            "name": name,
+            "host": host,
+            "pid": pid,
+            "version": version,
+            "queues": list(queues),
+            "concurrency": concurrency,
+        },
+        scalar,
+    )
+
+
+def unregister_worker(worker: int) -> Call[int]:
+    """End a worker in order; returns how many jobs went back unspent."""
+    return Call("SELECT pgsync.unregister_worker(%(worker)s)", {"worker": worker}, scalar)
+
+
+def heartbeat(worker: int, *, idle: bool) -> Call[tuple[bool, list[int]]]:
+    """Say that the worker lives; learn whether it is known still, and which jobs to cancel."""
+    return Call(
+        "SELECT h.known, h.cancelled FROM set_config('synchronous_commit', 'off', true) AS s,"
+        " pgsync.worker_heartbeat(%(worker)s, %(idle)s) AS h",
+        {"worker": worker, "idle": idle},
+        lambda row: (row[0], row[1]),
+    )
+
+
+def claim_jobs(
+    worker: int, queues: Sequence[str], batch: int, weights: Sequence[int] | None = None
+) -> Listing[Job]:
+    """Take up to ``batch`` jobs, best first; with ``weights``, of each queue its share."""
+    return Listing(
+        "SELECT c.id, c.queue, c.task, c.args, c.priority, c.attempt, c.max_attempts,"
+        " c.created_at, c.run_at, c.key, c.in_batch"
+        " FROM pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s, %(weights)s::integer[]) AS c",
+        {
+            "worker": worker,
+            "queues": list(queues),
+            "batch": batch,
+            "weights": None if weights is None else list(weights),
+        },
+        _claimed,
+    )
+
+
+def _claimed(row: Row) -> Job:
+    # As in_utc() does, but told which columns are times: this is read for every job.
+    job_id, queue, task, args, priority, attempt, most, created_at, run_at, *rest = row
+    created_at, run_at = created_at.astimezone(UTC), run_at.astimezone(UTC)
+    return Job(job_id, queue, task, args, priority, attempt, most, created_at, run_at, *rest)
+
+
+def report_progress(worker: int, told: Sequence[tuple[int, int, str]]) -> Call[int]:
+    """Keep what handlers told of themselves (id, attempt, progress as JSON)."""
+    return Call(
+        "SELECT p.reported FROM set_config('synchronous_commit', 'off', true) AS s,"
+        " pgsync.report_progress(%(worker)s, %(ids)s, %(attempts)s,"
+        " %(progress)s::text[]::jsonb[]) AS p (reported)",
+        {
+            "worker": worker,
+            "ids": [job_id for job_id, _, _ in told],
+            "attempts": [attempt for _, attempt, _ in told],
+            "progress": [progress for _, _, progress in told],
+        },
+        scalar,
+    )
+
+
+def complete_jobs(worker: int, done: Sequence[tuple[int, int, str | None]]) -> Call[list[int]]:
+    """Record completions (id, attempt, result as JSON); returns the ids that were accepted."""
+    return Call(
+        "SELECT pgsync.complete_jobs(%(worker)s, %(ids)s, %(attempts)s,"
+        " %(results)s::text[]::jsonb[])",
+        {
+            "worker": worker,
+            "ids": [job_id for job_id, _, _ in done],
+            "attempts": [attempt for _, attempt, _ in done],
+            "results": [result for _, _, result in done],
+        },
+        scalar,
+    )
+
+
+def complete_job(worker: int, job: Job, result: str | None) -> Call[bool]:
+    """Complete one job in the caller's transaction; False where the attempt is late."""
+    return Call(
+        "SELECT pgsync.complete_job(%(worker)s, %(id)s, %(attempt)s, %(result)s::jsonb)",
+        {"worker": worker, "id": job.id, "attempt": job.attempt, "result": result},
+        scalar,
+    )
+
+
+def completed_jobs(worker: int, ids: Sequence[int]) -> Call[list[int]]:
+    """Which of these jobs the history says that the worker has completed."""
+    return Call(
+        "SELECT coalesce(array_agg(f.id), '{}') FROM pgsync.job_finished AS f"
+        " WHERE f.id = ANY (%(ids)s::bigint[]) AND f.worker = %(worker)s"
+        " AND f.state = 'completed'",
+        {"worker": worker, "ids": list(ids)},
+        scalar,
+    )
+
+
+def fail_job(
+    worker: int, job: Job, error: dict[str, Any], retry_in: timedelta | None
+) -> Call[str | None]:
+    """Record a failed attempt; returns the job's new state, None where the attempt is late."""
+    return Call(
+        "SELECT pgsync.fail_job(%(worker)s, %(id)s, %(attempt)s, %(error)s::jsonb, %(retry_in)s)",
+        {
+            "worker": worker,
+            "id": job.id,
+            "attempt": job.attempt,
+            "error": to_json(error, "the error"),
+            "retry_in": retry_in,
+        },
+        scalar,
+    )
+
+
+def release_job(worker: int, job: Job, delay: timedelta) -> Call[str | None]:
+    """Put a running job back for later, its attempt unspent."""
+    return Call(
+        "SELECT pgsync.release_job(%(worker)s, %(id)s, %(attempt)s, %(delay)s)",
+        {"worker": worker, "id": job.id, "attempt": job.attempt, "delay": delay},
+        scalar,
+    )
+
+
+def stop_job(worker: int, job: Job, reason: str) -> Call[str | None]:
+    """Record that a running job was cancelled, and why."""
+    return Call(
+        "SELECT pgsync.stop_job(%(worker)s, %(id)s, %(attempt)s, %(reason)s::jsonb)",
+        {
+            "worker": worker,
+            "id": job.id,
+            "attempt": job.attempt,
+            "reason": to_json({"reason": reason}, "the reason"),
+        },
+        scalar,
+    )
+
+
+def give_back_jobs(worker: int, ids: Sequence[int]) -> Call[int]:
+    """Put running jobs of a worker back, their attempts unspent; returns how many."""
+    return Call(
+        "SELECT pgsync.give_back_jobs(%(worker)s, NULL, %(ids)s::bigint[])",
+        {"worker": worker, "ids": list(ids)},
+        scalar,
+    )
+
+
+def rescue_jobs(silence: timedelta) -> Call[int]:
+    """Make the jobs of dead workers available again; returns how many."""
+    return Call("SELECT pgsync.rescue_jobs(%(silence)s)", {"silence": silence}, scalar)
+
+
+def promote_due_jobs() -> Call[int]:
+    """Make due jobs available; returns how many."""
+    return Call("SELECT pgsync.promote_due_jobs()", {}, scalar)
