@@ -79,9 +79,11 @@ def test_peers_that_are_not_installed_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with found_peers() as peers:
-        assert peers.names == ()
-        assert [line.partition(":")[0] for line in peers.missing] == list(LOCK_PEERS)
+        assert (peers.names, peers.pgqueuer) == ((), False)
+        missing = [line.partition(":")[0] for line in peers.missing]
+        assert missing == [*LOCK_PEERS, "PgQueuer"]
 
 
 def test_the_redis_of_a_run_ends_with_it() -> None:
