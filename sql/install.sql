@@ -131,7 +131,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'dbc5cc5b9c59bb2bdb1206115a424abfd4ddd0737ce4999e65c35edf0efb763a')
+VALUES ('api', 0, '0.1.0', 'f437ea6fcbb330fdc561d77f46e922503f6f49d6e2a5910e94a97be78350fb32')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

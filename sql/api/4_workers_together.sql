@@ -131,12 +131,21 @@ BEGIN
         FROM pgsync.job_waiting AS w WHERE w.id = ANY (children) ORDER BY w.after, w.after_failed, w.id
     ), behind AS (
         DELETE FROM pgsync.job_ready AS r WHERE r.ctid = ANY (ARRAY(
-            SELECT c.ctid FROM unnest(its_queues) AS q (name)
-            CROSS JOIN LATERAL (
-                SELECT n.ctid, n.after, n.after_failed, n.attempt, n.key_slot FROM pgsync.job_ready AS n
-                WHERE n.queue = q.name ORDER BY n.priority, n.position LIMIT 5000 FOR UPDATE SKIP LOCKED) AS c
-            WHERE c.attempt = 0 AND NOT c.key_slot AND c.after IS NOT NULL
-              AND (c.after, c.after_failed) IN (SELECT a.after, a.after_failed FROM alike AS a)))
+            SELECT l.ctid FROM pgsync.job_ready AS l WHERE l.ctid = ANY (ARRAY(
+                -- Those found are locked, and not all that were looked at.
+                SELECT c.ctid FROM unnest(its_queues) AS q (name)
+                CROSS JOIN LATERAL (
+                    SELECT n.* FROM pgsync.claim_ranges(q.name) AS f
+                    CROSS JOIN LATERAL (
+                        SELECT j.ctid, j.after, j.after_failed, j.attempt, j.key_slot FROM pgsync.job_ready AS j
+                        WHERE j.queue = q.name
+                          AND (j.priority, j.position) >= (f.from_priority, f.from_position)
+                          AND (j.priority, j.position) < (f.to_priority, f.to_position)
+                        ORDER BY j.priority, j.position LIMIT 5000) AS n
+                    LIMIT 5000) AS c
+                WHERE c.attempt = 0 AND NOT c.key_slot AND c.after IS NOT NULL
+                  AND (c.after, c.after_failed) IN (SELECT a.after, a.after_failed FROM alike AS a)))
+            FOR UPDATE SKIP LOCKED))
         RETURNING r.*
     ), noted AS (
         INSERT INTO pgsync.job_dependency (parent, child, unsure)

@@ -201,6 +201,17 @@ def test_what_waits_takes_no_place_of_a_limited_queue(database: Any, new_worker:
     assert taken == (1,)
 
 
+def test_putting_jobs_aside_locks_no_others(database: Any, new_worker: Any) -> None:
+    mine, other = new_worker(), new_worker()
+    parent = enqueue(database)
+    assert claim(*mine) == [parent]
+    enqueue(database, after=[parent])
+    free = [enqueue(database) for _ in range(3)]
+    with mine[0].transaction():
+        assert claim(*mine, batch=1) == free[:1]
+        assert claim(*other) == free[1:]
+
+
 def test_a_job_that_never_was_is_refused(database: Any, face: Any) -> None:
     @face.task()
     def work() -> None:
