@@ -166,7 +166,7 @@ CREATE OR REPLACE FUNCTION pgsync.acquire_lock(
     OUT waited interval,
     OUT obstacle text
 )
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     key bigint := pgsync.lock_key(name);
     keys bigint[];

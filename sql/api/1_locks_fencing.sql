@@ -1,7 +1,7 @@
 -- Fencing: what a holder's token is good for, inside this database and outside.
 
 CREATE OR REPLACE FUNCTION pgsync.assert_lock(name text, token bigint) RETURNS void
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     -- Nobody waits for this one: it tells who guards, which a row's lock does not.
     PERFORM pg_advisory_xact_lock_shared(pgsync.slot_key(token::text, -1));
@@ -70,7 +70,7 @@ COMMENT ON FUNCTION pgsync.prune_fences(interval) IS
     'Forgets fences that no token has passed for so long, at most 10,000 at a time; a holder frozen for longer than that would pass again. Returns how many.';
 
 CREATE OR REPLACE FUNCTION pgsync.hand_over_lock(token bigint) RETURNS timestamptz
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     given pgsync.lock_holder;
 BEGIN
@@ -100,7 +100,7 @@ CREATE OR REPLACE FUNCTION pgsync.restore_lock(
     OUT acquired_at timestamptz,
     OUT expires_at timestamptz
 )
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     given pgsync.lock_holder;
     granted record;

@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE FUNCTION pgsync.renew_lock(name text, token bigint, ttl interval)
 RETURNS timestamptz
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     renewed timestamptz;
 BEGIN
@@ -49,7 +49,7 @@ COMMENT ON FUNCTION pgsync.release_guarded_lock(bigint) IS
     'Internal: the part of release_lock for a row that somebody has locked, or had.';
 
 CREATE OR REPLACE FUNCTION pgsync.release_lock(token bigint) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     started text := coalesce(nullif(current_setting('pgsync.session_start', true), ''), pgsync.session_start()::text);
     gone record;
@@ -108,7 +108,7 @@ COMMENT ON FUNCTION pgsync.free_orphans(bigint[]) IS
     'Internal: gives back advisory locks of this session that have no holder''s row, since the transaction that took them failed; with null all of them.';
 
 CREATE OR REPLACE FUNCTION pgsync.abandon_lock(name text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     released boolean;
 BEGIN
@@ -128,7 +128,7 @@ COMMENT ON FUNCTION pgsync.abandon_lock(text) IS
     'Releases whatever this session holds under the name: for a caller whose try_lock was interrupted before it learned the token.';
 
 CREATE OR REPLACE FUNCTION pgsync.abandon_all_but(tokens bigint[]) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     released integer;
 BEGIN

@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION pgsync.lock_transaction(
     OUT acquired_at timestamptz,
     OUT expires_at timestamptz
 )
-LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     key bigint := pgsync.lock_key(name);
     shared boolean := mode = 'shared';

@@ -160,7 +160,7 @@ COMMENT ON FUNCTION pgsync.floor_probe_ended(jsonb) IS
     'Internal: whether all transactions have ended that went on when the probe began.';
 
 CREATE OR REPLACE FUNCTION pgsync.move_queue_floors(arrivals bigint, resumed bigint, gain bigint) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET enable_bitmapscan = off AS $$
 DECLARE
     claim_index oid := 'pgsync.job_ready_claim'::regclass;
     before bigint;
@@ -202,7 +202,7 @@ COMMENT ON FUNCTION pgsync.move_queue_floors(bigint, bigint, bigint) IS
     'Internal: moves the floors of job_ready up to the first job, or past the last positions given, where that saves gain dead rows; says how many. All who drew a position up to those must have ended.';
 
 CREATE OR REPLACE FUNCTION pgsync.move_due_floor(due timestamptz, gain bigint) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET enable_bitmapscan = off AS $$
 DECLARE
     due_index oid := 'pgsync.job_scheduled_due'::regclass;
     before bigint := pg_stat_get_xact_tuples_returned(due_index);
@@ -266,7 +266,7 @@ COMMENT ON FUNCTION pgsync.advance_floors(bigint, bigint) IS
     'Keeps floors under the claim while there are more than dead_rows dead rows, and removes them otherwise. Moves those by which gain dead rows are saved, and says how many there are (0: none are kept). Called again and again in one session, outside transactions; a call moves them as far as the call before it could look.';
 
 CREATE OR REPLACE FUNCTION pgsync.check_floors() RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET enable_bitmapscan = off AS $$
 DECLARE
     wrong integer;
     lowest timestamptz;

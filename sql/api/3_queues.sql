@@ -159,7 +159,7 @@ CREATE OR REPLACE FUNCTION pgsync.add_job(
     OUT added boolean,
     OUT replaced boolean
 )
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
     holder bigint;
@@ -239,7 +239,7 @@ COMMENT ON FUNCTION pgsync.enqueue(text, jsonb, text, integer, timestamptz, text
     'Enqueues a job for run_at, or delay from now, or at once, in the caller''s transaction and returns its id, or that of the job that has the same unique key.';
 
 CREATE OR REPLACE FUNCTION pgsync.promote_due_jobs(batch integer DEFAULT 1000) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     promoted integer;
     promoted_queues text[];

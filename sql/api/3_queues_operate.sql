@@ -2,7 +2,7 @@
 -- such job, or it is past that.
 
 CREATE OR REPLACE FUNCTION pgsync.end_waiting_job(id bigint, state text, reason text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     ended record;
 BEGIN
@@ -89,7 +89,7 @@ COMMENT ON FUNCTION pgsync.discard_job(bigint, text) IS
     'Gives up on a job that waits; null where it runs or has ended.';
 
 CREATE OR REPLACE FUNCTION pgsync.retry_job(id bigint) RETURNS text
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     job pgsync.job_finished;
     holder bigint;
@@ -213,7 +213,7 @@ COMMENT ON FUNCTION pgsync.limit_queue(text, integer, integer, integer, interval
     'Sets the limits of a queue over all workers: how many of its jobs run at once, in all and of one key, and how many start in a time. Null removes a limit. What runs goes on.';
 
 CREATE OR REPLACE FUNCTION pgsync.replace_args(ids bigint[], now jsonb[], later jsonb[]) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     replaced integer := 0;
     count integer;

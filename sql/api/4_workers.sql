@@ -48,7 +48,7 @@ COMMENT ON FUNCTION pgsync.worker_heartbeat(bigint, boolean) IS
 CREATE OR REPLACE FUNCTION pgsync.report_progress(
     worker bigint, ids bigint[], attempts integer[], progress jsonb[]
 ) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
     reported integer;
@@ -65,7 +65,7 @@ COMMENT ON FUNCTION pgsync.report_progress(bigint, bigint[], integer[], jsonb[])
     'Keeps what handlers tell of their progress (done, total, note) with the running jobs, and says of how many; late attempts are passed over.';
 
 CREATE OR REPLACE FUNCTION pgsync.give_back_jobs(workers bigint[], reasons text[], ids bigint[]) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
     given_back integer;

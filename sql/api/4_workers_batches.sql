@@ -62,7 +62,7 @@ COMMENT ON FUNCTION pgsync.add_to_batch(bigint, integer) IS
     'Internal: counts jobs that are enqueued into a batch.';
 
 CREATE OR REPLACE FUNCTION pgsync.count_ended(batches bigint[], states text[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     PERFORM FROM pgsync.job_batch AS b WHERE b.id = ANY (batches) ORDER BY b.id FOR NO KEY UPDATE;
     UPDATE pgsync.job_batch AS b
@@ -81,7 +81,7 @@ COMMENT ON FUNCTION pgsync.count_ended(bigint[], text[]) IS
     'Internal: counts jobs that have ended in their batches, one element a job, and ends the batches whose last they were.';
 
 CREATE OR REPLACE FUNCTION pgsync.end_batches(batches bigint[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     ended pgsync.job_batch;
     callback jsonb;

@@ -42,7 +42,7 @@ RETURNS TABLE (
     id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
     max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint
 )
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
@@ -61,7 +61,7 @@ RETURNS TABLE (
     id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
     max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint
 )
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     moment timestamptz := pgsync.clock();

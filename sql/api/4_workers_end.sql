@@ -6,7 +6,7 @@
 CREATE OR REPLACE FUNCTION pgsync.complete_jobs(
     worker bigint, ids bigint[], attempts integer[], results jsonb[]
 ) RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     accepted bigint[];
     queues text[];
@@ -126,7 +126,7 @@ COMMENT ON FUNCTION pgsync.schedule_again(pgsync.job_running, text, integer, tim
 CREATE OR REPLACE FUNCTION pgsync.fail_job(
     worker bigint, id bigint, attempt integer, error jsonb, retry_in interval DEFAULT NULL
 ) RETURNS text
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     job pgsync.job_running;
     moment timestamptz := pgsync.clock();
@@ -156,7 +156,7 @@ COMMENT ON FUNCTION pgsync.fail_job(bigint, bigint, integer, jsonb, interval) IS
 CREATE OR REPLACE FUNCTION pgsync.release_job(
     worker bigint, id bigint, attempt integer, delay interval
 ) RETURNS text
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     job pgsync.job_running;
 BEGIN
@@ -178,7 +178,7 @@ COMMENT ON FUNCTION pgsync.release_job(bigint, bigint, integer, interval) IS
 CREATE OR REPLACE FUNCTION pgsync.stop_job(
     worker bigint, id bigint, attempt integer, reason jsonb
 ) RETURNS text
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     job pgsync.job_running;
 BEGIN

@@ -189,7 +189,7 @@ COMMENT ON FUNCTION pgsync.resume_keys(text[]) IS
     'Internal: takes the free slots of keys whose rows are locked for the next jobs that wait for them, and makes these available before all others of their priority.';
 
 CREATE OR REPLACE FUNCTION pgsync.resume_waiting_jobs() RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     keys text[];
 BEGIN

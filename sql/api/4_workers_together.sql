@@ -34,7 +34,7 @@ COMMENT ON FUNCTION pgsync.still_after(bigint[]) IS
     'Internal: what a job that is retried by hand still waits for: not for those that failed.';
 
 CREATE OR REPLACE FUNCTION pgsync.hold_jobs(ids bigint[], OUT held bigint[], OUT moving bigint[])
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     ready_queues text[];
 BEGIN
@@ -63,7 +63,7 @@ COMMENT ON FUNCTION pgsync.hold_jobs(bigint[]) IS
     'Internal: keeps jobs from ending until this transaction does. The ids held, and those (or null) that somebody was moving just now.';
 
 CREATE OR REPLACE FUNCTION pgsync.admit_followers(worker bigint, OUT started bigint[], OUT refused integer)
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     asking bigint[];
     parents bigint[];
@@ -107,7 +107,7 @@ COMMENT ON FUNCTION pgsync.admit_followers(bigint) IS
     'Internal: judges the jobs that wait for others and that a worker has just claimed; puts those aside (and says how many) that must wait. Those started have no key to ask for.';
 
 CREATE OR REPLACE FUNCTION pgsync.put_followers_aside(children bigint[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
     limited text[];
@@ -169,7 +169,7 @@ COMMENT ON FUNCTION pgsync.put_followers_aside(bigint[]) IS
     'Internal: takes claimed jobs back to wait for others, their attempt unspent, and those behind them that wait for the same.';
 
 CREATE OR REPLACE FUNCTION pgsync.lock_followers(ids bigint[], failed boolean) RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     following bigint[];
 BEGIN
@@ -195,7 +195,7 @@ COMMENT ON FUNCTION pgsync.lock_followers(bigint[], boolean) IS
 CREATE OR REPLACE FUNCTION pgsync.cancel_followers(
     parents bigint[], children bigint[], state text, OUT ids bigint[], OUT batches bigint[]
 )
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     unique_keys text[];
 BEGIN
@@ -227,7 +227,7 @@ COMMENT ON FUNCTION pgsync.cancel_followers(bigint[], bigint[], text) IS
     'Internal: cancels those of the children that do not run after a failure.';
 
 CREATE OR REPLACE FUNCTION pgsync.resume_followers(children bigint[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     ready_queues text[];
 BEGIN
@@ -253,7 +253,7 @@ COMMENT ON FUNCTION pgsync.resume_followers(bigint[]) IS
     'Internal: makes jobs that wait for no other any more available, before all others of their priority.';
 
 CREATE OR REPLACE FUNCTION pgsync.jobs_ended(ids bigint[], state text, batches bigint[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     ended bigint[] := ids;
     its_state text := state;
@@ -291,7 +291,7 @@ COMMENT ON FUNCTION pgsync.jobs_ended(bigint[], text, bigint[]) IS
     'Internal: what follows from the end of jobs in one state, of which those of a batch have one element in batches each.';
 
 CREATE OR REPLACE FUNCTION pgsync.settle_dependencies(everything boolean DEFAULT false) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     missed record;
     settled integer := 0;
@@ -320,7 +320,7 @@ COMMENT ON FUNCTION pgsync.settle_dependencies(boolean) IS
     'Looks again at jobs that were put aside while one they wait for was ending, or had failed; or at all that wait. Every claim does so too. Says how many have ended.';
 
 CREATE OR REPLACE FUNCTION pgsync.awaited_jobs(after bigint[]) RETURNS text
-LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     RETURN (SELECT string_agg(format('job %s (%s)', j.id, j.state), ', ' ORDER BY j.id)
                    || CASE WHEN max(j.alive) > 10 THEN format(' and %s others', max(j.alive) - 10) ELSE '' END

@@ -66,7 +66,7 @@ CREATE OR REPLACE FUNCTION pgsync.why_not_running(
 )
 -- STABLE: all of it reads one snapshot, in which the job is in one table.
 -- No bitmap of a whole queue, which the planner would make without fresh statistics.
-LANGUAGE plpgsql STABLE SET enable_bitmapscan = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SET enable_bitmapscan = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
     ready pgsync.job_ready;
