@@ -226,14 +226,11 @@ class LockKeeper:
 
         async def awaitable() -> list[HeldLock | Grant]:
             taking = _submit(threads or self._threads, take)
-            answer = asyncio.wrap_future(taking)
             try:
-                return await asyncio.shield(answer)
+                return await asyncio.wrap_future(taking)
             except asyncio.CancelledError:
-                # A thread cannot be stopped; what it is granted must not stay behind, and how it
-                # fails is nobody's concern now.
+                # A thread cannot be stopped, and what it is granted must not stay behind.
                 taking.add_done_callback(self._give_back)
-                answer.add_done_callback(lambda left: left.cancelled() or left.exception())
                 if cancel is not None and not taking.cancel():
                     _submit(self._threads, cancel)
                 raise
