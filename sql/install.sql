@@ -131,7 +131,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '4b9c75341fec65a61873ac850717266acb75f335754ca6920076d4c5f1b7c983')
+VALUES ('api', 0, '0.1.0', 'b1ef9d03941d924efca7a9b51cf5ee51599309fabb0a07daebad5fd1039b476b')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -20,6 +20,7 @@ __all__ = [
     "ask_to_release",
     "assert_lock",
     "exchange_locks",
+    "expire_lock",
     "explain_lock",
     "fence",
     "force_unlock",
@@ -163,6 +164,11 @@ def renew_lock(name: str, token: int, ttl: timedelta) -> Call[datetime | None]:
 def release_lock(token: int) -> Call[bool]:
     """Release the lock; False where the token does not hold it in this session."""
     return Call("SELECT pgsync.release_lock(%(token)s)", {"token": token}, scalar)
+
+
+def expire_lock(token: int) -> Call[bool]:
+    """Release a lock whose ttl has passed, by the clock of its holder, which runs out first."""
+    return Call("SELECT pgsync.expire_lock(%(token)s)", {"token": token}, scalar)
 
 
 def abandon_lock(name: str) -> Call[bool]:

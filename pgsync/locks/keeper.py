@@ -17,6 +17,7 @@ from pgsync.database.forks import renew_after_fork
 from pgsync.errors import LockHeld, LockLost, OutcomeUnknown, PgsyncError
 from pgsync.locks.calls import (
     Grant,
+    expire_lock,
     hand_over_lock,
     release_lock,
     renew_lock,
@@ -318,8 +319,13 @@ class LockKeeper:
             self._sessions.give_back(held.session)
             held.leave()
 
-    def _release_at_server(self, held: HeldLock) -> bool:
+    def _release_at_server(self, held: HeldLock, expired: bool = False) -> bool:
         exchange = self._sessions.exchange_of(held.session)
+        if expired:
+            released = held.session.run(expire_lock(held.token))
+            if exchange is not None:
+                exchange.forget(held.token)
+            return released
         if exchange is not None:
             return exchange.release(held.token)
         return held.session.run(release_lock(held.token))
@@ -363,7 +369,7 @@ class LockKeeper:
         self._watchdog.forget(held)
         try:
             if held.session.alive:
-                self._release_at_server(held)
+                self._release_at_server(held, expired=reason == held.overdue)
         except PgsyncError as error:
             logger.warning("lock %r: the server could not be told: %s", held.name, error)
         finally:

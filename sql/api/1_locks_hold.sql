@@ -80,6 +80,19 @@ $$;
 COMMENT ON FUNCTION pgsync.release_lock(bigint) IS
     'Releases the lock that this session holds with the token; false where it holds none with it. A guarded transaction that is still open holds off the next holder until it ends.';
 
+CREATE OR REPLACE FUNCTION pgsync.expire_lock(token bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    UPDATE pgsync.lock_holder AS h SET expires_at = least(h.expires_at, pgsync.clock())
+    WHERE h.token = expire_lock.token AND NOT h.handed_over
+      AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start();
+    RETURN pgsync.release_lock(token);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.expire_lock(bigint) IS
+    'Releases a lock whose ttl has passed for its holder, who counts from before the server did: an expiry, audited as such, and no release.';
+
 CREATE OR REPLACE FUNCTION pgsync.unlock(name text, token bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN

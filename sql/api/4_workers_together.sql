@@ -172,6 +172,7 @@ CREATE OR REPLACE FUNCTION pgsync.lock_followers(ids bigint[], failed boolean) R
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     following bigint[];
+    direct bigint[];
 BEGIN
     WITH RECURSIVE ending (id) AS (
         SELECT e FROM unnest(ids) AS e
@@ -182,10 +183,11 @@ BEGIN
         JOIN pgsync.job_waiting AS w ON w.id = d.child
         WHERE failed AND NOT w.after_failed
     )
-    SELECT array_agg(DISTINCT d.child) INTO following
+    SELECT array_agg(DISTINCT d.child), array_agg(DISTINCT d.child) FILTER (WHERE d.parent = ANY (ids))
+    INTO following, direct
     FROM ending AS e JOIN pgsync.job_dependency AS d ON d.parent = e.id;
     PERFORM FROM pgsync.job_waiting AS w WHERE w.id = ANY (following) ORDER BY w.id FOR UPDATE;
-    RETURN ARRAY(SELECT DISTINCT d.child FROM pgsync.job_dependency AS d WHERE d.parent = ANY (ids));
+    RETURN coalesce(direct, '{}');
 END
 $$;
 
@@ -272,7 +274,8 @@ BEGIN
             FROM pgsync.cancel_followers(ended, children, its_state) AS c;
             cancelled := cancelled || coalesce(fallen_batches, '{}');
         END IF;
-        DELETE FROM pgsync.job_dependency AS d WHERE d.parent = ANY (ended);
+        -- Only theirs: who was put aside since is not among the children. It is unsure, and is looked at again.
+        DELETE FROM pgsync.job_dependency AS d WHERE d.parent = ANY (ended) AND d.child = ANY (children);
         PERFORM pgsync.resume_followers(children);
         EXIT WHEN fallen IS NULL;
         ended := fallen;

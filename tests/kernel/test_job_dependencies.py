@@ -380,6 +380,39 @@ def test_a_job_put_aside_while_its_parent_falls(database: Any, new_worker: Any) 
     assert reason(database, grandchild) == f"job {child}, which it waits for, was cancelled"
 
 
+def test_a_job_put_aside_while_what_fell_with_its_parent_is_cancelled(
+    database: Any, new_worker: Any
+) -> None:
+    """It is none of those that the failure found, and must not lose what it waits for to them."""
+    mine, other, third = new_worker(), new_worker(), new_worker()
+    failing, lasting = enqueue(database), enqueue(database)
+    found = enqueue(database, after=[failing])
+    assert claim(*mine, batch=1) == [failing]
+    assert claim(*other, batch=1) == [lasting]
+    assert claim(*third) == []
+    late, alone = enqueue(database, after=[failing, lasting]), enqueue(database, after=[failing])
+    database.execute(
+        """
+        CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END';
+        CREATE TRIGGER stop BEFORE INSERT ON pgsync.job_finished FOR EACH ROW
+        WHEN (NEW.state = 'cancelled') EXECUTE FUNCTION stop();
+        SELECT pg_advisory_lock(42);
+        """
+    )
+    ending = threading.Thread(target=fail, args=(*mine, failing, 1, None))
+    ending.start()
+    waits = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory' AND pid = %s"
+    eventually(lambda: database.execute(waits, [mine[0].info.backend_pid]).fetchone() is not None)
+    assert claim(*third) == []
+    database.execute("SELECT pg_advisory_unlock(42)")
+    ending.join(10)
+    complete(*other, (lasting, 1))
+    assert claim(*third) == []
+    assert {state(database, job)[0] for job in (found, late, alone)} == {"cancelled"}
+    assert left(database) == 0
+
+
 def _spin(
     dsn: str, run: Callable[[Any, int], None], stop: threading.Event, errors: list[str]
 ) -> None:

@@ -392,3 +392,16 @@ def test_contention_and_expiry_are_audited_where_asked(
     first.lock("slow", ttl=0.3, audit=True).acquire()
     eventually(lambda: audited(database, "slow") == ["lock.expired"])
     assert audited(database, "plain") == []
+
+
+def test_an_expiry_that_the_holder_sees_before_the_server_is_audited_too(
+    database: Any,
+) -> None:
+    """The holder counts from before it asked, so its ttl passes first."""
+    (token,) = database.execute(
+        "SELECT token FROM pgsync.try_lock('slow', '1 hour', audited => true)"
+    ).fetchone()
+    assert database.execute("SELECT pgsync.expire_lock(%s)", [token]).fetchone() == (True,)
+    assert audited(database, "slow") == ["lock.expired"]
+    assert database.execute("SELECT pgsync.expire_lock(%s)", [token]).fetchone() == (False,)
+    assert audited(database, "slow") == ["lock.expired"]
