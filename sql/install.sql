@@ -131,7 +131,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'b1ef9d03941d924efca7a9b51cf5ee51599309fabb0a07daebad5fd1039b476b')
+VALUES ('api', 0, '0.1.0', '90bd6a3cdf7102054de29bae0a5f75d5b3eabc430922eaefae99cbac3ee42615')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

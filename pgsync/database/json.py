@@ -9,6 +9,8 @@ from pgsync.errors import InvalidArgument
 
 __all__ = ["from_json", "to_json"]
 
+# Made once: json.dumps would make an encoder for each value.
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 
 
@@ -20,8 +22,9 @@ def to_json(value: Any, what: str) -> str:
             surrogate. The message begins with ``what``.
     """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        text.encode()
+        text = _encode(value)
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError:
         raise InvalidArgument(f"{what}: text with a lone surrogate is not Unicode text") from None
     except (TypeError, ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ from pgsync.queues import (
     Enqueued,
     JobChanges,
     JobOptions,
+    Parameters,
     ReleaseJob,
     Task,
     TaskDeclaration,
@@ -63,7 +64,7 @@ class _OperationFace:
         return CancelJob(str(error))
 
     def _task_declaration(self, function: Any, options: JobOptions) -> TaskDeclaration:
-        return TaskDeclaration(self.name, function, options)
+        return TaskDeclaration(self.name, function, Parameters.of(function), options)
 
 
 class Operation(_OperationFace):

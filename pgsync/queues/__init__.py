@@ -11,6 +11,7 @@ from pgsync.queues.context import (
 )
 from pgsync.queues.front import AsyncQueues, Queues
 from pgsync.queues.limits import QueueLimits
+from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, backoff_from
 from pgsync.queues.sealing import SealedArguments
 from pgsync.queues.tasks import (
@@ -40,6 +41,7 @@ __all__ = [
     "JobState",
     "JobTimedOut",
     "NewJob",
+    "Parameters",
     "QueueLimits",
     "Queues",
     "ReleaseJob",

@@ -126,7 +126,7 @@ def _to_args(args: dict[str, Any], task: str, options: JobOptions) -> str:
     text = to_json(args, f"the arguments of {task}")
     if options.encrypt:
         text = seal_text(text)
-    size = len(text.encode())
+    size = len(text) if text.isascii() else len(text.encode())
     if size > _MOST_BYTES:
         raise InvalidArgument(
             f"the arguments of {task} must have at most 1 MB ({_MOST_BYTES} bytes) as JSON,"
@@ -187,13 +187,16 @@ def add_jobs(
     """Enqueue many jobs of one task; their ids come back in the same order."""
     jobs = list(many_args)
     return Call(
-        "SELECT pgsync.add_jobs(%(task)s, %(args)s::text[]::jsonb[], %(queue)s::text,"
+        # A line each, as JSON text has no line break of its own: an array would be quoted first.
+        "SELECT pgsync.add_jobs(%(task)s, ARRAY(SELECT l.line::jsonb"
+        " FROM string_to_table(%(lines)s, chr(10)) WITH ORDINALITY AS l (line, number)"
+        " ORDER BY l.number), %(queue)s::text,"
         " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer, %(delay)s,"
         " %(keys)s::text[], %(key_limit)s::integer, %(ordered)s, %(batch)s::bigint,"
         " %(after)s::bigint[], %(after_failed)s)",
         {
             "task": task,
-            "args": [_to_args(args, task, options) for args in jobs],
+            "lines": "\n".join(_to_args(args, task, options) for args in jobs),
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,

@@ -17,6 +17,7 @@ from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, Job, JobOptions, add_job, add_jobs
 from pgsync.queues.middleware import Middleware, check_middleware
+from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
 from pgsync.queues.together import NewJob, job_ids
 from pgsync.queues.unique import Unique
@@ -128,6 +129,7 @@ class TaskDeclaration:
 
     name: str
     function: Callable[..., Any]
+    parameters: Parameters
     options: JobOptions
     timeout: timedelta | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
@@ -160,13 +162,13 @@ class TaskDeclaration:
             raise InvalidArgument(
                 f"task {name!r}: encrypted arguments cannot be compared; pass unique_key instead"
             )
-        known = inspect.signature(function).parameters
+        parameters = Parameters.of(function)
         for argument in (job.unique and job.unique.by) or ():
-            if argument not in known:
+            if argument not in parameters.signature.parameters:
                 raise InvalidArgument(
                     f"task {name!r} takes no argument {argument!r} to be unique by"
                 )
-        return cls(name, function, job, timeout, policy, on_discard)
+        return cls(name, function, parameters, job, timeout, policy, on_discard)
 
     def check(self, args: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments if the handler can be called with them.
@@ -175,7 +177,7 @@ class TaskDeclaration:
             InvalidArgument: if one is missing or unknown.
         """
         try:
-            inspect.signature(self.function).bind(**args)
+            self.parameters.check(args)
         except TypeError as error:
             raise InvalidArgument(f"task {self.name!r}: {error}") from None
         return args
@@ -200,7 +202,7 @@ class TaskRegistry:
         """
         if task.name in self._tasks:
             raise InvalidArgument(f"a task named {task.name!r} is declared already; pass name=")
-        if "within" in inspect.signature(task.function).parameters:
+        if "within" in task.parameters.signature.parameters:
             raise InvalidArgument(
                 f"task {task.name!r} has a parameter named 'within', which enqueue() takes for the "
                 "caller's transaction; rename it"

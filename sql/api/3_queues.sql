@@ -90,12 +90,16 @@ DECLARE
     moment timestamptz := pgsync.clock();
     ids bigint[];
 BEGIN
-    PERFORM pgsync.check_job(task, a, queue, priority, max_attempts, NULL) FROM unnest(args) AS a;
+    -- The first of those that may be wrong tells what is; the usual are judged together.
+    PERFORM pgsync.check_job(task, coalesce((
+        SELECT coalesce(a, 'null') FROM unnest(args) AS a
+        WHERE jsonb_typeof(a) IS DISTINCT FROM 'object' OR octet_length(a::text) > 1048576 LIMIT 1), '{}'),
+        queue, priority, max_attempts, NULL);
     IF keys IS NOT NULL OR key_limit IS NOT NULL OR ordered THEN
         IF cardinality(keys) IS DISTINCT FROM cardinality(args) THEN
             RAISE invalid_parameter_value USING MESSAGE = 'keys must have one element for each of args';
         END IF;
-        PERFORM pgsync.check_job_key(k, key_limit, ordered) FROM unnest(keys) AS k;
+        PERFORM pgsync.check_job_key(k, key_limit, ordered) FROM (SELECT DISTINCT unnest(keys)) AS d (k);
     END IF;
     key_limit := CASE WHEN ordered THEN 1 ELSE key_limit END;
     IF after IS NOT NULL THEN

@@ -75,7 +75,7 @@ def test_tokens_rise_over_a_crash_of_the_server(tmp_path: Path) -> None:
 
 
 def _has_recovered(dsn: str) -> bool:
-    """Whether the crash is over: for a moment after it the server still answers as if nothing was."""
+    """Whether the crash is over: just after it the server still answers as if nothing was."""
     try:
         with psycopg.connect(dsn) as connection:
             bases = connection.execute("SELECT count(*) FROM pgsync.lock_token_base").fetchone()
