@@ -18,6 +18,7 @@ from pgsync.errors import (
     ServerUnsupported,
     StaleToken,
     UnknownTask,
+    WorkersFailed,
 )
 from pgsync.limits import Decision, Limit
 from pgsync.locks import lock_key
@@ -63,6 +64,7 @@ __all__ = [
     "StaleToken",
     "Unique",
     "UnknownTask",
+    "WorkersFailed",
     "__version__",
     "current_job",
     "lock_key",

@@ -9,7 +9,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
-from pgsync.daemon import Daemon, DaemonThread, WorkerReport, run_until_signalled
+from pgsync.daemon import (
+    Daemon,
+    DaemonThread,
+    WorkerProcesses,
+    WorkerReport,
+    find_app,
+    run_until_signalled,
+)
 from pgsync.database.dsn import check_same_database, check_server, connect, masked
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.forks import renew_after_fork
@@ -144,6 +151,34 @@ class _CoordinatorFace:
             scheduler=scheduler,
         )
 
+    def _new_daemon(self, options: WorkerOptions, *, drain: bool, scheduler: bool) -> Daemon:
+        """The daemon of a worker process, which has loaded this coordinator."""
+        self._check()
+        return self._daemon(options, drain=drain, scheduler=scheduler)
+
+    def _workers(
+        self,
+        options: WorkerOptions,
+        *,
+        drain: bool,
+        scheduler: bool,
+        processes: int,
+        app: str | None,
+    ) -> Daemon | WorkerProcesses:
+        # Made in any case: it refuses what is wrong with the options.
+        daemon = self._daemon(options, drain=drain, scheduler=scheduler)
+        if processes == 1:
+            return daemon
+        if processes < 1:
+            raise InvalidArgument(f"processes must be 1 or more, not {processes}")
+        return WorkerProcesses(
+            app or find_app(self),
+            processes,
+            {"options": options, "drain": drain, "scheduler": scheduler},
+            grace=options.get("grace", 30.0),
+            drain=drain,
+        )
+
 
 def _find_server(dsn: str | None, direct_dsn: str | None) -> tuple[str, str, EmbeddedServer | None]:
     direct_dsn = direct_dsn or os.environ.get("PGSYNC_DIRECT_DSN")
@@ -232,18 +267,32 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
         return next(iter(self.database.run(operation_status(operation, key))), None)
 
     def run_worker(
-        self, *, drain: bool = False, scheduler: bool = False, **options: Unpack[WorkerOptions]
+        self,
+        *,
+        drain: bool = False,
+        scheduler: bool = False,
+        processes: int = 1,
+        app: str | None = None,
+        **options: Unpack[WorkerOptions],
     ) -> WorkerReport:
         """Perform jobs until SIGTERM or SIGINT, or with ``drain`` until none is available.
 
         Blocking handlers run in threads, coroutine handlers on a loop of this call's own.
         Maintenance is done too where no other process does it; with ``scheduler``, schedules are
-        fired.
+        fired. A second signal ends it at once.
+
+        With ``processes``, so many new interpreters each load the coordinator and work with these
+        options; one that dies is started again. A global of an imported module is found by
+        itself, anything else needs ``app``, as ``package.module:coordinator``.
+
+        Raises:
+            WorkersFailed: if the processes cannot start, or one had to be killed at the end.
         """
         self._check()
-        return asyncio.run(
-            run_until_signalled(self._daemon(options, drain=drain, scheduler=scheduler))
+        workers = self._workers(
+            options, drain=drain, scheduler=scheduler, processes=processes, app=app
         )
+        return asyncio.run(run_until_signalled(workers))
 
     def start(self, **options: Unpack[WorkerOptions]) -> None:
         """Start a daemon (worker, scheduler, maintenance) in a thread of this process."""
@@ -321,12 +370,20 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncBlock):
         return next(iter(await self.database.run(operation_status(operation, key))), None)
 
     async def run_worker(
-        self, *, drain: bool = False, scheduler: bool = False, **options: Unpack[WorkerOptions]
+        self,
+        *,
+        drain: bool = False,
+        scheduler: bool = False,
+        processes: int = 1,
+        app: str | None = None,
+        **options: Unpack[WorkerOptions],
     ) -> WorkerReport:
         """As :meth:`Coordinator.run_worker`."""
         await asyncio.to_thread(self._check)
-        daemon = self._daemon(options, drain=drain, scheduler=scheduler)
-        return await run_until_signalled(daemon)
+        workers = self._workers(
+            options, drain=drain, scheduler=scheduler, processes=processes, app=app
+        )
+        return await run_until_signalled(workers)
 
     async def start(self, **options: Unpack[WorkerOptions]) -> None:
         """As :meth:`Coordinator.start`, on this event loop."""

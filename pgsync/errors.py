@@ -23,6 +23,7 @@ __all__ = [
     "ServerUnsupported",
     "StaleToken",
     "UnknownTask",
+    "WorkersFailed",
 ]
 
 
@@ -171,3 +172,7 @@ class JobLost(PgsyncError):
 
 class UnknownTask(PgsyncError):
     """A job names a task that this process has not declared."""
+
+
+class WorkersFailed(PgsyncError):
+    """Worker processes kept ending before they were ready, or would not end and were killed."""

@@ -3,91 +3,78 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import inspect
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from pgsync.coordinator import AsyncCoordinator, Coordinator
+from pgsync.daemon import LOG_FORMAT, load_app
 from pgsync.errors import InvalidArgument
 
-__all__ = ["daemon", "load_app", "worker"]
+__all__ = ["daemon", "worker"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def load_app(path: str) -> Coordinator | AsyncCoordinator:
-    """The coordinator that ``package.module:name`` names; a function is called to make it.
-
-    Raises:
-        InvalidArgument: if there is none.
-    """
-    module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise InvalidArgument("--app must be like package.module:coordinator")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
-            raise
-        raise InvalidArgument(f"--app: there is no module {module_name!r} here") from None
-    except AttributeError:
-        raise InvalidArgument(f"--app: module {module_name!r} has no {name!r}") from None
-    if inspect.isfunction(found):
-        found = found()
-    if not isinstance(found, (Coordinator, AsyncCoordinator)):
-        raise InvalidArgument(f"--app: {path} is a {type(found).__name__}, not a coordinator")
-    return found
+def _work_options(command: F) -> F:
+    for option in (
+        click.option(
+            "--processes",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="So many, each with this concurrency.",
+        ),
+        click.option("--concurrency", type=click.IntRange(1), default=10, show_default=True),
+        click.option(
+            "--queue",
+            "queues",
+            multiple=True,
+            default=("default",),
+            help="Repeat for more, in order; or with weights, mail=3.",
+        ),
+        click.option("--app", required=True, help="package.module:coordinator"),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
-@click.option("--app", required=True, help="package.module:coordinator")
-@click.option(
-    "--queue",
-    "queues",
-    multiple=True,
-    default=("default",),
-    help="Repeat for more, in order; or with weights, mail=3.",
-)
-@click.option("--concurrency", type=click.IntRange(1), default=10, show_default=True)
+@_work_options
 @click.option("--drain", is_flag=True, help="End when no job is available.")
-def worker(app: str, queues: tuple[str, ...], concurrency: int, drain: bool) -> None:
-    """Perform the jobs of an app until SIGTERM or Ctrl-C."""
-    _work(app, queues, concurrency, drain=drain, scheduler=False)
+def worker(app: str, queues: tuple[str, ...], **options: Any) -> None:
+    """Perform the jobs of an app until SIGTERM or Ctrl-C; a second one ends it at once."""
+    _work(app, queues=_weighted(queues), scheduler=False, **options)
 
 
 @click.command()
-@click.option("--app", required=True, help="package.module:coordinator")
-@click.option(
-    "--queue",
-    "queues",
-    multiple=True,
-    default=("default",),
-    help="Repeat for more, in order; or with weights, mail=3.",
-)
-@click.option("--concurrency", type=click.IntRange(1), default=10, show_default=True)
-def daemon(app: str, queues: tuple[str, ...], concurrency: int) -> None:
+@_work_options
+def daemon(app: str, queues: tuple[str, ...], **options: Any) -> None:
     """Worker, scheduler and maintenance of an app, until SIGTERM or Ctrl-C."""
-    _work(app, queues, concurrency, drain=False, scheduler=True)
+    _work(app, queues=_weighted(queues), scheduler=True, **options)
 
 
-def _work(
-    app: str, queues: tuple[str, ...], concurrency: int, *, drain: bool, scheduler: bool
-) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+def _work(app: str, **options: Any) -> None:
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    sys.path.insert(0, str(Path.cwd()))
     sync = load_app(app)
-    wanted = _weighted(queues)
     if isinstance(sync, AsyncCoordinator):
-        report = asyncio.run(_work_async(sync, wanted, concurrency, drain, scheduler))
-    else:
+        report = asyncio.run(_work_async(sync, app=app, **options))
+    elif isinstance(sync, Coordinator):
         with sync:
-            report = sync.run_worker(
-                queues=wanted, concurrency=concurrency, drain=drain, scheduler=scheduler
-            )
+            report = sync.run_worker(app=app, **options)
+    else:
+        raise InvalidArgument(f"--app: {app} is a {type(sync).__name__}, not a coordinator")
     click.echo(report)
+
+
+async def _work_async(sync: AsyncCoordinator, **options: Any) -> object:
+    async with sync:
+        return await sync.run_worker(**options)
 
 
 def _weighted(queues: tuple[str, ...]) -> Sequence[str] | Mapping[str, int]:
@@ -101,16 +88,3 @@ def _weighted(queues: tuple[str, ...]) -> Sequence[str] | Mapping[str, int]:
         }
     except ValueError:
         raise InvalidArgument("--queue: a weight is a whole number, for example mail=3") from None
-
-
-async def _work_async(
-    sync: AsyncCoordinator,
-    queues: Sequence[str] | Mapping[str, int],
-    concurrency: int,
-    drain: bool,
-    scheduler: bool,
-) -> object:
-    async with sync:
-        return await sync.run_worker(
-            queues=queues, concurrency=concurrency, drain=drain, scheduler=scheduler
-        )

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import psycopg
 
@@ -70,6 +71,10 @@ class Daemon:
         """End in order. Call it on the daemon's loop."""
         self.worker.stop()
 
+    def stop_at_once(self) -> None:
+        """End, and give what runs no time: its jobs go back unspent."""
+        self.worker.stop_at_once()
+
     async def run(self) -> WorkerReport:
         """Run until stopped, and report what the worker did."""
         loops = [
@@ -97,14 +102,35 @@ async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
 
-async def run_until_signalled(daemon: Daemon) -> WorkerReport:
-    """Run a daemon; SIGTERM and SIGINT end it in order, where this is the main thread."""
+class Stoppable(Protocol):
+    """What runs until it is told to end: a daemon, or several processes of them."""
+
+    def stop(self) -> None:
+        """End in order."""
+
+    def stop_at_once(self) -> None:
+        """End, and give what runs no time."""
+
+    async def run(self) -> WorkerReport:
+        """Run until then, and report what was done."""
+        ...
+
+
+async def run_until_signalled(daemon: Stoppable) -> WorkerReport:
+    """Run it. In the main thread, SIGTERM or SIGINT ends it in order, and a second one at once."""
+    told = False
+
+    def tell() -> None:
+        nonlocal told
+        (daemon.stop_at_once if told else daemon.stop)()
+        told = True
+
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
     handled = threading.current_thread() is threading.main_thread()
     if handled:
         for number in signals:
-            loop.add_signal_handler(number, daemon.stop)
+            loop.add_signal_handler(number, tell)
     try:
         return await daemon.run()
     finally:

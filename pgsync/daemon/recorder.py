@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pgsync.daemon.attempt import Attempt
@@ -46,6 +46,11 @@ class WorkerReport:
     released: int = 0
     cancelled: int = 0
     late: int = 0
+
+    def add(self, other: WorkerReport) -> None:
+        """Count what another worker has done too."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 class Recorder:

@@ -39,7 +39,7 @@ class Worker:
 
     Blocking handlers run in threads, coroutine handlers on the loop. With ``drain`` it ends when
     no job is available and none runs. After :meth:`stop` it claims no more, gives what runs
-    ``grace`` seconds, and puts the rest back unspent.
+    ``grace`` seconds, and puts the rest back unspent; :meth:`stop_at_once` gives it none.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._told_handlers = threading.Event()
         self._aborting = False
+        self._ending: asyncio.Timeout | None = None
         self._wake = asyncio.Event()
 
     def stop(self) -> None:
@@ -83,6 +84,13 @@ class Worker:
         self._stopping.set()
         self._told_handlers.set()
         self._wake.set()
+
+    def stop_at_once(self) -> None:
+        """As :meth:`stop`, without what is left of the grace."""
+        self._grace = 0.0
+        if self._ending is not None:
+            self._ending.reschedule(0.0)
+        self.stop()
 
     async def run(self) -> WorkerReport:
         """Work until stopped (or, with ``drain``, until there is nothing to do)."""
@@ -276,7 +284,7 @@ class Worker:
     async def _finish_running(self) -> None:
         """Wait for what runs, its record, and callbacks, within the grace."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._grace):
+            async with asyncio.timeout(self._grace) as self._ending:
                 while self._attempts:
                     self._wake.clear()
                     await self._wake.wait()
