@@ -303,11 +303,17 @@ def test_threads_are_served_in_the_order_in_which_they_came(face: Any) -> None:
     for number in range(6):
         threads.append(threading.Thread(target=work, args=(number,)))
         threads[-1].start()
-        time.sleep(0.05)
+        eventually(lambda: _standing(face, "report") == len(threads))
     held.release()
     for thread in threads:
         thread.join(30)
     assert order == list(range(6))
+
+
+def _standing(face: Any, name: str) -> int:
+    """How many stand in the process's line for a lock; nobody outside of it can see that."""
+    lines = face._keeper._turns._lines
+    return sum(len(line.waiting) for key, line in lines.items() if name in str(key))
 
 
 _CLOSED_WHILE_WAITING = """
