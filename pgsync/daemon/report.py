@@ -11,9 +11,10 @@ __all__ = ["describe_error"]
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """The error and its traceback, bounded, as text that PostgreSQL can store."""
+    """The error, its class and its traceback, bounded, as text that PostgreSQL can store."""
     try:
         trace = "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - a handler's exception may be broken itself
         trace = "<its traceback cannot be formatted>"
-    return {"error": error_text(error), "traceback": storable(trace)}
+    path = f"{type(error).__module__}.{type(error).__qualname__}"
+    return {"error": error_text(error), "type": storable(path), "traceback": storable(trace)}
