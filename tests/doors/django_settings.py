@@ -17,6 +17,7 @@ def database(dsn: str) -> dict[str, Any]:
 
 
 USE_TZ = True
+TIME_ZONE = "UTC"
 SECRET_KEY = "for tests"
 INSTALLED_APPS = ["pgsync.doors.django"]
 if django.VERSION < (6,):
