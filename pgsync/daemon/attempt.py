@@ -13,7 +13,7 @@ from typing import Any
 from pgsync.database.json import to_json
 from pgsync.errors import UnknownTask
 from pgsync.queues import CancelJob, JobContext, TaskDeclaration
-from pgsync.queues.context import performing
+from pgsync.queues.context import make_current
 from pgsync.queues.middleware import Middleware, wrapped
 from pgsync.queues.sealing import open_args
 
@@ -26,8 +26,8 @@ class Attempt:
 
     ``task`` is None where this process has not declared it; ``around`` is its middleware. Without
     an ``error`` it completed, with ``result`` as JSON. ``running`` is the asyncio task of a
-    coroutine handler. ``cut_short`` says that it was cancelled for its timeout, ``expired`` that
-    its failure has been recorded while its handler still ran.
+    coroutine handler that waits. ``cut_short`` says that it was cancelled for its timeout,
+    ``expired`` that its failure has been recorded while its handler still ran.
     """
 
     worker: int
@@ -58,16 +58,19 @@ class Attempt:
 
     def _perform(self) -> None:
         try:
-            with performing(self.context):
-                self._keep(self._begin(awaits=False)())
+            make_current(self.context)
+            self._keep(self._begin(awaits=False)())
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is recorded
             self.error = error
 
     async def perform_async(self) -> None:
-        """Await a coroutine handler's end; raises CancelledError where it was cancelled."""
+        """Await a coroutine handler's end, in a context of its own.
+
+        Raises CancelledError where it was cancelled.
+        """
         try:
-            with performing(self.context):
-                self._keep(await self._begin(awaits=True)())
+            make_current(self.context)
+            self._keep(await self._begin(awaits=True)())
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is recorded

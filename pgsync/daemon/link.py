@@ -13,14 +13,12 @@ from datetime import timedelta
 from typing import Any, TypeVar, overload
 
 import psycopg
-from psycopg.types.json import set_json_loads
 
 from pgsync.database.calls import Call, Listing
-from pgsync.database.json import from_json
 from pgsync.database.pool import execute_async
 from pgsync.database.session import open_session_async
 from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
-from pgsync.queues.work import register_worker, rescue_jobs, unregister_worker
+from pgsync.queues.work import read_jobs, register_worker, rescue_jobs, unregister_worker
 from pgsync.version import __version__
 
 __all__ = ["SILENCE", "WorkerLink"]
@@ -150,7 +148,7 @@ class WorkerLink:
             )
             # What a dead worker had, an earlier self of this one included, can be claimed at once.
             await execute_async(connection, rescue_jobs(SILENCE))
-            set_json_loads(from_json, connection)
+            read_jobs(connection)
         except BaseException:
             await connection.close()
             raise

@@ -87,21 +87,26 @@ class Recorder:
             completed = [attempt for attempt in batch if attempt.error is None]
             for worker in {attempt.worker for attempt in completed}:
                 await self._complete([each for each in completed if each.worker == worker])
-            for attempt in batch:
-                # Also what the server would not take as completed.
-                if attempt.error is not None:
-                    await self._end(attempt, attempt.error)
+            # Also what the server would not take as completed.
+            for attempt in [attempt for attempt in batch if attempt.error is not None]:
+                assert attempt.error is not None
+                await self._end(attempt, attempt.error)
             del self._ended[: len(batch)]
             if not self._ended:
                 self._some.clear()
             self._recorded(batch)
 
     async def _complete(self, attempts: list[Attempt]) -> None:
-        done = [(each.context.id, each.context.attempt, each.result) for each in attempts]
+        jobs = [each.context.job for each in attempts]
+        ids = [job.id for job in jobs]
+        call = complete_jobs(
+            attempts[0].worker,
+            ids,
+            [job.attempt for job in jobs],
+            [each.result for each in attempts],
+        )
         try:
-            accepted = set(
-                await self._ask(complete_jobs(attempts[0].worker, done), len(done) >= _MANY)
-            )
+            answer = await self._ask(call, len(ids) >= _MANY)
         except InvalidArgument as error:
             # One result that the server refuses must not hold up the others.
             if len(attempts) == 1:
@@ -110,6 +115,10 @@ class Recorder:
             for each in attempts:
                 await self._complete([each])
             return
+        if answer is None:
+            self.report.completed += len(ids)
+            return
+        accepted = set(answer)
         # Those that were completed in a transaction of their handler's own.
         own = [each.context.id for each in attempts if each.context.completed]
         if own := [job_id for job_id in own if job_id not in accepted]:

@@ -13,6 +13,7 @@ import psycopg
 
 from pgsync.daemon.attempt import Attempt
 from pgsync.daemon.discards import DiscardCallbacks
+from pgsync.daemon.lanes import Lanes
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.progress import Progress
 from pgsync.daemon.recorder import Recorder, WorkerReport
@@ -70,7 +71,6 @@ class Worker:
         # All that is claimed and not recorded yet, and of that what has not begun.
         self._attempts: dict[int, Attempt] = {}
         self._next: deque[Attempt] = deque()
-        self._coroutines = 0
         self._waits = False
         self._ahead = 0
         self._stopping = asyncio.Event()
@@ -103,6 +103,7 @@ class Worker:
         self._recorder = Recorder(self._link, self._discards, self._recorded)
         self._time_limits = TimeLimits(self._recorder.add)
         self._threads = HandlerThreads(self._room, self._time_limits.watch, self._ended)
+        self._lanes = Lanes(self._next_coroutine, self._time_limits.watch, self._coroutine_ended)
         report = self._recorder.report
         await self._link.open()
         background = [
@@ -197,11 +198,11 @@ class Worker:
 
     def _take(self, jobs: list[Job]) -> None:
         stopping, worker, tell = self._told_handlers, self._link.worker, self._progress.tell
+        around, attempts = self._tasks.middleware, self._attempts
+        tasks = {name: self._find(name) for name in {job.task for job in jobs}}
         for job in jobs:
             context = JobContext(job, stopping, worker=worker, tell=tell)
-            task, around = self._find(job.task), self._tasks.middleware
-            attempt = Attempt(worker, context, task, around)
-            self._attempts[job.id] = attempt
+            attempts[job.id] = attempt = Attempt(worker, context, tasks[job.task], around)
             self._next.append(attempt)
         self._start_next()
 
@@ -212,34 +213,36 @@ class Worker:
             return None
 
     def _room(self) -> int:
-        return self._concurrency - self._coroutines - self._threads.awake
+        return self._concurrency - self._lanes.waiting - self._threads.awake
 
     def _start_next(self) -> None:
-        while self._next:
-            if self._next[0].blocks:
-                self._threads.add(self._next.popleft())
-            elif self._room() > 0 and not len(self._threads):
-                # Not before those blocking ones that came first.
-                attempt = self._next.popleft()
-                self._coroutines += 1
-                attempt.running = asyncio.create_task(self._perform(attempt))
-            else:
-                break
+        self._queue_blocking()
+        if self._next:
+            self._lanes.work()
+
+    def _queue_blocking(self) -> None:
+        """Hand the blocking ones that are next to the threads."""
+        while self._next and self._next[0].blocks:
+            self._threads.add(self._next.popleft())
         self._threads.work()
 
-    async def _perform(self, attempt: Attempt) -> None:
-        self._time_limits.watch(attempt)
-        try:
-            await attempt.perform_async()
-        except asyncio.CancelledError as error:
+    def _next_coroutine(self) -> Attempt | None:
+        if self._next and self._next[0].blocks:
+            self._queue_blocking()
+        # Not before those blocking ones that came first.
+        if not self._next or len(self._threads) or self._room() <= 0:
+            return None
+        return self._next.popleft()
+
+    def _coroutine_ended(self, attempt: Attempt, cancelled: asyncio.CancelledError | None) -> None:
+        if cancelled is not None:
             if self._aborting:
-                raise
+                return
             asked = attempt.context.is_cancelled
-            attempt.error = CancelJob("cancelled while it ran") if asked else error
-        finally:
-            self._coroutines -= 1
+            attempt.error = CancelJob("cancelled while it ran") if asked else cancelled
         self._ended(attempt)
-        self._start_next()
+        if attempt.running is not None:
+            self._start_next()  # In the place that it had.
 
     def _ended(self, attempt: Attempt) -> None:
         if self._time_limits.in_time(attempt):

@@ -54,11 +54,15 @@ class Call(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T_co]):
-    """One statement that returns any number of rows, read one by one into a list."""
+    """One statement that returns any number of rows, read one by one into a list.
+
+    With ``binary`` the server sends its values in their binary form, which is quicker to read.
+    """
 
     statement: LiteralString
     parameters: Mapping[str, Any]
     read: Callable[[Row], T_co]
+    binary: bool = False
 
     def __iter__(self) -> Generator[Listing[T_co], Any, list[T_co]]:
         """Ask for this listing inside a plan: ``answers = yield from listing``."""

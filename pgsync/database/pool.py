@@ -46,7 +46,7 @@ def execute(connection: psycopg.Connection[Any], call: Listing[T]) -> list[T]: .
 def execute(connection: psycopg.Connection[Any], call: Call[T] | Listing[T]) -> T | list[T]:
     """Run a call on this connection, in the transaction it is in."""
     with translated(), connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(call.statement, call.parameters)
+        cursor.execute(call.statement, call.parameters, binary=_is_binary(call))
         return _read(call, cursor.fetchall())
 
 
@@ -60,8 +60,12 @@ async def execute_async(
     """Run a call on this connection, in the transaction it is in."""
     with translated():
         async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(call.statement, call.parameters)
+            await cursor.execute(call.statement, call.parameters, binary=_is_binary(call))
             return _read(call, await cursor.fetchall())
+
+
+def _is_binary(call: Call[Any] | Listing[Any]) -> bool:
+    return isinstance(call, Listing) and call.binary
 
 
 def _read(call: Call[T] | Listing[T], rows: list[Row]) -> T | list[T]:

@@ -1,6 +1,6 @@
 """Job queues on SKIP LOCKED tables."""
 
-from pgsync.queues.calls import Enqueued, Job, JobOptions, JobState
+from pgsync.queues.calls import Enqueued, JobOptions, JobState
 from pgsync.queues.context import (
     CancelJob,
     DiscardJob,
@@ -10,6 +10,7 @@ from pgsync.queues.context import (
     current_job,
 )
 from pgsync.queues.front import AsyncQueues, Queues
+from pgsync.queues.job import Job
 from pgsync.queues.limits import QueueLimits
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, backoff_from

@@ -15,7 +15,6 @@ from pgsync.queues.unique import Unique
 
 __all__ = [
     "Enqueued",
-    "Job",
     "JobOptions",
     "JobState",
     "add_job",
@@ -79,23 +78,6 @@ class Enqueued:
     id: int
     added: bool
     replaced: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A claimed job. ``attempt`` counts from 1."""
-
-    id: int
-    queue: str
-    task: str
-    args: dict[str, Any]
-    priority: int
-    attempt: int
-    max_attempts: int
-    created_at: datetime
-    run_at: datetime
-    key: str | None = None
-    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

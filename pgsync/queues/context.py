@@ -16,7 +16,7 @@ from pgsync.database.json import to_json
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, JobLost, PgsyncError
-from pgsync.queues.calls import Job
+from pgsync.queues.job import Job
 from pgsync.queues.work import complete_job
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "JobTimedOut",
     "ReleaseJob",
     "current_job",
+    "make_current",
     "performing",
 ]
 
@@ -158,6 +159,11 @@ class JobContext:
 def current_job() -> JobContext | None:
     """The job that the caller runs in; None outside of jobs."""
     return _current.get()
+
+
+def make_current(context: JobContext) -> None:
+    """Make ``context`` the current job of the caller's own :class:`contextvars.Context`."""
+    _current.set(context)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
-from pgsync.queues.calls import Enqueued, Job, JobOptions, add_job, add_jobs
+from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
+from pgsync.queues.job import Job
 from pgsync.queues.middleware import Middleware, check_middleware
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from

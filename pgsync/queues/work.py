@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Any
 
-from pgsync.database.calls import Call, Listing, Row, scalar
+from psycopg import BaseConnection
+from psycopg.types.numeric import Int8BinaryLoader
+from psycopg.types.string import ByteaBinaryLoader
+
+from pgsync.database.calls import Call, Listing, scalar
 from pgsync.database.json import to_json
-from pgsync.queues.calls import Job
+from pgsync.queues.job import Job
 
 __all__ = [
     "claim_jobs",
@@ -19,6 +23,7 @@ __all__ = [
     "give_back_jobs",
     "heartbeat",
     "promote_due_jobs",
+    "read_jobs",
     "register_worker",
     "release_job",
     "report_progress",
@@ -65,7 +70,10 @@ def heartbeat(worker: int, *, idle: bool) -> Call[tuple[bool, list[int]]]:
 def claim_jobs(
     worker: int, queues: Sequence[str], batch: int, weights: Sequence[int] | None = None
 ) -> Listing[Job]:
-    """Take up to ``batch`` jobs, best first; with ``weights``, of each queue its share."""
+    """Take up to ``batch`` jobs, best first; with ``weights``, of each queue its share.
+
+    To be run on a connection that :func:`read_jobs` has been called for.
+    """
     return Listing(
         "SELECT c.id, c.queue, c.task, c.args, c.priority, c.attempt, c.max_attempts,"
         " c.created_at, c.run_at, c.key, c.in_batch"
@@ -76,15 +84,15 @@ def claim_jobs(
             "batch": batch,
             "weights": None if weights is None else list(weights),
         },
-        _claimed,
+        Job._make,
+        binary=True,
     )
 
 
-def _claimed(row: Row) -> Job:
-    # As in_utc() does, but told which columns are times: this is read for every job.
-    job_id, queue, task, args, priority, attempt, most, created_at, run_at, *rest = row
-    created_at, run_at = created_at.astimezone(UTC), run_at.astimezone(UTC)
-    return Job(job_id, queue, task, args, priority, attempt, most, created_at, run_at, *rest)
+def read_jobs(connection: BaseConnection[Any]) -> None:
+    """Have a connection leave JSON and times as they come, which is how :class:`Job` has them."""
+    connection.adapters.register_loader("jsonb", ByteaBinaryLoader)
+    connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
 
 
 def report_progress(worker: int, told: Sequence[tuple[int, int, str]]) -> Call[int]:
@@ -103,19 +111,31 @@ def report_progress(worker: int, told: Sequence[tuple[int, int, str]]) -> Call[i
     )
 
 
-def complete_jobs(worker: int, done: Sequence[tuple[int, int, str | None]]) -> Call[list[int]]:
-    """Record completions (id, attempt, result as JSON); returns the ids that were accepted."""
+def complete_jobs(
+    worker: int, ids: Sequence[int], attempts: Sequence[int], results: Sequence[str | None]
+) -> Call[list[int] | None]:
+    """Record completions, each with its result as JSON.
+
+    Returns the ids that were accepted, or None where all were.
+    """
     return Call(
-        "SELECT pgsync.complete_jobs(%(worker)s, %(ids)s, %(attempts)s,"
-        " %(results)s::text[]::jsonb[])",
+        "SELECT CASE WHEN cardinality(c.accepted) < %(jobs)s THEN c.accepted END"
+        " FROM pgsync.complete_jobs(%(worker)s, %(ids)s::bigint[], %(attempts)s::integer[],"
+        " %(results)s::text[]::jsonb[]) AS c (accepted)",
         {
             "worker": worker,
-            "ids": [job_id for job_id, _, _ in done],
-            "attempts": [attempt for _, attempt, _ in done],
-            "results": [result for _, _, result in done],
+            "jobs": len(ids),
+            "ids": _array(ids),
+            "attempts": _array(attempts),
+            "results": list(results) if any(results) else None,
         },
         scalar,
     )
+
+
+def _array(numbers: Sequence[int]) -> str:
+    # As the text of an array: adapting a list asks for the type of each element.
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def complete_job(worker: int, job: Job, result: str | None) -> Call[bool]:
