@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from pgsync.daemon.handler_processes import HandlerProcesses
 from pgsync.database.json import to_json
 from pgsync.errors import UnknownTask
 from pgsync.queues import CancelJob, JobContext, TaskDeclaration
@@ -24,16 +25,18 @@ __all__ = ["Attempt"]
 class Attempt:
     """A claimed job, the worker's number that claimed it, and what came of it.
 
-    ``task`` is None where this process has not declared it; ``around`` is its middleware. Without
-    an ``error`` it completed, with ``result`` as JSON. ``running`` is the asyncio task of a
-    coroutine handler that waits. ``cut_short`` says that it was cancelled for its timeout,
-    ``expired`` that its failure has been recorded while its handler still ran.
+    ``task`` is None where this process has not declared it; ``around`` is its middleware, and
+    ``processes`` perform it where it is to have one of its own. Without an ``error`` it completed,
+    with ``result`` as JSON. ``running`` is the asyncio task of a coroutine handler that waits.
+    ``cut_short`` says that it was cancelled for its timeout, ``expired`` that its failure has been
+    recorded while its handler still ran.
     """
 
     worker: int
     context: JobContext
     task: TaskDeclaration | None
     around: Sequence[Middleware] = ()
+    processes: HandlerProcesses | None = None
     result: str | None = None
     error: BaseException | None = None
     running: asyncio.Task[None] | None = None
@@ -49,8 +52,8 @@ class Attempt:
 
     @property
     def timeout(self) -> timedelta | None:
-        """How long its handler may run."""
-        return None if self.task is None else self.task.timeout
+        """How long its handler may run; None too where its process sees to that."""
+        return None if self.task is None or self.task.in_process else self.task.timeout
 
     def perform(self) -> None:
         """Run a blocking handler to its end, in a context of its own; never raises."""
@@ -84,9 +87,13 @@ class Attempt:
                 f"no task named {self.context.job.task!r} is declared in this process; import the "
                 "module that declares it, or give the worker other queues"
             )
-        if self.task.timeout is not None:
-            self.context.start(self.task.timeout)
-        call = partial(self.task.function, **open_args(self.context.job.args))
+        call: Callable[[], Any]
+        if self.task.in_process and self.processes is not None:
+            call = partial(self.processes.call, self.context, self.task)
+        else:
+            if self.task.timeout is not None:
+                self.context.start(self.task.timeout)
+            call = partial(self.task.function, **open_args(self.context.job.args))
         if not self.around:
             return call
         return wrapped(call, self.context, self.around, awaits=awaits)

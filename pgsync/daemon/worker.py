@@ -13,6 +13,7 @@ import psycopg
 
 from pgsync.daemon.attempt import Attempt
 from pgsync.daemon.discards import DiscardCallbacks
+from pgsync.daemon.handler_processes import HandlerProcesses
 from pgsync.daemon.lanes import Lanes
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.progress import Progress
@@ -77,6 +78,7 @@ class Worker:
         self._told_handlers = threading.Event()
         self._aborting = False
         self._ending: asyncio.Timeout | None = None
+        self._processes = HandlerProcesses()
         self._wake = asyncio.Event()
 
     def stop(self) -> None:
@@ -84,6 +86,7 @@ class Worker:
         self._stopping.set()
         self._told_handlers.set()
         self._wake.set()
+        self._processes.stop()
 
     def stop_at_once(self) -> None:
         """As :meth:`stop`, without what is left of the grace."""
@@ -110,6 +113,7 @@ class Worker:
             asyncio.create_task(_keep_going(self._recorder.run)),
             asyncio.create_task(_keep_going(self._beat)),
             asyncio.create_task(_keep_going(self._progress.run)),
+            asyncio.create_task(_keep_going(self._processes.run)),
             asyncio.create_task(listen(self._dsn, "pgsync_jobs", lambda _: self._wake.set())),
         ]
         try:
@@ -127,6 +131,7 @@ class Worker:
                 if attempt.running is not None:
                     attempt.running.cancel()
             self._threads.close()
+            self._processes.close()
             self._discards.close()
             # Where the database is away its own rescue does this.
             with suppress(psycopg.Error, PgsyncError):
@@ -202,7 +207,8 @@ class Worker:
         tasks = {name: self._find(name) for name in {job.task for job in jobs}}
         for job in jobs:
             context = JobContext(job, stopping, worker=worker, tell=tell)
-            attempts[job.id] = attempt = Attempt(worker, context, tasks[job.task], around)
+            attempt = Attempt(worker, context, tasks[job.task], around, self._processes)
+            attempts[job.id] = attempt
             self._next.append(attempt)
         self._start_next()
 
@@ -265,8 +271,10 @@ class Worker:
                 await self._link.register_again()
             for job_id in cancelled:
                 attempt = self._attempts.get(job_id)
-                if attempt is not None:
+                # Once: a second one would interrupt its clean-up.
+                if attempt is not None and not attempt.context.is_cancelled:
                     attempt.context.cancelled.set()
+                    self._processes.cancel(job_id)
                     if attempt.running is not None:
                         attempt.running.cancel()
 
@@ -292,6 +300,7 @@ class Worker:
                     self._wake.clear()
                     await self._wake.wait()
                 await self._discards.finish()
+        self._ending = None
 
 
 class _Pace:

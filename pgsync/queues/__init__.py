@@ -6,6 +6,7 @@ from pgsync.queues.context import (
     DiscardJob,
     JobContext,
     JobTimedOut,
+    ProcessDied,
     ReleaseJob,
     current_job,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "JobTimedOut",
     "NewJob",
     "Parameters",
+    "ProcessDied",
     "QueueLimits",
     "Queues",
     "ReleaseJob",

@@ -24,6 +24,7 @@ __all__ = [
     "DiscardJob",
     "JobContext",
     "JobTimedOut",
+    "ProcessDied",
     "ReleaseJob",
     "current_job",
     "make_current",
@@ -186,6 +187,10 @@ class ReleaseJob(Exception):
 
 class JobTimedOut(PgsyncError, TimeoutError):
     """The handler ran longer than its task's ``timeout``; the attempt has failed."""
+
+
+class ProcessDied(PgsyncError):
+    """The process that a handler with ``run_in="process"`` had died; the attempt has failed."""
 
 
 class DiscardJob(Exception):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
 from pgsync.database.calls import Call
 from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
@@ -62,7 +62,8 @@ class TaskOptions(TypedDict, total=False):
     ``name`` defaults to the function's. Lower ``priority`` runs first. After ``max_attempts``
     failed attempts a job is discarded. ``backoff`` is the delay between attempts: seconds, a list
     whose last element repeats, or a :class:`Backoff`. An attempt that lasts longer than ``timeout``
-    has failed.
+    has failed. With ``run_in="process"`` a blocking handler, which must be a global of a module,
+    runs in a process of its own: on a core of its own, and killed when its time is up.
 
     A job that fails with an error of ``discard_on``, or with one that is not of ``retry_on`` where
     that is given, is discarded at once; ``retry(error, attempt)`` returns the delay for the others
@@ -83,6 +84,7 @@ class TaskOptions(TypedDict, total=False):
     max_attempts: int
     backoff: Backoff | Duration | Sequence[Duration] | None
     timeout: Duration | None
+    run_in: Literal["process"] | None
     retry_on: Errors | None
     discard_on: Errors | None
     retry: Callable[[BaseException, int], Backoff | Duration | None] | None
@@ -135,6 +137,8 @@ class TaskDeclaration:
     timeout: timedelta | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     on_discard: Callable[[Job, BaseException], Any] | None = None
+    in_process: bool = False
+    """Whether the handler runs in a process of its own."""
     is_async: bool = field(init=False)
     """Whether the handler is a coroutine function."""
 
@@ -169,7 +173,8 @@ class TaskDeclaration:
                 raise InvalidArgument(
                     f"task {name!r} takes no argument {argument!r} to be unique by"
                 )
-        return cls(name, function, parameters, job, timeout, policy, on_discard)
+        in_process = _in_process(name, function, options.get("run_in"))
+        return cls(name, function, parameters, job, timeout, policy, on_discard, in_process)
 
     def check(self, args: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments if the handler can be called with them.
@@ -182,6 +187,21 @@ class TaskDeclaration:
         except TypeError as error:
             raise InvalidArgument(f"task {self.name!r}: {error}") from None
         return args
+
+
+def _in_process(name: str, function: Callable[..., Any], run_in: str | None) -> bool:
+    if run_in not in (None, "process"):
+        raise InvalidArgument(f"task {name!r}: run_in must be 'process' or None, not {run_in!r}")
+    if run_in is None:
+        return False
+    if inspect.iscoroutinefunction(function):
+        raise InvalidArgument(f"task {name!r}: a coroutine handler cannot run in a process")
+    if "<" in getattr(function, "__qualname__", "<"):
+        raise InvalidArgument(
+            f"task {name!r} cannot run in a process, which has to import its handler: "
+            "define it with def at the top of a module"
+        )
+    return True
 
 
 class TaskRegistry:
