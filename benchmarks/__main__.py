@@ -1,4 +1,4 @@
-"""``python -m benchmarks [SUBJECT]... [--rounds N] [--quick] [--json]``: all subjects by default.
+"""``python -m benchmarks [SUBJECT]... [--rounds N] [--quick] [--full] [--json]``; all by default.
 
 Peers take part where their library is installed, those on Redis where ``redis-server`` is; it is
 started for the run, without persistence, while PostgreSQL keeps its durability.
@@ -13,6 +13,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks import limits, locks, queues
+from benchmarks import flatness, limits, locks, queues
 from benchmarks.frame import Comparison, Pace
 from benchmarks.peers import Peers, found_peers
 from pgsync.database.embedded import EmbeddedServer
@@ -30,18 +31,23 @@ from pgsync.database.migrations import migrate
 SUBJECTS: dict[str, Callable[[str, Pace, Peers], Iterator[Comparison]]] = {
     "locks": locks.measure,
     "limits": limits.measure,
-    "queues": queues.measure,
+    "queues": lambda *given: chain(queues.measure(*given), flatness.measure(*given)),
+    "flatness": flatness.measure,
 }
+"""``flatness`` is a part of ``queues``, for those who want no more than that."""
 
 
 @click.command(help=__doc__)
 @click.argument("subjects", nargs=-1, type=click.Choice(list(SUBJECTS)))
 @click.option("--rounds", type=click.IntRange(3), default=7, show_default=True)
 @click.option("--quick", is_flag=True, help="A hundredth of the work: shows that it runs, no more.")
+@click.option("--full", is_flag=True, help="With a history of 10,000,000 jobs, not 1,000,000.")
 @click.option("--peers/--no-peers", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(subjects: tuple[str, ...], rounds: int, quick: bool, peers: bool, as_json: bool) -> None:
-    pace = Pace(rounds, 0.01 if quick else 1.0)
+def main(
+    subjects: tuple[str, ...], rounds: int, quick: bool, full: bool, peers: bool, as_json: bool
+) -> None:
+    pace = Pace(rounds, 0.01 if quick else 1.0, full)
     with ExitStack() as stack:
         found = stack.enter_context(found_peers()) if peers else Peers()
         dsn = os.environ.get("PGSYNC_BENCH_DSN")
@@ -67,7 +73,7 @@ def _measure(dsn: str, subjects: tuple[str, ...], pace: Pace, peers: Peers) -> d
         "missing": list(peers.missing),
         "comparisons": [
             comparison.as_json()
-            for subject in subjects or SUBJECTS
+            for subject in subjects or ("locks", "limits", "queues")
             for comparison in SUBJECTS[subject](dsn, pace, peers)
         ],
     }

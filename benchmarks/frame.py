@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Comparison", "Contender", "Pace", "Result", "Run", "compare", "latencies"]
+__all__ = ["Comparison", "Contender", "Pace", "Result", "Run", "compare", "latencies", "summarised"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much is measured: so many rounds, each with ``share`` of the usual work."""
+    """How much is measured: so many rounds, each with ``share`` of the usual work.
+
+    ``full`` is for sizes that take minutes to make.
+    """
 
     rounds: int
     share: float = 1.0
+    full: bool = False
 
     def count(self, usual: int) -> int:
         """How many operations to do where ``usual`` are usual."""
@@ -91,11 +95,16 @@ def compare(title: str, contenders: Iterable[Contender], rounds: int) -> Compari
     for _ in range(rounds):
         for contender in random.sample(field, len(field)):
             runs[contender.name].append(_timed(contender))
-    reference = statistics.median(_rate(run) for run in runs[field[0].name])
+    return summarised(title, runs)
+
+
+def summarised(title: str, runs: Mapping[str, Sequence[Run]]) -> Comparison:
+    """A comparison out of the runs of each contender, by name; the first is the reference."""
+    reference = statistics.median(_rate(run) for run in next(iter(runs.values())))
     return Comparison(
         title,
-        rounds,
-        tuple(_result(contender.name, runs[contender.name], reference) for contender in field),
+        max(map(len, runs.values())),
+        tuple(_result(name, its, reference) for name, its in runs.items()),
     )
 
 

@@ -103,7 +103,7 @@ def test_the_redis_of_a_run_ends_with_it() -> None:
 
 def test_every_benchmark_runs(dsn: str) -> None:
     """A hundredth of the work, on the test's own database and without peers."""
-    measured = _measure(dsn)
+    measured = _measure(dsn, "locks", "limits")
     assert measured["redis"] is None
     assert measured["missing"] == []
     titles = [comparison["title"] for comparison in measured["comparisons"]]
@@ -113,11 +113,7 @@ def test_every_benchmark_runs(dsn: str) -> None:
         "lock + unlock, 16 threads of one process, distinct names",
         "take 96 locks and hold them all, 16 threads",
     ]
-    for comparison in measured["comparisons"]:
-        assert "pgsync" in comparison["results"][-1]["name"]
-        assert comparison["results"][0]["ratio"] == 1
-        for result in comparison["results"]:
-            assert 0 < result["lower"] <= result["median"] <= result["upper"]
+    _check(measured)
     for result in measured["comparisons"][titles.index("contended lock, 4 processes on one name")][
         "results"
     ]:
@@ -125,10 +121,36 @@ def test_every_benchmark_runs(dsn: str) -> None:
         assert 0 < result["extras"]["p50_ms"] <= result["extras"]["p99_ms"]
 
 
-def _measure(dsn: str) -> dict[str, Any]:
+def test_the_benchmarks_of_queues_run_and_tell_what_a_job_costs(dsn: str) -> None:
+    measured = _measure(dsn, "queues")
+    _check(measured)
+    flat = [each for each in measured["comparisons"] if "beside itself" in each["title"]]
+    assert len(flat) == 1
+    assert [result["name"].partition(", ")[2] for result in flat[0]["results"]] == [
+        "empty tables",
+        "10,000 jobs waiting in another queue",
+        "10,000 jobs waiting in the same queue",
+        "10,000 jobs in the history",
+        "the jobs in 10 queues",
+        "1 workers idle",
+    ]
+    for result in flat[0]["results"]:
+        assert result["extras"]["wal_bytes"] > 100
+        assert result["extras"]["transactions"] > 0
+
+
+def _check(measured: dict[str, Any]) -> None:
+    for comparison in measured["comparisons"]:
+        assert "pgsync" in comparison["results"][-1]["name"]
+        assert comparison["results"][0]["ratio"] == 1
+        for result in comparison["results"]:
+            assert 0 < result["lower"] <= result["median"] <= result["upper"]
+
+
+def _measure(dsn: str, *subjects: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks", "--rounds", "3"]
     done = subprocess.run(
-        [*command, "--quick", "--no-peers", "--json"],
+        [*command, *subjects, "--quick", "--no-peers", "--json"],
         cwd=_ROOT,
         env={**os.environ, "PGSYNC_BENCH_DSN": dsn},
         stdout=subprocess.PIPE,
