@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
 from pgsync.modules.contacts.exporting import ExportRun
-from pgsync.modules.contacts.importing import ImportRun
+from pgsync.modules.contacts.importing import ImportRun, ImportSettings
 from pgsync.modules.contacts.merging import OnDuplicate
 from pgsync.operations import Operation, OperationRun
 
@@ -19,13 +19,13 @@ __all__ = ["Contacts"]
 class Contacts:
     """Import and export of a workspace's contacts, declared on a coordinator.
 
-    ``batch`` is how many rows are staged, and merged, in one transaction. Run them here
+    ``batch`` is how many rows are staged and merged in one transaction. Run them here
     (``contacts.contact_import(workspace_id=1, path="people.csv")``) or enqueue them for a worker
     that sees the same path (``contacts.contact_import.enqueue(...)``).
     """
 
     contact_import: Operation
-    """``(workspace_id, path, region=None, on_duplicate="fill", mapping=None)``"""
+    """``(workspace_id, path, **settings)``; see :class:`ImportSettings`"""
 
     contact_export: Operation
     """``(workspace_id, path, tags=None, statuses=None, form=None)``"""
@@ -39,6 +39,7 @@ class Contacts:
             "contact_import",
             lock="contact_import:workspace:{workspace_id}",
             ttl=600,
+            auto_renew=True,
             queue="default",
             blocked="Contact import is already in progress",
         )(self._import)
@@ -58,10 +59,11 @@ class Contacts:
         region: str | None = None,
         on_duplicate: OnDuplicate = "fill",
         mapping: dict[str, str | None] | None = None,
+        keep_others: bool = False,
     ) -> dict[str, Any]:
-        """Import a CSV or XLSX file of contacts into a workspace; see :class:`ImportRun`."""
-        run = ImportRun(op, self._sessions, workspace_id, on_duplicate, self._batch)
-        return run.run(Path(path), region, mapping)
+        """Import a CSV or XLSX file of contacts into a workspace; see :class:`ImportSettings`."""
+        settings = ImportSettings(region, on_duplicate, mapping, keep_others)
+        return ImportRun(op, self._sessions, workspace_id, settings, self._batch).run(Path(path))
 
     def _export(
         self,

@@ -1,33 +1,73 @@
-"""The import of a file: read and stage it in chunks, then merge it in batches under the lock."""
+"""The import of a file: chunk by chunk, each staged and merged in one transaction under the lock.
+
+What a chunk did and how far it came is committed together. So an import that is cut off, by a
+crash of anything, goes on behind its last chunk when the same file is imported again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
-from pgsync.modules.contacts.merging import OnDuplicate, merge_batch
-from pgsync.modules.contacts.models import ContactImport
+from pgsync.modules.contacts.errors import in_row
+from pgsync.modules.contacts.merging import OnDuplicate, merge_staged
+from pgsync.modules.contacts.models import ContactImport, ContactImportReject
 from pgsync.modules.contacts.phones import check_region
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
-from pgsync.modules.contacts.staging import discard_staging, stage
+from pgsync.modules.contacts.staging import stage
+from pgsync.modules.contacts.surveying import Survey, survey
 from pgsync.modules.contacts.tables import Bounds, open_table
 from pgsync.modules.guarding import guarded
 from pgsync.modules.models import Workspace
 from pgsync.operations import OperationRun
 
-__all__ = ["ImportRun"]
+__all__ = ["ImportRun", "ImportSettings"]
+
+T = TypeVar("T")
 
 _ERRORS_SHOWN = 20
-_RUNNING = ("reading", "merging")
+_UNFINISHED = ("running", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSettings:
+    """How a file is to be read; with other settings the same file is another import.
+
+    ``region`` is the country of numbers written without one, the workspace's unless given.
+    ``mapping`` is as in :func:`find_columns`; with ``keep_others`` the columns that are not
+    understood become custom fields.
+    """
+
+    region: str | None = None
+    on_duplicate: OnDuplicate = "fill"
+    mapping: Mapping[str, str | None] | None = None
+    keep_others: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_duplicate not in get_args(OnDuplicate):
+            raise InvalidArgument(
+                f"on_duplicate is {self.on_duplicate!r}; use one of {get_args(OnDuplicate)}"
+            )
+        object.__setattr__(self, "region", check_region(self.region))
+
+    def as_json(self) -> dict[str, Any]:
+        """What makes two imports of a file the same one."""
+        return {
+            "region": self.region,
+            "on_duplicate": self.on_duplicate,
+            "mapping": dict(self.mapping) if self.mapping else None,
+            "keep_others": self.keep_others,
+        }
 
 
 @dataclass(slots=True)
@@ -42,26 +82,11 @@ class ImportRun:
     op: OperationRun
     sessions: sessionmaker[Session]
     workspace_id: int
-    on_duplicate: OnDuplicate
+    settings: ImportSettings
     batch: int
     id: int = 0
-    rows: int = 0
-    rejected: int = 0
-    errors: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        if self.on_duplicate not in get_args(OnDuplicate):
-            raise InvalidArgument(
-                f"on_duplicate is {self.on_duplicate!r}; use one of {get_args(OnDuplicate)}"
-            )
-
-    def run(
-        self,
-        path: Path,
-        region: str | None,
-        mapping: Mapping[str, str | None] | None,
-        bounds: Bounds | None = None,
-    ) -> dict[str, Any]:
+    def run(self, path: Path, bounds: Bounds | None = None) -> dict[str, Any]:
         """Import the file and return the counts, with the messages of the first refused rows.
 
         Raises:
@@ -69,11 +94,10 @@ class ImportRun:
             InvalidArgument: if the workspace or the region is not there.
             LockLost: if the operation's lock is lost; what is merged by then stays.
         """
-        home = self._begin(path)
+        found = survey(path, self.settings.mapping, bounds)
+        through, region = self._begin(path, found)
         try:
-            with open_table(path, bounds) as table:
-                self._stage(read_contacts(table, check_region(region) or home, mapping))
-            self._merge()
+            self._merge_file(path, bounds, through, region)
             return self._finish()
         except BaseException as error:
             # What went wrong is told, even where the database cannot be told.
@@ -81,63 +105,81 @@ class ImportRun:
                 self._fail(error)
             raise
 
-    def _begin(self, path: Path) -> str:
-        """Record the import, clear away what dead ones left; returns the workspace's region."""
+    def _begin(self, path: Path, found: Survey) -> tuple[int, str]:
+        """Record the import, or take up the one that was cut off; the last row done, the region."""
         with guarded(self.sessions, self.op) as session:
             workspace = session.get(Workspace, self.workspace_id)
             if workspace is None:
                 raise InvalidArgument(f"there is no workspace {self.workspace_id}")
+            region = self.settings.region or workspace.default_region
+            settings = self.settings.as_json() | {"region": region}
             # The lock is ours, so that none of the workspace's imports runs any more.
-            here = ContactImport.workspace_id == self.workspace_id
-            discard_staging(session, select(ContactImport.id).where(here))
-            session.execute(
-                update(ContactImport)
-                .where(here, ContactImport.state.in_(_RUNNING))
-                .values(state="abandoned", finished_at=func.clock_timestamp())
+            last = session.scalar(
+                select(ContactImport)
+                .where(ContactImport.workspace_id == self.workspace_id)
+                .order_by(ContactImport.id.desc())
+                .limit(1)
+                .with_for_update()
             )
+            if last is not None and last.state in _UNFINISHED:
+                if (last.digest, last.settings) == (found.digest, settings):
+                    last.state, last.error, last.finished_at = "running", None, None
+                    last.resumed += 1
+                    self.id = last.id
+                    return last.through, region
+                if last.state == "running":
+                    last.state, last.finished_at = "abandoned", func.clock_timestamp()
             record = ContactImport(
                 workspace_id=self.workspace_id,
                 file_name=path.name,
-                on_duplicate=self.on_duplicate,
+                on_duplicate=self.settings.on_duplicate,
+                digest=found.digest,
+                settings=settings,
+                total=found.rows,
             )
             session.add(record)
             session.flush()
             self.id = record.id
-            return workspace.default_region
+            return 0, region
 
-    def _stage(self, contacts: Iterator[ContactRow | Reject]) -> None:
-        while chunk := list(islice(contacts, self.batch)):
-            with self.sessions.begin() as session:
-                stage(session, self.id, chunk)
-                self.rows += len(chunk)
-                self._count_rejects(chunk)
-                self._record(session, rows=self.rows, rejected=self.rejected)
-            self.op.progress(self.rows)
+    def _merge_file(self, path: Path, bounds: Bounds | None, through: int, region: str) -> None:
+        with open_table(path, bounds) as table:
+            rows = ((number, cells) for number, cells in table.rows if number > through)
+            contacts = read_contacts(
+                replace(table, rows=rows),
+                region,
+                self.settings.mapping,
+                keep_others=self.settings.keep_others,
+            )
+            for chunk in _read_ahead(_chunks(contacts, self.batch)):
+                self._merge_chunk(chunk)
 
-    def _count_rejects(self, chunk: list[ContactRow | Reject]) -> None:
-        messages = [row.message for row in chunk if isinstance(row, Reject)]
-        self.rejected += len(messages)
-        self.errors += messages[: _ERRORS_SHOWN - len(self.errors)]
-
-    def _merge(self) -> None:
+    def _merge_chunk(self, chunk: list[ContactRow | Reject]) -> None:
         with guarded(self.sessions, self.op) as session:
-            self._record(session, state="merging")
-        after, done = "", self.rejected
-        while True:
-            with guarded(self.sessions, self.op) as session:
-                merged = merge_batch(
-                    session, self.id, self.workspace_id, self.on_duplicate, after, self.batch
+            turns = stage(session, self.id, chunk)
+            merge_staged(session, self.id, self.workspace_id, self.settings.on_duplicate, turns)
+            done, total = session.execute(
+                update(ContactImport)
+                .where(ContactImport.id == self.id)
+                .values(
+                    rows=ContactImport.rows + len(chunk),
+                    rejected=ContactImport.rejected + sum(isinstance(r, Reject) for r in chunk),
+                    through=chunk[-1].row,
                 )
-            if merged is None:
-                return
-            after, done = merged.until, done + merged.rows
-            self.op.progress(done, self.rows)
+                .returning(ContactImport.rows, ContactImport.total)
+            ).one()
+        self.op.progress(done, total)
 
     def _finish(self) -> dict[str, Any]:
         with guarded(self.sessions, self.op) as session:
-            discard_staging(session, select(ContactImport.id).where(ContactImport.id == self.id))
-            self._record(session, state="completed", finished_at=func.clock_timestamp())
-            record = session.get_one(ContactImport, self.id)
+            record = session.get_one(ContactImport, self.id, with_for_update=True)
+            record.state, record.finished_at = "completed", func.clock_timestamp()
+            refused = session.execute(
+                select(ContactImportReject.row, ContactImportReject.reason)
+                .where(ContactImportReject.import_id == self.id)
+                .order_by(ContactImportReject.row)
+                .limit(_ERRORS_SHOWN)
+            )
             return {
                 "import_id": record.id,
                 "rows": record.rows,
@@ -145,14 +187,33 @@ class ImportRun:
                 "updated": record.updated,
                 "duplicates": record.duplicates,
                 "rejected": record.rejected,
-                "errors": self.errors,
+                "resumed": record.resumed,
+                "errors": [in_row(row, reason) for row, reason in refused],
             }
 
     def _fail(self, error: BaseException) -> None:
-        """Say so in its own row; staging is left for a look, until the next import."""
+        """Say so in its own row: an import of the same file goes on with it."""
         with self.sessions.begin() as session:
-            message = f"{type(error).__name__}: {error}"
-            self._record(session, state="failed", error=message, finished_at=func.clock_timestamp())
+            session.execute(
+                update(ContactImport)
+                .where(ContactImport.id == self.id, ContactImport.state == "running")
+                .values(
+                    state="failed",
+                    error=f"{type(error).__name__}: {error}",
+                    finished_at=func.clock_timestamp(),
+                )
+            )
 
-    def _record(self, session: Session, **values: Any) -> None:
-        session.execute(update(ContactImport).where(ContactImport.id == self.id).values(**values))
+
+def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
+def _read_ahead(chunks: Iterator[T]) -> Iterator[T]:
+    """The same, with the next one read in a thread while the database works on this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="pgsync-read") as reader:
+        coming = reader.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield chunk

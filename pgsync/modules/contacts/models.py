@@ -30,6 +30,7 @@ class Contact(Base):
     status: Mapped[str] = mapped_column(default="active")
     do_not_contact: Mapped[bool] = mapped_column(default=False)
     opted_out_at: Mapped[datetime | None]
+    import_id: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
     updated_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
 
@@ -46,13 +47,17 @@ class ContactImport(Base):
     workspace_id: Mapped[int] = mapped_column(ForeignKey("pgsync_modules.workspace.id"))
     file_name: Mapped[str]
     on_duplicate: Mapped[str]
-    state: Mapped[str] = mapped_column(default="reading")
+    digest: Mapped[str | None]
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    state: Mapped[str] = mapped_column(default="running")
+    total: Mapped[int | None]
     rows: Mapped[int] = mapped_column(default=0)
     imported: Mapped[int] = mapped_column(default=0)
     updated: Mapped[int] = mapped_column(default=0)
     duplicates: Mapped[int] = mapped_column(default=0)
     rejected: Mapped[int] = mapped_column(default=0)
-    merged_through: Mapped[str | None]
+    through: Mapped[int] = mapped_column(default=0)
+    resumed: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
     finished_at: Mapped[datetime | None]

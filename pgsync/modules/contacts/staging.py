@@ -1,61 +1,77 @@
-"""Carrying rows into the database by COPY: good ones to staging, refused ones to their list."""
+"""Carrying a chunk of rows into the database by COPY: good ones to staging, refused ones to their
+list.
+
+Staging is a table of the transaction's own, so that nothing is left behind however it ends. In it a
+phone number's first row of the chunk has turn 0, its second one 1, and so on: rows of one turn can
+be merged at once.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import psycopg
 from psycopg.types.json import Jsonb
-from sqlalchemy import Select, column, delete, table
 from sqlalchemy.orm import Session
 
 from pgsync.modules.contacts.rows import ContactRow, Reject
 
-__all__ = ["discard_staging", "stage"]
+__all__ = ["stage"]
 
-_COPY_ROWS = """
-COPY pgsync_modules.contact_import_row
-    (import_id, row, phone, name, email, company, notes, tags, status) FROM STDIN
+_TABLE = """
+CREATE TEMPORARY TABLE staged_contact (
+    turn integer NOT NULL,
+    phone text COLLATE "C" NOT NULL,
+    name text,
+    email text,
+    company text,
+    notes text,
+    tags text,
+    custom jsonb,
+    status text
+) ON COMMIT DROP
 """
+_INDEX = "CREATE INDEX ON staged_contact (turn, phone)"
+_COPY = "COPY staged_contact FROM STDIN"
 _COPY_REJECTS = (
     "COPY pgsync_modules.contact_import_rejects (import_id, row, reason, raw) FROM STDIN"
 )
 
 
-def stage(session: Session, import_id: int, rows: Iterable[ContactRow | Reject]) -> None:
-    """Add rows to an import, in the session's transaction."""
+def stage(session: Session, import_id: int, rows: Iterable[ContactRow | Reject]) -> int:
+    """Stage rows in the session's transaction, and return how many turns it takes to merge them."""
     driver = session.connection().connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     rejects: list[Reject] = []
+    turns: defaultdict[str, int] = defaultdict(int)
     with driver.cursor() as cursor:
-        with cursor.copy(_COPY_ROWS) as copy:
+        cursor.execute(_TABLE)
+        with cursor.copy(_COPY) as copy:
             for row in rows:
                 if isinstance(row, Reject):
                     rejects.append(row)
-                else:
-                    copy.write_row(_staged(import_id, row))
-        if not rejects:
-            return
-        with cursor.copy(_COPY_REJECTS) as copy:
-            for reject in rejects:
-                copy.write_row((import_id, reject.row, reject.reason, Jsonb(reject.raw)))
-
-
-def _staged(import_id: int, row: ContactRow) -> tuple[int | str | None, ...]:
-    return (
-        import_id,
-        row.row,
-        row.phone,
-        row.name,
-        row.email,
-        row.company,
-        row.notes,
-        "\n".join(row.tags) or None,
-        row.status,
-    )
-
-
-def discard_staging(session: Session, import_ids: Select[int]) -> None:
-    """Remove the staged rows of imports that need them no more."""
-    staged = table("contact_import_row", column("import_id"), schema="pgsync_modules")
-    session.execute(delete(staged).where(staged.c.import_id.in_(import_ids)))
+                    continue
+                turn = turns[row.phone]
+                turns[row.phone] = turn + 1
+                copy.write_row(
+                    (
+                        turn,
+                        row.phone,
+                        row.name,
+                        row.email,
+                        row.company,
+                        row.notes,
+                        "\n".join(row.tags) or None,
+                        Jsonb(row.custom) if row.custom else None,
+                        row.status,
+                    )
+                )
+        cursor.execute(_INDEX)
+        # Without its statistics a chunk is joined to the contacts by all with all.
+        cursor.execute("ANALYZE staged_contact")
+        if rejects:
+            with cursor.copy(_COPY_REJECTS) as copy:
+                for reject in rejects:
+                    copy.write_row((import_id, reject.row, reject.reason, Jsonb(reject.raw)))
+    return max(turns.values(), default=0)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgsync import Coordinator, InvalidArgument, LockLost, OperationBlocked
-from pgsync.modules.contacts import ContactFileError, Contacts, write_sample
+from pgsync.modules.contacts import ContactFileError, Contacts, SampleTruth, write_sample
 from pgsync.operations import OperationRun
+from tests.eventually import eventually
 
 PHONE = "+12015550123"
 OTHER = "+12015550124"
@@ -48,8 +54,6 @@ def test_the_sample_becomes_what_it_was_built_from(
         "SELECT row, reason FROM pgsync_modules.contact_import_rejects ORDER BY row"
     )
     assert rejects.fetchall() == truth.rejects
-    left = database.execute("SELECT count(*) FROM pgsync_modules.contact_import_row")
-    assert left.fetchone() == (0,)
 
 
 def test_a_second_run_changes_nothing(contacts: Contacts, book: Any, tmp_path: Path) -> None:
@@ -135,56 +139,155 @@ def test_an_opt_out_in_the_file_is_kept(contacts: Contacts, book: Any) -> None:
         assert contact.opted_out_at is not None
 
 
-def test_a_lost_lock_stops_the_import(
+def test_a_lost_lock_stops_the_import_and_the_next_one_goes_on(
     sync: Coordinator, sessions: Any, book: Any, database: Any, monkeypatch: Any, tmp_path: Path
 ) -> None:
     contacts = Contacts(sync, sessions, batch=100)
-    write_sample(tmp_path / "sample.csv", rows=1_000)
+    path = tmp_path / "sample.csv"
+    truth = write_sample(path, rows=1_000)
     key = contacts.contact_import.key(workspace_id=book.workspace)
     progress, reports = OperationRun.progress, []
 
     def report_then_lose(op: OperationRun, done: int, total: int | None = None) -> None:
-        reports.append(total)
-        if reports.count(1_000) == 3:
+        reports.append(done)
+        if len(reports) == 3:
             database.execute("SELECT pgsync.force_unlock(%s)", [key])
             database.execute("SELECT pgsync.try_lock(%s, '1 minute', 'another')", [key])
         progress(op, done, total)
 
     monkeypatch.setattr(OperationRun, "progress", report_then_lose)
     with pytest.raises(LockLost):
-        contacts.contact_import(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
-    assert reports.count(1_000) == 3
-    state, imported, through = database.execute(
-        "SELECT state, imported, merged_through FROM pgsync_modules.contact_import"
-    ).fetchone()
-    found = book.all()
-    assert (state, imported) == ("failed", len(found))
-    assert max(found) == through
+        contacts.contact_import(workspace_id=book.workspace, path=str(path))
+    assert reports == [100, 200, 300]
+    assert database.execute(
+        "SELECT state, rows, through, imported FROM pgsync_modules.contact_import"
+    ).fetchone() == ("failed", 300, 301, len(book.all()))
     assert sync.status_of("contact_import", key).state == "failed"
 
+    monkeypatch.undo()
+    database.execute("SELECT pgsync.force_unlock(%s)", [key])
+    _resumes(contacts, book, path, truth)
 
-def test_a_crashed_import_is_started_over(
-    contacts: Contacts, book: Any, database: Any, tmp_path: Path
+
+_IMPORTS = """
+import sys
+from pgsync import Coordinator
+from pgsync.modules.contacts import Contacts
+from pgsync.modules.database import sessions_for
+dsn, workspace, path = sys.argv[1:]
+with Coordinator(dsn) as sync:
+    contacts = Contacts(sync, sessions_for(dsn), batch=50)
+    contacts.contact_import(workspace_id=int(workspace), path=path)
+"""
+
+
+def test_an_import_killed_in_the_middle_goes_on_where_it_was(
+    contacts: Contacts, book: Any, database: Any, dsn: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "sample.csv"
-    truth = write_sample(path, rows=500, seed=9)
-    database.execute(
-        "INSERT INTO pgsync_modules.contact_import (id, workspace_id, file_name, on_duplicate,"
-        " state) OVERRIDING SYSTEM VALUE VALUES (77, %s, 'sample.csv', 'fill', 'merging')",
-        [book.workspace],
+    truth = write_sample(path, rows=5_000, seed=9)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _IMPORTS, dsn, str(book.workspace), str(path)]
     )
-    database.execute(
-        "INSERT INTO pgsync_modules.contact_import_row (import_id, row, phone, name)"
-        " VALUES (77, 2, %s, 'half')",
-        [PHONE],
+    eventually(
+        lambda: database.execute(
+            "SELECT 1 FROM pgsync_modules.contact_import WHERE rows BETWEEN 500 AND 4000"
+        ).fetchone()
     )
-    result = contacts.contact_import(workspace_id=book.workspace, path=str(path))
-    assert result["imported"] == len(truth.contacts) == len(book.all())
-    states = database.execute("SELECT state FROM pgsync_modules.contact_import ORDER BY id DESC")
+    process.kill()
+    process.wait()
+    _resumes(contacts, book, path, truth)
+
+
+def _resumes(contacts: Contacts, book: Any, path: Path, truth: SampleTruth) -> None:
+    """The next import of the file ends as if the first had never been cut off."""
+
+    def import_it() -> dict[str, Any] | None:
+        with suppress(OperationBlocked):  # The server takes a moment to see that a process died.
+            return contacts.contact_import(workspace_id=book.workspace, path=str(path))
+        return None
+
+    result = eventually(import_it)
+    assert result["resumed"] == 1
+    assert _counts(result) == {
+        "imported": len(truth.contacts),
+        "duplicates": truth.duplicates,
+        "rejected": len(truth.rejects),
+    }
+    assert result["errors"] == truth.errors[:20]
+    assert {phone: contact.name for phone, contact in book.all().items()} == {
+        phone: contact.name for phone, contact in truth.contacts.items()
+    }
+
+
+@pytest.mark.parametrize("other", ["file", "settings"])
+def test_another_import_does_not_go_on_with_the_one_before(
+    contacts: Contacts, book: Any, database: Any, other: str
+) -> None:
+    path = book.file("phone,name", f"{PHONE},Ana", f"{OTHER},Bo")
+    contacts.contact_import(workspace_id=book.workspace, path=path)
+    database.execute(
+        "UPDATE pgsync_modules.contact_import SET state = 'running', rows = 1, through = 2"
+    )
+    if other == "file":
+        path = book.file("phone,name", f"{PHONE},Ana", f"{OTHER},Bob")
+    result = contacts.contact_import(
+        workspace_id=book.workspace,
+        path=path,
+        on_duplicate="overwrite" if other == "settings" else "fill",
+    )
+    assert (result["rows"], result["resumed"]) == (2, 0)
+    states = database.execute("SELECT state FROM pgsync_modules.contact_import ORDER BY id")
     assert states.fetchall() == [("abandoned",), ("completed",)]
-    assert database.execute(
-        "SELECT count(*) FROM pgsync_modules.contact_import_row"
-    ).fetchone() == (0,)
+
+
+def test_columns_that_are_not_understood_can_become_custom_fields(
+    contacts: Contacts, book: Any
+) -> None:
+    book.add(PHONE, custom={"Size": "M"})
+    path = book.file("phone,Size,Club", f"{PHONE},L,chess", f"{OTHER},S,")
+    contacts.contact_import(workspace_id=book.workspace, path=path, keep_others=True)
+    assert {phone: contact.custom for phone, contact in book.all().items()} == {
+        PHONE: {"Size": "M", "Club": "chess"},
+        OTHER: {"Size": "S"},
+    }
+    contacts.contact_import(
+        workspace_id=book.workspace, path=path, keep_others=True, on_duplicate="overwrite"
+    )
+    assert book.all()[PHONE].custom == {"Size": "L", "Club": "chess"}
+
+
+def test_one_number_in_every_row_is_one_contact(contacts: Contacts, book: Any) -> None:
+    lines = [f"{PHONE},,tag {number % 3}" for number in range(300)]
+    path = book.file("phone,name,tags", f"{PHONE},Ana,", *lines)
+    result = contacts.contact_import(workspace_id=book.workspace, path=path)
+    assert _counts(result) == {"imported": 1, "duplicates": 300}
+    contact = book.all()[PHONE]
+    assert (contact.name, contact.tags) == ("Ana", ["tag 0", "tag 1", "tag 2"])
+
+
+def test_an_import_and_a_live_edit_do_not_lose_each_others_changes(
+    contacts: Contacts, book: Any, database: Any, dsn: str
+) -> None:
+    book.add(PHONE, name="Ana")
+    path = book.file("phone,email", f"{PHONE},ana@example.org")
+    with psycopg.connect(dsn) as editor:
+        editor.execute("SELECT FROM pgsync_modules.contact WHERE phone = %s FOR UPDATE", [PHONE])
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(contacts.contact_import, workspace_id=book.workspace, path=path)
+            eventually(
+                lambda: database.execute(
+                    "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    " AND datname = current_database() AND query LIKE '%FOR UPDATE%'"
+                ).fetchone()
+            )
+            editor.execute(
+                "UPDATE pgsync_modules.contact SET name = 'Ana Maria' WHERE phone = %s", [PHONE]
+            )
+            editor.commit()
+            running.result(30)
+    contact = book.all()[PHONE]
+    assert (contact.name, contact.email) == ("Ana Maria", "ana@example.org")
 
 
 def test_a_file_that_cannot_be_read_changes_nothing(
@@ -198,10 +301,10 @@ def test_a_file_that_cannot_be_read_changes_nothing(
         with pytest.raises(ContactFileError, match=message):
             contacts.contact_import(workspace_id=book.workspace, path=book.file(content))
     assert not book.all()
-    states = database.execute(
-        "SELECT DISTINCT state, error IS NULL FROM pgsync_modules.contact_import"
-    )
-    assert states.fetchall() == [("failed", False)]
+    assert database.execute("SELECT FROM pgsync_modules.contact_import").fetchone() is None
+    state = contacts.contact_import.status(workspace_id=book.workspace)
+    assert state is not None
+    assert state.state == "failed"
 
 
 def test_bad_arguments_are_refused(contacts: Contacts, book: Any) -> None:
