@@ -103,6 +103,16 @@ VALUES ('kernel', 10, 'job_dependencies', '430dbdb7c9c85265e4740fa223048713770c4
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 15) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0015_limit_algorithms.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 15, 'limit_algorithms', 'bb3a0092a46bde3da1866741cb1335dc08b630d850d4135b21bcb13d86eaab03');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -113,6 +123,10 @@ BEGIN;
 \ir api/1_locks_seen.sql
 \ir api/1_locks_transaction.sql
 \ir api/2_limits.sql
+\ir api/2_limits_decide.sql
+\ir api/2_limits_operate.sql
+\ir api/2_limits_reserve.sql
+\ir api/2_limits_wait.sql
 \ir api/3_queue_floors.sql
 \ir api/3_queues.sql
 \ir api/3_queues_operate.sql
@@ -131,7 +145,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '90bd6a3cdf7102054de29bae0a5f75d5b3eabc430922eaefae99cbac3ee42615')
+VALUES ('api', 0, '0.1.0', 'f0c102d44781cd6b35e71957cd6208ea05d8b14b55ecdcae6560acfec5d724bd')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

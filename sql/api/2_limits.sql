@@ -1,259 +1,218 @@
--- Rate limits: fixed windows opened by their first hit, decided by the server's clock.
+-- Rate limits: the three algorithms, as functions of a state and a moment that read no table.
 --
--- Call rate_limit_hit outside a longer transaction: it keeps its counter's row locked until commit.
--- A count that a server crash may forget can be committed asynchronously, by
---   SELECT h.* FROM set_config('synchronous_commit', 'off', true), pgsync.rate_limit_hit(...) AS h;
+-- Each answers two questions. When is a cost free, at the earliest (limit_opens_at)? And what is the
+-- state once it is taken at such a moment (limit_taken)? A hit is allowed where the answer to the
+-- first is now; a waiter is promised a later moment, and the state says so from then on. Once free, a
+-- cost stays free while nobody takes: so several limits of a key open together at their latest.
+--
+--   fixed    A window is opened by its first hit, and lasts `per`. With permits promised to waiters
+--            the state is that of the last window that has any: those before it are full.
+--   sliding  Two fixed windows side by side, the earlier of which counts by as much of it as lies
+--            within `per` of the moment.
+--   bucket   The generic cell rate algorithm (ITU-T I.371): `tat` is when the bucket is full again,
+--            each permit moves it on by per / max, and it may be `burst` permits ahead of the clock.
+--
+-- All of it is reckoned in whole microseconds, rounded so that a limit is never exceeded. What uses an
+-- argument twice is in PL/pgSQL: as an SQL function it would not be inlined but planned at each call.
 
-CREATE OR REPLACE FUNCTION pgsync.check_limit(max integer[], per interval[], cost integer)
-RETURNS void
-LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION pgsync.microseconds(duration interval) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN extract(epoch FROM duration) * 1000000;
+
+COMMENT ON FUNCTION pgsync.microseconds(interval) IS 'Internal: the length of an interval.';
+
+CREATE OR REPLACE FUNCTION pgsync.span(microseconds numeric) RETURNS interval
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN interval '1 microsecond' * microseconds::double precision;
+
+COMMENT ON FUNCTION pgsync.span(numeric) IS
+    'Internal: an interval of this length, without days, which daylight saving makes longer or shorter.';
+
+CREATE OR REPLACE FUNCTION pgsync.limit_rolled(state pgsync.limit_state, per interval, moment timestamptz)
+RETURNS pgsync.limit_state
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
-    IF cardinality(max) IS DISTINCT FROM cardinality(per) OR coalesce(cardinality(max), 0) = 0 THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'max and per must have the same number of limits, at least one';
+    IF moment < state.started_at + per THEN
+        RETURN state;
+    ELSIF moment < state.started_at + 2 * per THEN
+        RETURN ROW(state.started_at + per, 0, state.hits, NULL)::pgsync.limit_state;
+    END IF;
+    RETURN ROW(moment, 0, 0, NULL)::pgsync.limit_state;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.limit_rolled(pgsync.limit_state, interval, timestamptz) IS
+    'Internal: a sliding window in whose current part the moment lies, or is yet to come.';
+
+CREATE OR REPLACE FUNCTION pgsync.limit_opens_at(
+    algorithm text, max integer, burst integer, per interval, state pgsync.limit_state, cost bigint, moment timestamptz
+) RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    rolled pgsync.limit_state;
+    free bigint;
+BEGIN
+    IF state.started_at IS NULL THEN
+        RETURN moment;
+    ELSIF algorithm = 'fixed' THEN
+        RETURN CASE WHEN moment >= state.started_at + per THEN moment
+                    WHEN state.hits + cost <= max THEN greatest(moment, state.started_at)
+                    ELSE state.started_at + per END;
+    ELSIF algorithm = 'bucket' THEN
+        RETURN greatest(moment, state.tat - pgsync.span(div(pgsync.microseconds(per) * (burst - cost), max)));
+    END IF;
+    rolled := pgsync.limit_rolled(state, per, moment);
+    IF rolled.hits + cost > max THEN  -- in its next part at the earliest
+        rolled := pgsync.limit_rolled(rolled, per, rolled.started_at + per);
+    END IF;
+    free := max - rolled.hits - cost;
+    IF free >= rolled.previous_hits THEN
+        RETURN greatest(moment, rolled.started_at);
+    END IF;
+    RETURN greatest(moment, rolled.started_at + per
+        - pgsync.span(div(pgsync.microseconds(per) * free, rolled.previous_hits)));
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.limit_opens_at(text, integer, integer, interval, pgsync.limit_state, bigint, timestamptz) IS
+    'Internal: the first moment, from this one on, at which a limit has the permits.';
+
+CREATE OR REPLACE FUNCTION pgsync.limit_taken(
+    algorithm text, max integer, per interval, state pgsync.limit_state, cost bigint, moment timestamptz
+) RETURNS pgsync.limit_state
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    rolled pgsync.limit_state;
+BEGIN
+    IF algorithm = 'fixed' THEN
+        IF moment < state.started_at + per THEN
+            RETURN ROW(state.started_at, state.hits + cost, 0, NULL)::pgsync.limit_state;
+        END IF;
+        RETURN ROW(moment, cost, 0, NULL)::pgsync.limit_state;
+    ELSIF algorithm = 'bucket' THEN
+        RETURN ROW(coalesce(state.started_at, moment), coalesce(state.hits, 0) + cost, 0,
+            greatest(state.tat, moment) + pgsync.span(div(pgsync.microseconds(per) * cost + max - 1, max)))::pgsync.limit_state;
+    END IF;
+    rolled := pgsync.limit_rolled(state, per, moment);
+    RETURN ROW(rolled.started_at, rolled.hits + cost, rolled.previous_hits, NULL)::pgsync.limit_state;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.limit_taken(text, integer, interval, pgsync.limit_state, bigint, timestamptz) IS
+    'Internal: the state of a limit once permits are taken at a moment, whether it has them or not.';
+
+CREATE OR REPLACE FUNCTION pgsync.limit_returned(
+    algorithm text, max integer, per interval, state pgsync.limit_state,
+    cost bigint, taken_at timestamptz, mark bigint, moment timestamptz
+) RETURNS pgsync.limit_state
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    IF algorithm = 'bucket' THEN
+        IF taken_at >= state.started_at THEN
+            -- Without them the bucket might have been full since, but not fuller than full: all that
+            -- was taken after them counts as if it were taken now.
+            state.tat := least(state.tat, greatest(
+                state.tat - pgsync.span(div(pgsync.microseconds(per) * cost, max)),
+                moment + pgsync.span(div(pgsync.microseconds(per) * greatest(state.hits - mark, 0) + max - 1, max))));
+        END IF;
+    ELSIF taken_at >= state.started_at AND taken_at < state.started_at + per THEN
+        state.hits := greatest(state.hits - cost, 0);
+    ELSIF algorithm = 'sliding' AND taken_at >= state.started_at - per AND taken_at < state.started_at THEN
+        state.previous_hits := greatest(state.previous_hits - cost, 0);
+    END IF;
+    RETURN state;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.limit_returned(
+    text, integer, interval, pgsync.limit_state, bigint, timestamptz, bigint, timestamptz) IS
+    'Internal: the state of a limit once permits are given back that were taken at taken_at, when mark had been given in all; what has left it already is not given back.';
+
+CREATE OR REPLACE FUNCTION pgsync.limit_room(
+    algorithm text, max integer, burst integer, per interval, state pgsync.limit_state, moment timestamptz
+) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    rolled pgsync.limit_state;
+    ahead numeric;
+BEGIN
+    IF algorithm = 'bucket' THEN
+        ahead := greatest(0, pgsync.microseconds(state.tat - moment));
+        RETURN greatest(0, burst - div(ahead * max + pgsync.microseconds(per) - 1, pgsync.microseconds(per)))::bigint;
+    ELSIF state.started_at > moment THEN
+        RETURN 0;
+    ELSIF algorithm = 'fixed' THEN
+        RETURN CASE WHEN moment < state.started_at + per THEN greatest(0, max - state.hits) ELSE max END;
+    ELSIF state.started_at IS NULL THEN
+        RETURN max;
+    END IF;
+    rolled := pgsync.limit_rolled(state, per, moment);
+    ahead := pgsync.microseconds(rolled.started_at + per - moment);
+    RETURN greatest(0, max - rolled.hits - div(rolled.previous_hits * ahead + pgsync.microseconds(per) - 1,
+        pgsync.microseconds(per)))::bigint;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.limit_room(text, integer, integer, interval, pgsync.limit_state, timestamptz) IS
+    'Internal: how many permits a limit has at a moment.';
+
+CREATE OR REPLACE FUNCTION pgsync.limit_resets_at(
+    algorithm text, per interval, state pgsync.limit_state, moment timestamptz
+) RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN greatest(moment, CASE algorithm
+        WHEN 'bucket' THEN state.tat
+        WHEN 'fixed' THEN state.started_at + per
+        ELSE state.started_at + CASE WHEN state.hits > 0 THEN 2 * per ELSE per END END);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.limit_resets_at(text, interval, pgsync.limit_state, timestamptz) IS
+    'Internal: when all of a limit is free again if nobody takes more.';
+
+CREATE OR REPLACE FUNCTION pgsync.check_limits(
+    max integer[], per interval[], cost integer, times integer, algorithm text[], burst integer[]
+) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    size integer := coalesce(cardinality(max), 0);
+    most integer;
+BEGIN
+    IF size = 0 OR cardinality(per) IS DISTINCT FROM size
+       OR coalesce(cardinality(algorithm), size) <> size OR coalesce(cardinality(burst), size) <> size THEN
+        RAISE invalid_parameter_value USING MESSAGE =
+            'max, per, algorithm and burst must have the same number of limits, at least one';
     ELSIF cost IS NULL OR cost < 1 THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('cost must be 1 or more, not %s', cost);
-    ELSIF cost > (SELECT min(m) FROM unnest(max) AS m) THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('a cost of %s can never pass a limit of %s',
-            cost, (SELECT min(m) FROM unnest(max) AS m));
-    ELSIF cardinality(per) > (SELECT count(DISTINCT p) FROM unnest(per) AS p) THEN
+        RAISE invalid_parameter_value USING MESSAGE =
+            format('cost must be 1 or more, not %s', coalesce(cost::text, 'null'));
+    ELSIF times IS NULL OR times < 1 THEN
+        RAISE invalid_parameter_value USING MESSAGE =
+            format('times must be 1 or more, not %s', coalesce(times::text, 'null'));
+    END IF;
+    FOR i IN 1 .. size LOOP
+        PERFORM pgsync.check_duration(per[i], 'per');
+        IF coalesce(algorithm[i], 'fixed') NOT IN ('fixed', 'sliding', 'bucket') THEN
+            RAISE invalid_parameter_value USING MESSAGE =
+                format('algorithm must be fixed, sliding or bucket, not %s', algorithm[i]);
+        ELSIF burst[i] IS NOT NULL AND algorithm[i] IS DISTINCT FROM 'bucket' THEN
+            RAISE invalid_parameter_value USING MESSAGE = 'only a token bucket has a burst';
+        END IF;
+        most := CASE algorithm[i] WHEN 'bucket' THEN coalesce(burst[i], max[i]) ELSE max[i] END;
+        IF max[i] IS NULL OR max[i] < 1 OR most < 1 THEN
+            RAISE invalid_parameter_value USING MESSAGE =
+                format('max and burst must be 1 or more, not %s', least(max[i], most));
+        ELSIF cost > most THEN
+            RAISE invalid_parameter_value USING MESSAGE =
+                format('a cost of %s can never pass a limit of %s', cost, most);
+        END IF;
+    END LOOP;
+    IF size > 1 AND size > (SELECT count(DISTINCT (l.per, coalesce(l.algorithm, 'fixed')))
+               FROM unnest(per, algorithm) AS l (per, algorithm)) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'two limits of a key have the same window';
     END IF;
-    PERFORM pgsync.check_duration(p, 'per') FROM unnest(per) AS p;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.check_limit(integer[], interval[], integer) IS
+COMMENT ON FUNCTION pgsync.check_limits(integer[], interval[], integer, integer, text[], integer[]) IS
     'Raises invalid_parameter_value for limits or costs that can never work.';
-
-CREATE OR REPLACE FUNCTION pgsync.judge_limits(
-    key text,
-    max integer[],
-    per interval[],
-    cost integer,
-    moment timestamptz,
-    OUT allowed boolean,
-    OUT remaining integer,
-    OUT retry_after interval,
-    OUT resets_at timestamptz
-)
-LANGUAGE plpgsql VOLATILE AS $$
-#variable_conflict use_column
-DECLARE
-    penalised_until timestamptz;
-BEGIN
-    SELECT p.until INTO penalised_until FROM pgsync.rate_limit_penalty AS p
-    WHERE p.key = judge_limits.key AND p.until > moment;
-
-    -- The window with least room; of the full ones, that which opens last.
-    SELECT w.room >= judge_limits.cost, greatest(w.room, 0), w.resets_at
-    INTO allowed, remaining, resets_at
-    FROM (
-        SELECT (l.max - coalesce(c.hits, 0))::integer AS room, coalesce(c.resets_at, moment) AS resets_at
-        FROM unnest(judge_limits.max, judge_limits.per) AS l (max, per)
-        LEFT JOIN pgsync.rate_limit_counter AS c
-          ON c.key = judge_limits.key AND c.per = l.per AND c.resets_at > moment
-    ) AS w
-    ORDER BY w.room >= judge_limits.cost, CASE WHEN w.room < judge_limits.cost THEN w.resets_at END DESC, w.room
-    LIMIT 1;
-
-    IF penalised_until IS NOT NULL THEN
-        resets_at := CASE WHEN allowed THEN penalised_until ELSE greatest(resets_at, penalised_until) END;
-        allowed := false;
-        remaining := 0;
-    END IF;
-    retry_after := CASE WHEN allowed THEN interval '0' ELSE resets_at - moment END;
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.judge_limits(text, integer[], interval[], integer, timestamptz) IS
-    'Internal: what the counters say at a moment; of several limits the one that binds.';
-
-CREATE OR REPLACE FUNCTION pgsync.rate_limit_peek(
-    key text,
-    max integer[],
-    per interval[],
-    cost integer DEFAULT 1,
-    OUT allowed boolean,
-    OUT remaining integer,
-    OUT retry_after interval,
-    OUT resets_at timestamptz
-)
-LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    PERFORM pgsync.check_name(key, 'limit key');
-    PERFORM pgsync.check_limit(max, per, cost);
-    SELECT j.* INTO allowed, remaining, retry_after, resets_at
-    FROM pgsync.judge_limits(key, max, per, cost, pgsync.clock()) AS j;
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.rate_limit_peek(text, integer[], interval[], integer) IS
-    'What rate_limit_hit would answer now, without taking a permit; of several limits the one that binds.';
-
-CREATE OR REPLACE FUNCTION pgsync.rate_limit_hit(
-    key text,
-    max integer[],
-    per interval[],
-    cost integer DEFAULT 1,
-    OUT allowed boolean,
-    OUT remaining integer,
-    OUT retry_after interval,
-    OUT resets_at timestamptz
-)
-LANGUAGE plpgsql VOLATILE AS $$
-#variable_conflict use_column
-DECLARE
-    moment timestamptz := pgsync.clock();
-    locked integer;
-BEGIN
-    PERFORM pgsync.check_name(key, 'limit key');
-    PERFORM pgsync.check_limit(max, per, cost);
-
-    -- Denied without a write where that can be known: six times cheaper than an upsert.
-    SELECT j.* INTO allowed, remaining, retry_after, resets_at
-    FROM pgsync.judge_limits(key, max, per, cost, moment) AS j;
-    IF NOT allowed THEN
-        RETURN;
-    END IF;
-
-    IF cardinality(max) = 1 THEN
-        -- The upsert decides again, now with the row locked.
-        INSERT INTO pgsync.rate_limit_counter AS c
-            (key, per, hits, max_hits, window_started_at, resets_at)
-        VALUES (rate_limit_hit.key, per[1], cost, max[1], moment, moment + per[1])
-        ON CONFLICT (key, per) DO UPDATE
-        SET hits = CASE WHEN c.resets_at <= moment THEN excluded.hits ELSE c.hits + excluded.hits END,
-            max_hits = excluded.max_hits,
-            window_started_at = CASE WHEN c.resets_at <= moment THEN excluded.window_started_at ELSE c.window_started_at END,
-            resets_at = CASE WHEN c.resets_at <= moment THEN excluded.resets_at ELSE c.resets_at END
-        WHERE c.resets_at <= moment OR c.hits + excluded.hits <= excluded.max_hits
-        RETURNING c.max_hits - c.hits, c.resets_at INTO remaining, resets_at;
-        allowed := FOUND;
-    ELSE
-        -- All rows locked in one order, all judged, then all written. Once more where the clean-up
-        -- removed an ended window just before it was locked.
-        LOOP
-            INSERT INTO pgsync.rate_limit_counter AS c
-                (key, per, hits, max_hits, window_started_at, resets_at)
-            SELECT rate_limit_hit.key, l.per, 0, l.max, moment, moment
-            FROM unnest(rate_limit_hit.max, rate_limit_hit.per) AS l (max, per)
-            ORDER BY l.per
-            ON CONFLICT (key, per) DO NOTHING;
-            PERFORM FROM pgsync.rate_limit_counter AS c
-            WHERE c.key = rate_limit_hit.key AND c.per = ANY (rate_limit_hit.per)
-            ORDER BY c.per FOR UPDATE;
-            GET DIAGNOSTICS locked = ROW_COUNT;
-            EXIT WHEN locked = cardinality(max);
-        END LOOP;
-        moment := pgsync.clock();
-        SELECT j.allowed INTO allowed FROM pgsync.judge_limits(key, max, per, cost, moment) AS j;
-        IF allowed THEN
-            UPDATE pgsync.rate_limit_counter AS c
-            SET hits = CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END + rate_limit_hit.cost,
-                max_hits = l.max,
-                window_started_at = CASE WHEN c.resets_at <= moment THEN moment ELSE c.window_started_at END,
-                resets_at = CASE WHEN c.resets_at <= moment THEN moment + l.per ELSE c.resets_at END
-            FROM unnest(rate_limit_hit.max, rate_limit_hit.per) AS l (max, per)
-            WHERE c.key = rate_limit_hit.key AND c.per = l.per;
-            SELECT j.remaining, j.resets_at INTO remaining, resets_at
-            FROM pgsync.judge_limits(key, max, per, 1, moment) AS j;
-        END IF;
-    END IF;
-
-    IF allowed THEN
-        retry_after := interval '0';
-    ELSE
-        -- Filled since our look. Should its window have ended this instant, the denial stands and
-        -- the caller may ask again at once.
-        SELECT j.remaining, j.retry_after, j.resets_at INTO remaining, retry_after, resets_at
-        FROM pgsync.judge_limits(key, max, per, cost, moment) AS j;
-    END IF;
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.rate_limit_hit(text, integer[], interval[], integer) IS
-    'Takes cost permits from every limit of the key, all or nothing. One row: allowed, remaining, retry_after, resets_at of the limit that binds.';
-
-CREATE OR REPLACE FUNCTION pgsync.rate_limit_hit(
-    key text,
-    max integer,
-    per interval,
-    cost integer DEFAULT 1,
-    OUT allowed boolean,
-    OUT remaining integer,
-    OUT retry_after interval,
-    OUT resets_at timestamptz
-)
-LANGUAGE sql VOLATILE AS $$
-    SELECT h.allowed, h.remaining, h.retry_after, h.resets_at
-    FROM pgsync.rate_limit_hit(key, ARRAY[max], ARRAY[per], cost) AS h;
-$$;
-
-COMMENT ON FUNCTION pgsync.rate_limit_hit(text, integer, interval, integer) IS
-    'Takes cost permits from the key''s window of max per interval. One row: allowed, remaining, retry_after, resets_at.';
-
-CREATE OR REPLACE FUNCTION pgsync.rate_limit_clear(key text) RETURNS void
-LANGUAGE sql VOLATILE AS $$
-    DELETE FROM pgsync.rate_limit_counter AS c WHERE c.key = rate_limit_clear.key;
-    DELETE FROM pgsync.rate_limit_penalty AS p WHERE p.key = rate_limit_clear.key;
-$$;
-
-COMMENT ON FUNCTION pgsync.rate_limit_clear(text) IS 'Forgets the hits and the penalty of a key.';
-
-CREATE OR REPLACE FUNCTION pgsync.rate_limit_penalize(key text, pause interval, reason text)
-RETURNS timestamptz
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    penalised_until timestamptz;
-BEGIN
-    PERFORM pgsync.check_name(rate_limit_penalize.key, 'limit key');
-    PERFORM pgsync.check_duration(pause, 'pause');
-    INSERT INTO pgsync.rate_limit_penalty AS p (key, until, reason)
-    VALUES (rate_limit_penalize.key, pgsync.clock() + pause, rate_limit_penalize.reason)
-    ON CONFLICT ON CONSTRAINT rate_limit_penalty_pkey DO UPDATE
-    SET until = greatest(p.until, excluded.until), reason = excluded.reason
-    RETURNING p.until INTO penalised_until;
-    RETURN penalised_until;
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.rate_limit_penalize(text, interval, text) IS
-    'Closes a key for everybody for a while (an API''s Retry-After) and returns until when; never shortens a penalty.';
-
-CREATE OR REPLACE FUNCTION pgsync.prune_rate_limits(batch integer DEFAULT 1000) RETURNS integer
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    removed integer;
-BEGIN
-    -- A minute's grace keeps the clean-up off rows that are about to be used again.
-    DELETE FROM pgsync.rate_limit_counter WHERE ctid = ANY (ARRAY(
-        SELECT c.ctid FROM pgsync.rate_limit_counter AS c
-        WHERE c.resets_at < pgsync.clock() - interval '1 minute'
-        ORDER BY c.resets_at LIMIT batch FOR UPDATE SKIP LOCKED));
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    DELETE FROM pgsync.rate_limit_penalty AS p WHERE p.until < pgsync.clock() - interval '1 minute';
-    RETURN removed;
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.prune_rate_limits(integer) IS
-    'Removes up to batch ended windows, skipping rows in use, and says how many.';
-
-CREATE OR REPLACE VIEW pgsync.rate_limits AS
-SELECT coalesce(c.key, p.key) AS key,
-       c.per,
-       CASE WHEN p.until IS NOT NULL THEN 'penalised'
-            WHEN c.is_open AND c.hits >= c.max_hits THEN 'full' ELSE 'open' END AS state,
-       CASE WHEN c.is_open THEN c.hits ELSE 0 END AS hits,
-       c.max_hits AS max,
-       CASE WHEN p.until IS NOT NULL THEN 0
-            WHEN c.is_open THEN greatest(c.max_hits - c.hits, 0) ELSE c.max_hits END AS remaining,
-       c.window_started_at,
-       c.resets_at,
-       p.until AS penalised_until,
-       p.reason AS penalty_reason
-FROM (SELECT *, resets_at > pgsync.clock() AS is_open FROM pgsync.rate_limit_counter) AS c
-FULL JOIN (SELECT * FROM pgsync.rate_limit_penalty WHERE until > pgsync.clock()) AS p ON p.key = c.key;
-
-COMMENT ON VIEW pgsync.rate_limits IS
-    'The current window of each limited key, and keys that a penalty closes (per is null where they have no window).';

@@ -24,12 +24,14 @@ BEGIN
     LOOP
         INSERT INTO pgsync.rate_limit_counter AS c (key, per, hits, max_hits, window_started_at, resets_at)
         VALUES (take_permits.key, take_permits.per, 0, take_permits.max, moment, moment + take_permits.per)
-        ON CONFLICT (key, per) DO NOTHING;
-        SELECT CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END,
+        ON CONFLICT (key, per, algorithm) DO NOTHING;
+        -- With permits promised to waiters the row tells of a window to come: those before it are full.
+        SELECT CASE WHEN c.resets_at <= moment THEN 0
+                    WHEN c.window_started_at > pgsync.clock() THEN take_permits.max ELSE c.hits END,
                CASE WHEN c.resets_at <= moment THEN moment + c.per ELSE c.resets_at END
         INTO used, resets_at
         FROM pgsync.rate_limit_counter AS c
-        WHERE c.key = take_permits.key AND c.per = take_permits.per FOR UPDATE;
+        WHERE c.key = take_permits.key AND c.per = take_permits.per AND c.algorithm = 'fixed' FOR UPDATE;
         EXIT WHEN FOUND;
     END LOOP;
     granted := greatest(least(wanted, take_permits.max - used), 0);
@@ -38,7 +40,7 @@ BEGIN
         UPDATE pgsync.rate_limit_counter AS c
         SET hits = used + granted, max_hits = take_permits.max, resets_at = take_permits.resets_at,
             window_started_at = take_permits.resets_at - c.per
-        WHERE c.key = take_permits.key AND c.per = take_permits.per;
+        WHERE c.key = take_permits.key AND c.per = take_permits.per AND c.algorithm = 'fixed';
     END IF;
 END
 $$;
@@ -85,7 +87,8 @@ LANGUAGE sql VOLATILE AS $$
     UPDATE pgsync.rate_limit_counter AS c SET hits = greatest(c.hits - unused, 0)
     FROM pgsync.queue AS q
     WHERE q.name = return_queue_room.queue AND q.max_starts IS NOT NULL
-      AND c.key = 'queue:' || q.name AND c.per = q.starts_per;
+      AND c.key = 'queue:' || q.name AND c.per = q.starts_per AND c.algorithm = 'fixed'
+      AND c.window_started_at <= pgsync.clock();
 $$;
 
 COMMENT ON FUNCTION pgsync.return_queue_room(text, integer) IS

@@ -39,7 +39,8 @@ BEGIN
     SELECT greatest(c.resets_at, p.until) INTO until
     FROM (SELECT 'queue:' || queue_fullness.queue AS key) AS k
     LEFT JOIN pgsync.rate_limit_counter AS c
-      ON c.key = k.key AND c.per = config.starts_per AND c.resets_at > moment AND c.hits >= config.max_starts
+      ON c.key = k.key AND c.per = config.starts_per AND c.algorithm = 'fixed' AND c.resets_at > moment
+     AND (c.hits >= config.max_starts OR c.window_started_at > moment)
     LEFT JOIN pgsync.rate_limit_penalty AS p ON p.key = k.key AND p.until > moment AND config.max_starts IS NOT NULL;
     IF until IS NOT NULL THEN
         detail := format('as many jobs of queue %s have started as may start in %s; more may at %s', queue,
