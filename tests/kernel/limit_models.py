@@ -1,4 +1,4 @@
-"""The three algorithms again, in plain Python and whole microseconds, for the tests to compare with.
+"""The three algorithms again, in plain Python and whole microseconds, for tests to compare with.
 
 They are written from the definitions, not from the SQL: a window is a dict of counts, a bucket is a
 level that drains.
