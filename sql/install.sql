@@ -110,6 +110,12 @@ BEGIN;
 \ir migrations/0015_limit_algorithms.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 15, 'limit_algorithms', 'bb3a0092a46bde3da1866741cb1335dc08b630d850d4135b21bcb13d86eaab03');
+                   WHERE component = 'kernel' AND version = 18) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0018_limits_storage.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 18, 'limits_storage', '31ddf46ba191f6fd003500810d3ce7e79df879aaad80422719081bfa726c9042');
 COMMIT;
 \endif
 
@@ -127,6 +133,7 @@ BEGIN;
 \ir api/2_limits_operate.sql
 \ir api/2_limits_reserve.sql
 \ir api/2_limits_wait.sql
+\ir api/2_limits_storage.sql
 \ir api/3_queue_floors.sql
 \ir api/3_queues.sql
 \ir api/3_queues_operate.sql
@@ -146,6 +153,7 @@ BEGIN;
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', 'f0c102d44781cd6b35e71957cd6208ea05d8b14b55ecdcae6560acfec5d724bd')
+VALUES ('api', 0, '0.1.0', 'd52e63a8f0e64bbd587801e267797c9ebbdd12aff7523395e28aa4350e3c9e54')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -51,6 +51,12 @@ DUTIES = (
     Duty("remove wrong floors", 60.0, Call("SELECT pgsync.check_floors()", {}, scalar)),
     Duty("end holders past their deadline", 1.0, Call("SELECT pgsync.reap_locks()", {}, scalar)),
     Duty("remove ended windows", 10.0, Call("SELECT pgsync.prune_rate_limits()", {}, scalar)),
+    Duty(
+        "remove ended windows of the library limits",
+        10.0,
+        Call("SELECT pgsync.prune_limits_storage()", {}, scalar),
+        again=0.1,
+    ),
     Duty("forget idle keys", 60.0, Call("SELECT pgsync.prune_keys()", {}, scalar)),
     Duty("forget unique keys", 3600.0, Call("SELECT pgsync.prune_unique_keys()", {}, scalar)),
     Duty("prepare history", 600.0, Call("SELECT pgsync.prepare_history()", {}, scalar)),

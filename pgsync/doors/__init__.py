@@ -1,1 +1,1 @@
-"""Doors from other frameworks into pgsync's queues: each is an extra, and imports its own only."""
+"""Doors from other frameworks and libraries: each is an extra, and imports its own only."""
