@@ -92,9 +92,7 @@ class PostgresStorage(_Face, Storage, MovingWindowSupport, SlidingWindowCounterS
         """Take permits of a moving window, if it has them."""
         return self._database.run(calls.acquire_entry(self.prefixed(key), limit, expiry, amount))
 
-    def get_moving_window(  # noqa: ARG002 - the key has its limit
-        self, key: str, limit: int, expiry: int
-    ) -> tuple[float, int]:
+    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """When the oldest permit was taken, in seconds since the epoch, and how many are."""
         hits, oldest = self._database.run(calls.get_moving(self.prefixed(key), expiry))
         return time.time() - oldest, hits

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from pgsync.database.calls import Call, Row, nothing, scalar
+from pgsync.durations import to_timedelta
 
 __all__ = [
     "FixedWindow",
@@ -54,8 +55,8 @@ def incr(key: str, expiry: float, amount: int) -> Call[int]:
     """Count a hit of a fixed window of ``expiry`` seconds."""
     return Call(
         "SELECT i.hits FROM set_config('synchronous_commit', 'off', true) AS s,"
-        " pgsync.limits_storage_incr(%(key)s, %(expiry)s, %(amount)s) AS i (hits)",
-        {"key": key, "expiry": timedelta(seconds=expiry), "amount": amount},
+        " pgsync.limits_storage_incr(%(key)s, %(expiry)s, %(amount)s::bigint) AS i (hits)",
+        {"key": key, "expiry": to_timedelta(expiry, "expiry"), "amount": amount},
         scalar,
     )
 
@@ -73,8 +74,8 @@ def acquire_sliding(key: str, limit: int, expiry: float, amount: int) -> Call[bo
     """Take permits of a sliding window counter, if it has them."""
     return Call(
         "SELECT a.acquired FROM set_config('synchronous_commit', 'off', true) AS s,"
-        " pgsync.limits_storage_acquire_sliding(%(key)s, %(max)s, %(expiry)s, %(amount)s)"
-        " AS a (acquired)",
+        " pgsync.limits_storage_acquire_sliding("
+        "%(key)s, %(max)s::bigint, %(expiry)s, %(amount)s::bigint) AS a (acquired)",
         _acquisition(key, limit, expiry, amount),
         scalar,
     )
@@ -85,7 +86,7 @@ def get_sliding(key: str, expiry: float) -> Call[SlidingWindow]:
     return Call(
         "SELECT g.previous_hits, g.previous_expires_in, g.hits, g.expires_in"
         " FROM pgsync.limits_storage_get_sliding(%(key)s, %(expiry)s) AS g",
-        {"key": key, "expiry": timedelta(seconds=expiry)},
+        {"key": key, "expiry": to_timedelta(expiry, "expiry")},
         lambda row: SlidingWindow(*_in_seconds(row)),
     )
 
@@ -94,8 +95,8 @@ def acquire_entry(key: str, limit: int, expiry: float, amount: int) -> Call[bool
     """Take permits of a moving window, if it has them."""
     return Call(
         "SELECT a.acquired FROM set_config('synchronous_commit', 'off', true) AS s,"
-        " pgsync.limits_storage_acquire_entry(%(key)s, %(max)s, %(expiry)s, %(amount)s)"
-        " AS a (acquired)",
+        " pgsync.limits_storage_acquire_entry("
+        "%(key)s, %(max)s::bigint, %(expiry)s, %(amount)s::bigint) AS a (acquired)",
         _acquisition(key, limit, expiry, amount),
         scalar,
     )
@@ -105,7 +106,7 @@ def get_moving(key: str, expiry: float) -> Call[MovingWindow]:
     """The moving window of a key."""
     return Call(
         "SELECT g.hits, g.oldest FROM pgsync.limits_storage_get_moving(%(key)s, %(expiry)s) AS g",
-        {"key": key, "expiry": timedelta(seconds=expiry)},
+        {"key": key, "expiry": to_timedelta(expiry, "expiry")},
         lambda row: MovingWindow(*_in_seconds(row)),
     )
 
@@ -129,7 +130,7 @@ def _acquisition(key: str, limit: int, expiry: float, amount: int) -> dict[str, 
     return {
         "key": key,
         "max": limit,
-        "expiry": timedelta(seconds=expiry),
+        "expiry": to_timedelta(expiry, "expiry"),
         "amount": amount,
     }
 
