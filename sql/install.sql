@@ -110,6 +110,10 @@ BEGIN;
 \ir migrations/0015_limit_algorithms.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 15, 'limit_algorithms', 'bb3a0092a46bde3da1866741cb1335dc08b630d850d4135b21bcb13d86eaab03');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
                    WHERE component = 'kernel' AND version = 18) AS pending \gset
 \if :pending
 BEGIN;
@@ -132,8 +136,8 @@ BEGIN;
 \ir api/2_limits_decide.sql
 \ir api/2_limits_operate.sql
 \ir api/2_limits_reserve.sql
-\ir api/2_limits_wait.sql
 \ir api/2_limits_storage.sql
+\ir api/2_limits_wait.sql
 \ir api/3_queue_floors.sql
 \ir api/3_queues.sql
 \ir api/3_queues_operate.sql
@@ -152,8 +156,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'f0c102d44781cd6b35e71957cd6208ea05d8b14b55ecdcae6560acfec5d724bd')
-VALUES ('api', 0, '0.1.0', 'd52e63a8f0e64bbd587801e267797c9ebbdd12aff7523395e28aa4350e3c9e54')
+VALUES ('api', 0, '0.1.0', 'bd1fc75e82e3510fed90cdcc68f0a01b6f9fdc75d8ba53b1a5ea8a2128ae04a4')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
