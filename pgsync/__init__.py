@@ -32,6 +32,7 @@ from pgsync.queues import (
     ReleaseJob,
     SealedArguments,
     Unique,
+    WorkerDied,
     current_job,
 )
 from pgsync.version import __version__
@@ -66,6 +67,7 @@ __all__ = [
     "StaleToken",
     "Unique",
     "UnknownTask",
+    "WorkerDied",
     "WorkersFailed",
     "__version__",
     "current_job",

@@ -120,6 +120,12 @@ BEGIN;
 \ir migrations/0018_limits_storage.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 18, 'limits_storage', '31ddf46ba191f6fd003500810d3ce7e79df879aaad80422719081bfa726c9042');
+                   WHERE component = 'kernel' AND version = 14) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0014_untold_discards.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 14, 'untold_discards', '52194684753706835613b59c964f2f723cc64f40e568c784387a6bb1731268e6');
 COMMIT;
 \endif
 
@@ -146,6 +152,7 @@ BEGIN;
 \ir api/4_workers_admit.sql
 \ir api/4_workers_batches.sql
 \ir api/4_workers_claim.sql
+\ir api/4_workers_discards.sql
 \ir api/4_workers_end.sql
 \ir api/4_workers_history.sql
 \ir api/4_workers_slots.sql
@@ -157,6 +164,7 @@ BEGIN;
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', 'bd1fc75e82e3510fed90cdcc68f0a01b6f9fdc75d8ba53b1a5ea8a2128ae04a4')
+VALUES ('api', 0, '0.1.0', '6c15925e1bc87a7c24c13763fa2b0b2e2078736d50f489810226b555fa99fbd1')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

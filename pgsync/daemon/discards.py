@@ -5,24 +5,36 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from contextlib import suppress
+
+import psycopg
 
 from pgsync.daemon.attempt import Attempt
+from pgsync.daemon.link import WorkerLink
+from pgsync.errors import PgsyncError
+from pgsync.queues import JobContext, TaskRegistry, WorkerDied
 from pgsync.queues.context import performing
+from pgsync.queues.work import discards_told, take_discards
 
 __all__ = ["DiscardCallbacks"]
 
 logger = logging.getLogger("pgsync.worker")
 
 _AT_ONCE = 10
+_LOOK_SECONDS = 5.0
 
 
 class DiscardCallbacks:
     """Calls ``on_discard`` of jobs whose discarding is recorded, beside the worker's own work.
 
-    Blocking callbacks run in threads, a few at once. An error in one is logged.
+    Those of this worker's own it is told of. Those whose worker died it looks for: each is called
+    here or by another worker that knows the task, at least once. Blocking callbacks run in threads,
+    a few at once. An error in one is logged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, link: WorkerLink, tasks: TaskRegistry) -> None:
+        self._link = link
+        self._tasks = tasks
         self._calls: dict[asyncio.Task[None], int] = {}
         self._closed = False
         self._room = asyncio.Semaphore(_AT_ONCE)
@@ -30,9 +42,18 @@ class DiscardCallbacks:
     def tell(self, attempt: Attempt, error: BaseException) -> None:
         """Have the callback of a discarded job called, if its task has one."""
         if attempt.task is not None and attempt.task.on_discard is not None:
-            call = asyncio.create_task(self._call(attempt, error))
-            self._calls[call] = attempt.context.id
-            call.add_done_callback(self._calls.pop)
+            self._start(attempt, error, rescued=False)
+
+    async def run(self) -> None:
+        """Look for jobs that were discarded with the death of their worker, until cancelled."""
+        while True:
+            names = [task.name for task in self._tasks if task.on_discard is not None]
+            if names:
+                for job, error in await self._link.run(take_discards(names)):
+                    context = JobContext(job, worker=self._link.worker)
+                    attempt = Attempt(context.worker, context, self._tasks.find(job.task))
+                    self._start(attempt, WorkerDied(error), rescued=True)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def finish(self) -> None:
         """Wait for the calls that go on."""
@@ -47,7 +68,12 @@ class DiscardCallbacks:
         for call in self._calls:
             call.cancel()
 
-    async def _call(self, attempt: Attempt, error: BaseException) -> None:
+    def _start(self, attempt: Attempt, error: BaseException, *, rescued: bool) -> None:
+        call = asyncio.create_task(self._call(attempt, error, rescued))
+        self._calls[call] = attempt.context.id
+        call.add_done_callback(self._calls.pop)
+
+    async def _call(self, attempt: Attempt, error: BaseException, rescued: bool) -> None:
         assert attempt.task is not None
         callback, job = attempt.task.on_discard, attempt.context.job
         assert callback is not None
@@ -62,3 +88,7 @@ class DiscardCallbacks:
             if self._closed:
                 raise
             logger.exception("on_discard of job %s (%s) failed", job.id, job.task)
+        if rescued:
+            # Where the database is away, it is told again.
+            with suppress(psycopg.Error, PgsyncError):
+                await self._link.run(discards_told([job.id]))

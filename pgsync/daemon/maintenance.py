@@ -58,6 +58,7 @@ DUTIES = (
         again=0.1,
     ),
     Duty("forget idle keys", 60.0, Call("SELECT pgsync.prune_keys()", {}, scalar)),
+    Duty("forget untold discards", 3600.0, Call("SELECT pgsync.prune_discards()", {}, scalar)),
     Duty("forget unique keys", 3600.0, Call("SELECT pgsync.prune_unique_keys()", {}, scalar)),
     Duty("prepare history", 600.0, Call("SELECT pgsync.prepare_history()", {}, scalar)),
     Duty("drop old history", 60.0, Call("SELECT pgsync.prune_history()", {}, scalar)),

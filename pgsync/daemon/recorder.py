@@ -135,10 +135,8 @@ class Recorder:
         if isinstance(error, CancelJob):
             self._count(attempt, await self._ask(stop_job(worker, job, words_of(error))))
             return
-        retry_in = None
-        if not isinstance(error, DiscardJob):
-            policy = attempt.task.policy if attempt.task else _UNDECLARED
-            retry_in = policy.delay(error, job.attempt)
+        policy = attempt.task.policy if attempt.task else _UNDECLARED
+        retry_in = None if isinstance(error, DiscardJob) else policy.delay(error, job.attempt)
         logger.warning(
             "job %s (%s), attempt %s failed: %s",
             job.id,
@@ -146,7 +144,9 @@ class Recorder:
             job.attempt,
             type(error).__name__,
         )
-        call = fail_job(worker, job, describe_error(error), retry_in)
+        call = fail_job(
+            worker, job, describe_error(error), retry_in, policy.until, policy.max_exceptions
+        )
         state = await self._ask(call)
         if attempt.context.completed and state is None:
             # It failed after its transaction had committed.

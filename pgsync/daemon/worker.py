@@ -80,6 +80,7 @@ class Worker:
         self._ending: asyncio.Timeout | None = None
         self._processes = HandlerProcesses()
         self._wake = asyncio.Event()
+        self._beat_now = asyncio.Event()
 
     def stop(self) -> None:
         """Claim no more and end in order. Call it on the worker's loop."""
@@ -102,7 +103,7 @@ class Worker:
             self._dsn, self._name, self._queues, self._concurrency, self._stopping
         )
         self._progress = Progress(self._link)
-        self._discards = DiscardCallbacks()
+        self._discards = DiscardCallbacks(self._link, self._tasks)
         self._recorder = Recorder(self._link, self._discards, self._recorded)
         self._time_limits = TimeLimits(self._recorder.add)
         self._threads = HandlerThreads(self._room, self._time_limits.watch, self._ended)
@@ -114,7 +115,8 @@ class Worker:
             asyncio.create_task(_keep_going(self._beat)),
             asyncio.create_task(_keep_going(self._progress.run)),
             asyncio.create_task(_keep_going(self._processes.run)),
-            asyncio.create_task(listen(self._dsn, "pgsync_jobs", lambda _: self._wake.set())),
+            asyncio.create_task(_keep_going(self._discards.run)),
+            asyncio.create_task(listen(self._dsn, "pgsync_jobs", self._hear)),
         ]
         try:
             # Raised only by a link that stops while the database is away.
@@ -262,9 +264,18 @@ class Worker:
         self._start_next()
         self._wake.set()
 
+    def _hear(self, word: str) -> None:
+        """A queue that has something new, or which worker has a job to cancel."""
+        if word == f"cancel {self._link.worker}":
+            self._beat_now.set()
+        else:
+            self._wake.set()
+
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(_HEARTBEAT_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._beat_now.wait(), _HEARTBEAT_SECONDS)
+            self._beat_now.clear()
             worker = self._link.worker
             known, cancelled = await self._link.run(heartbeat(worker, idle=self._waits))
             if not known and worker == self._link.worker:

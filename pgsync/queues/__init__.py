@@ -8,6 +8,7 @@ from pgsync.queues.context import (
     JobTimedOut,
     ProcessDied,
     ReleaseJob,
+    WorkerDied,
     current_job,
 )
 from pgsync.queues.front import AsyncQueues, Queues
@@ -54,6 +55,7 @@ __all__ = [
     "TaskOptions",
     "TaskRegistry",
     "Unique",
+    "WorkerDied",
     "backoff_from",
     "current_job",
 ]

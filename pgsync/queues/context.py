@@ -26,6 +26,7 @@ __all__ = [
     "JobTimedOut",
     "ProcessDied",
     "ReleaseJob",
+    "WorkerDied",
     "current_job",
     "make_current",
     "performing",
@@ -191,6 +192,10 @@ class JobTimedOut(PgsyncError, TimeoutError):
 
 class ProcessDied(PgsyncError):
     """The process that a handler with ``run_in="process"`` had died; the attempt has failed."""
+
+
+class WorkerDied(PgsyncError):
+    """What ``on_discard`` is given where the last attempt ended with its worker's death."""
 
 
 class DiscardJob(Exception):

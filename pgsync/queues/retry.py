@@ -82,13 +82,16 @@ class RetryPolicy:
 
     An error of ``discard_on`` is not tried again, nor, where ``retry_on`` is given, one that is not
     of it. Of the others ``choose`` says when, from the error and the attempt (from 1): seconds, a
-    :class:`Backoff`, or None for not again. Without it the backoff does.
+    :class:`Backoff`, or None for not again. Without it the backoff does. The database
+    sees to it that none begins later than ``until`` after the first, or after ``max_exceptions``.
     """
 
     backoff: Backoff = Backoff()
     retry_on: tuple[type[BaseException], ...] | None = None
     discard_on: tuple[type[BaseException], ...] = ()
     choose: Callable[[BaseException, int], Backoff | Duration | None] | None = None
+    until: timedelta | None = None
+    max_exceptions: int | None = None
 
     def delay(self, error: BaseException, attempt: int) -> timedelta | None:
         """How long to wait after ``attempt`` failed with ``error``; None: discard the job."""

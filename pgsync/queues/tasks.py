@@ -67,8 +67,11 @@ class TaskOptions(TypedDict, total=False):
 
     A job that fails with an error of ``discard_on``, or with one that is not of ``retry_on`` where
     that is given, is discarded at once; ``retry(error, attempt)`` returns the delay for the others
-    (seconds or a :class:`Backoff`; None discards). ``on_discard(job, error)``, blocking or
-    coroutine, is called when a failure has the job discarded.
+    (seconds or a :class:`Backoff`; None discards). It is not tried again when that would be more
+    than ``retry_until`` (seconds) after its first attempt began, or once ``max_exceptions``
+    attempts have failed: those that ended with their worker's death count for ``max_attempts``
+    only. ``on_discard(job, error)``, blocking or coroutine, is called when a failure, or the death
+    of its worker, has the job discarded.
 
     ``key`` is the concurrency key of a job: a function of its arguments' dict, or a text in which
     ``{name}`` stands for an argument. Over all workers at most ``max_running_per_key`` jobs of one
@@ -88,6 +91,8 @@ class TaskOptions(TypedDict, total=False):
     retry_on: Errors | None
     discard_on: Errors | None
     retry: Callable[[BaseException, int], Backoff | Duration | None] | None
+    retry_until: Duration | None
+    max_exceptions: int | None
     on_discard: Callable[[Job, BaseException], Any] | None
     key: str | Callable[[dict[str, Any]], str] | None
     max_running_per_key: int | None
@@ -152,11 +157,16 @@ class TaskDeclaration:
         backoff = backoff_from(options.get("backoff"))
         given = options.get("timeout")
         timeout = None if given is None else to_timedelta(given, "timeout")
+        until, most = options.get("retry_until"), options.get("max_exceptions")
+        if most is not None and (not isinstance(most, int) or most < 1):
+            raise InvalidArgument(f"max_exceptions must be 1 or more, not {most!r}")
         policy = RetryPolicy(
             backoff,
             errors_from(options.get("retry_on"), "retry_on"),
             errors_from(options.get("discard_on"), "discard_on") or (),
             options.get("retry"),
+            None if until is None else to_timedelta(until, "retry_until"),
+            most,
         )
         on_discard = options.get("on_discard")
         for option, function_given in (("retry", policy.choose), ("on_discard", on_discard)):

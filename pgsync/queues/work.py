@@ -19,6 +19,7 @@ __all__ = [
     "complete_job",
     "complete_jobs",
     "completed_jobs",
+    "discards_told",
     "fail_job",
     "give_back_jobs",
     "heartbeat",
@@ -29,6 +30,7 @@ __all__ = [
     "report_progress",
     "rescue_jobs",
     "stop_job",
+    "take_discards",
     "unregister_worker",
 ]
 
@@ -159,17 +161,25 @@ def completed_jobs(worker: int, ids: Sequence[int]) -> Call[list[int]]:
 
 
 def fail_job(
-    worker: int, job: Job, error: dict[str, Any], retry_in: timedelta | None
+    worker: int,
+    job: Job,
+    error: dict[str, Any],
+    retry_in: timedelta | None,
+    retry_until: timedelta | None = None,
+    max_exceptions: int | None = None,
 ) -> Call[str | None]:
     """Record a failed attempt; returns the job's new state, None where the attempt is late."""
     return Call(
-        "SELECT pgsync.fail_job(%(worker)s, %(id)s, %(attempt)s, %(error)s::jsonb, %(retry_in)s)",
+        "SELECT pgsync.fail_job(%(worker)s, %(id)s, %(attempt)s, %(error)s::jsonb, %(retry_in)s,"
+        " %(retry_until)s, %(max_exceptions)s::integer)",
         {
             "worker": worker,
             "id": job.id,
             "attempt": job.attempt,
             "error": to_json(error, "the error"),
             "retry_in": retry_in,
+            "retry_until": retry_until,
+            "max_exceptions": max_exceptions,
         },
         scalar,
     )
@@ -210,6 +220,26 @@ def give_back_jobs(worker: int, ids: Sequence[int]) -> Call[int]:
 def rescue_jobs(silence: timedelta) -> Call[int]:
     """Make the jobs of dead workers available again; returns how many."""
     return Call("SELECT pgsync.rescue_jobs(%(silence)s)", {"silence": silence}, scalar)
+
+
+def take_discards(tasks: Sequence[str]) -> Listing[tuple[Job, str | None]]:
+    """Take jobs of these tasks that were discarded with their worker's death, and their errors.
+
+    To be run on a connection that :func:`read_jobs` has been called for.
+    """
+    return Listing(
+        "SELECT d.id, d.queue, d.task, d.args, d.priority, d.attempt, d.max_attempts,"
+        " d.created_at, d.run_at, d.key, d.in_batch, d.error"
+        " FROM pgsync.take_discards(%(tasks)s) AS d",
+        {"tasks": list(tasks)},
+        lambda row: (Job._make(row[:-1]), row[-1]),
+        binary=True,
+    )
+
+
+def discards_told(jobs: Sequence[int]) -> Call[int]:
+    """Say that the callbacks of these jobs have been called."""
+    return Call("SELECT pgsync.discards_told(%(jobs)s::bigint[])", {"jobs": list(jobs)}, scalar)
 
 
 def promote_due_jobs() -> Call[int]:

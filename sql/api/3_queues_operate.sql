@@ -58,14 +58,19 @@ COMMENT ON FUNCTION pgsync.end_waiting_job(bigint, text, text) IS
 
 CREATE OR REPLACE FUNCTION pgsync.cancel_job(id bigint, reason text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    worker bigint;
 BEGIN
     LOOP
         IF pgsync.end_waiting_job(id, 'cancelled', reason) THEN
             RETURN 'cancelled';
         END IF;
         UPDATE pgsync.job_running AS r SET cancel_requested_at = pgsync.clock()
-        WHERE r.id = cancel_job.id;
+        WHERE r.id = cancel_job.id
+        RETURNING r.worker INTO worker;
         IF FOUND THEN
+            -- To be heard at once; its heartbeat would say so within seconds.
+            PERFORM pg_notify('pgsync_jobs', 'cancel ' || worker);
             RETURN 'running';
         END IF;
         -- A job that moves between tables just now may be missed in both: look again.

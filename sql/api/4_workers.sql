@@ -102,6 +102,10 @@ BEGIN
                t.unique_key, t.all_errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed,
                t.ending, t.worker, t.started_at, moment
         FROM told AS t WHERE t.ending IS NOT NULL
+    ), untold AS (
+        INSERT INTO pgsync.job_untold_discard AS u (job, task, discarded_at)
+        SELECT t.id, t.task, moment FROM told AS t WHERE t.ending = 'discarded'
+        ON CONFLICT (job) DO UPDATE SET discarded_at = excluded.discarded_at, taken_at = NULL
     ), returned AS (
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
             unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, position)

@@ -124,7 +124,8 @@ COMMENT ON FUNCTION pgsync.schedule_again(pgsync.job_running, text, integer, tim
     'Internal: has a job that ran wait until it is due again.';
 
 CREATE OR REPLACE FUNCTION pgsync.fail_job(
-    worker bigint, id bigint, attempt integer, error jsonb, retry_in interval DEFAULT NULL
+    worker bigint, id bigint, attempt integer, error jsonb, retry_in interval DEFAULT NULL,
+    retry_until interval DEFAULT NULL, max_exceptions integer DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -143,15 +144,19 @@ BEGIN
         || error);
     IF job.cancel_requested_at IS NOT NULL THEN
         RETURN pgsync.finish_job(job, 'cancelled', all_errors, NULL);
-    ELSIF retry_in IS NULL OR job.attempt >= job.max_attempts THEN
+    ELSIF retry_in IS NULL OR job.attempt >= job.max_attempts
+        OR moment + retry_in > (all_errors -> 0 ->> 'started_at')::timestamptz + retry_until
+        -- Those of dead workers have no traceback.
+        OR jsonb_array_length(jsonb_path_query_array(all_errors, '$[*] ? (exists(@.traceback))')) >= max_exceptions
+    THEN
         RETURN pgsync.finish_job(job, 'discarded', all_errors, NULL);
     END IF;
     RETURN pgsync.schedule_again(job, 'retryable', job.attempt, moment + retry_in, all_errors);
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.fail_job(bigint, bigint, integer, jsonb, interval) IS
-    'Records a failed attempt: retryable in retry_in, discarded where that is null or attempts are spent, or cancelled where that was asked for; null where the attempt is no longer the running one.';
+COMMENT ON FUNCTION pgsync.fail_job(bigint, bigint, integer, jsonb, interval, interval, integer) IS
+    'Records a failed attempt: retryable in retry_in; discarded where that is null, or attempts are spent, or the next would begin later than retry_until after the first, or max_exceptions attempts have failed (those whose worker died are not counted); or cancelled where that was asked for. Null where the attempt is no longer the running one.';
 
 CREATE OR REPLACE FUNCTION pgsync.release_job(
     worker bigint, id bigint, attempt integer, delay interval

@@ -19,8 +19,8 @@ from tests.eventually import eventually
 pytestmark = pytest.mark.faults
 
 _APP = """
-import os, time
-from pgsync import Coordinator
+import ctypes, os, time
+from pgsync import Coordinator, current_job
 sync = Coordinator()
 @sync.task()
 def work():
@@ -29,6 +29,14 @@ def work():
 @sync.task()
 def who():
     return os.getpid()
+def told(job, error):
+    with open(f"told-{job.id}", "w") as file:
+        file.write(repr(error))
+@sync.task(on_discard=told)
+def poison():
+    if current_job().attempt == 1:
+        os._exit(7)
+    ctypes.string_at(0)
 """
 
 _CANNOT_START = """
@@ -111,6 +119,27 @@ def test_a_killed_process_is_replaced_and_sigterm_ends_all_in_order(
     row = database.execute("SELECT state, attempt FROM pgsync.all_jobs WHERE id = %s", [job])
     assert row.fetchone() == ("completed", 2)
     assert workers(database) == []
+
+
+def test_a_job_that_kills_its_process_is_discarded_after_its_attempts(
+    pgsync: Any, database: Any, tmp_path: Path
+) -> None:
+    job = database.execute("SELECT pgsync.enqueue('poison', max_attempts => 2)").fetchone()[0]
+    tree = pgsync("daemon", "--app", "app:sync", "--processes", "2", "--concurrency", "1")
+    # A worker that lives is told what became of it.
+    told = tmp_path / f"told-{job}"
+    assert "WorkerDied('the worker died')" in eventually(
+        lambda: told.exists() and told.read_text(), within=60
+    )
+    state, errors = database.execute(
+        "SELECT state, errors FROM pgsync.job_history WHERE id = %s", [job]
+    ).fetchone()
+    assert state == "discarded"
+    assert [(each["attempt"], each["error"]) for each in errors] == [
+        (1, "the worker died"),
+        (2, "the worker died"),
+    ]
+    assert tree.poll() is None
 
 
 def test_a_second_sigterm_ends_all_at_once(pgsync: Any, database: Any) -> None:

@@ -106,6 +106,26 @@ def test_a_cancelled_handler_is_told_by_its_check(sync: Coordinator) -> None:
         assert state_of(sync, job, "cancelled").result == {"reason": "cancelled while it ran"}
 
 
+@both_kinds
+def test_a_request_to_cancel_is_heard_before_the_next_heartbeat(
+    sync: Coordinator, kind: str
+) -> None:
+    began = threading.Event()
+    handler = declare(sync, kind, go_on_until_told(began, kind))
+    took = []
+    with working(sync):
+        for _ in range(5):
+            began.clear()
+            job = handler.enqueue().id
+            assert began.wait(10)
+            asked_at = time.monotonic()
+            sync.cancel_job(job)
+            state_of(sync, job, "cancelled")
+            took.append(time.monotonic() - asked_at)
+    # Heartbeats are 5 s apart.
+    assert sorted(took)[2] < 1
+
+
 def test_an_operation_that_releases_itself_is_recorded_as_released(
     sync: Coordinator, database: Any
 ) -> None:
@@ -315,6 +335,67 @@ def test_the_error_decides_whether_a_job_is_tried_again(
     assert found.state == state
 
 
+def failed_by_hand(database: Any, session: Any, worker: int, job: int, **bounds: Any) -> str:
+    """Fail the attempt that runs, with a retry after 60 s, and say what became of the job."""
+    given = {"retry_until": None, "max_exceptions": None, **bounds}
+    state: str = session.execute(
+        "SELECT pgsync.fail_job(%(worker)s, r.id, r.attempt, %(error)s, '60 s',"
+        " %(retry_until)s, %(max_exceptions)s) FROM pgsync.job_running AS r WHERE r.id = %(job)s",
+        {"worker": worker, "job": job, "error": '{"error": "no", "traceback": "..."}', **given},
+    ).fetchone()[0]
+    return state
+
+
+def test_a_job_is_tried_again_until_so_long_after_its_first_attempt(
+    database: Any, clock: Any, new_worker: Any
+) -> None:
+    session, worker = new_worker()
+    # Its delay does not count.
+    job = database.execute("SELECT pgsync.enqueue('x', delay => '1 day')").fetchone()[0]
+    clock.move(86_400)
+    for state in ("retryable", "retryable", "discarded"):
+        database.execute("SELECT pgsync.promote_due_jobs()")
+        session.execute("SELECT FROM pgsync.claim_jobs(%s, '{default}', 1)", [worker])
+        clock.move(10)
+        bound = timedelta(seconds=150)
+        assert failed_by_hand(database, session, worker, job, retry_until=bound) == state
+        clock.move(60)
+
+
+def test_deaths_of_workers_are_no_exceptions(
+    sync: Coordinator, database: Any, new_worker: Any
+) -> None:
+    session, worker = new_worker()
+    job = database.execute("SELECT pgsync.enqueue('x', max_attempts => 10)").fetchone()[0]
+    for death, state in ((True, None), (False, "retryable"), (True, None), (False, "discarded")):
+        database.execute("UPDATE pgsync.job_scheduled SET run_at = pgsync.clock()")
+        database.execute("SELECT pgsync.promote_due_jobs()")
+        session.execute("SELECT FROM pgsync.claim_jobs(%s, '{default}', 1)", [worker])
+        if death:
+            session.execute("SELECT pgsync.give_back_jobs(%s, 'the worker died')", [worker])
+        else:
+            found = failed_by_hand(database, session, worker, job, max_exceptions=2)
+            assert found == state
+    history = sync.job(job)
+    assert history is not None
+    assert [each["error"] for each in history.errors] == ["the worker died", "no"] * 2
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    "bound", [{"retry_until": 1}, {"max_exceptions": 1}, {"retry_until": timedelta(seconds=59)}]
+)
+def test_a_bound_of_a_task_ends_its_retries(
+    sync: Coordinator, kind: str, bound: dict[str, Any]
+) -> None:
+    job = declare(sync, kind, raising(ValueError()), backoff=Backoff((60,), jitter=0), **bound)
+    ended = job.enqueue().id
+    assert sync.run_worker(drain=True).discarded == 1
+    found = sync.job(ended)
+    assert found is not None
+    assert (found.state, found.attempt, found.max_attempts) == ("discarded", 1, 5)
+
+
 def test_retry_decides_when() -> None:
     seen: list[tuple[BaseException, int]] = []
     error = ValueError("no")
@@ -330,7 +411,14 @@ def test_retry_decides_when() -> None:
 
 
 def test_impossible_policies_are_refused(sync: Coordinator) -> None:
-    for options in ({"retry_on": (3,)}, {"discard_on": int}, {"retry": 3}, {"on_discard": "log"}):
+    for options in (
+        {"retry_on": (3,)},
+        {"discard_on": int},
+        {"retry": 3},
+        {"on_discard": "log"},
+        {"retry_until": -1},
+        {"max_exceptions": 0},
+    ):
         with pytest.raises(InvalidArgument, match=next(iter(options))):
             declare(sync, "blocking", lambda: None, **options)
 
@@ -369,6 +457,64 @@ def test_on_discard_is_called_once_for_each_discarded_job(
         (jobs[0], 1, "DiscardJob('no')", jobs[0]),
         (jobs[1], 2, "ValueError('no')", jobs[1]),
     ]
+
+
+def discarded_by_death(database: Any, new_worker: Any, task: str) -> int:
+    """A job whose only attempt ended with the death of its worker."""
+    job: int = database.execute("SELECT pgsync.enqueue(%s, max_attempts => 1)", [task]).fetchone()[
+        0
+    ]
+    session, worker = new_worker()
+    session.execute("SELECT FROM pgsync.claim_jobs(%s, '{default}', 1)", [worker])
+    session.close()
+    eventually(lambda: database.execute("SELECT pgsync.rescue_jobs()").fetchone()[0])
+    return job
+
+
+@both_kinds
+def test_on_discard_is_called_for_jobs_whose_worker_died(
+    sync: Coordinator, database: Any, new_worker: Any, kind: str
+) -> None:
+    told: list[tuple[int, str, str]] = []
+    job = discarded_by_death(database, new_worker, "handler")
+    discarded_by_death(database, new_worker, "not known here")
+    declare(
+        sync,
+        kind,
+        lambda: None,
+        on_discard=lambda job, error: told.append((job.id, job.task, repr(error))),
+    )
+    with working(sync):
+        eventually(lambda: told)
+        left = "SELECT task FROM pgsync.job_untold_discard"
+        eventually(lambda: database.execute(left).fetchall() == [("not known here",)])
+    assert told == [(job, "handler", "WorkerDied('the worker died')")]
+
+
+def test_a_discard_that_was_taken_and_not_told_is_given_to_another(
+    database: Any, new_worker: Any, clock: Any
+) -> None:
+    def take() -> list[int]:
+        rows = database.execute("SELECT id FROM pgsync.take_discards('{x}')").fetchall()
+        return [job for (job,) in rows]
+
+    job = discarded_by_death(database, new_worker, "x")
+    assert take() == [job]
+    assert take() == []
+    clock.move(301)
+    assert take() == [job]
+    assert database.execute("SELECT pgsync.discards_told(%s)", [[job]]).fetchone() == (1,)
+    clock.move(301)
+    assert take() == []
+
+
+def test_discards_that_nobody_asks_for_are_forgotten(
+    database: Any, new_worker: Any, clock: Any
+) -> None:
+    discarded_by_death(database, new_worker, "x")
+    assert database.execute("SELECT pgsync.prune_discards()").fetchone() == (0,)
+    clock.move(8 * 86_400)
+    assert database.execute("SELECT pgsync.prune_discards()").fetchone() == (1,)
 
 
 @both_kinds
