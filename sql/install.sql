@@ -104,6 +104,16 @@ COMMIT;
 \endif
 
 SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 14) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0014_untold_discards.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 14, 'untold_discards', '52194684753706835613b59c964f2f723cc64f40e568c784387a6bb1731268e6');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
                    WHERE component = 'kernel' AND version = 15) AS pending \gset
 \if :pending
 BEGIN;
@@ -120,12 +130,6 @@ BEGIN;
 \ir migrations/0018_limits_storage.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 18, 'limits_storage', '31ddf46ba191f6fd003500810d3ce7e79df879aaad80422719081bfa726c9042');
-                   WHERE component = 'kernel' AND version = 14) AS pending \gset
-\if :pending
-BEGIN;
-\ir migrations/0014_untold_discards.sql
-INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('kernel', 14, 'untold_discards', '52194684753706835613b59c964f2f723cc64f40e568c784387a6bb1731268e6');
 COMMIT;
 \endif
 
@@ -163,8 +167,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'bd1fc75e82e3510fed90cdcc68f0a01b6f9fdc75d8ba53b1a5ea8a2128ae04a4')
-VALUES ('api', 0, '0.1.0', '6c15925e1bc87a7c24c13763fa2b0b2e2078736d50f489810226b555fa99fbd1')
+VALUES ('api', 0, '0.1.0', '6d833cf77f54efd4fbb7af5918cbf8b4a8ce2d9114c7e4bef61bc62705045ee8')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
