@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, LiteralString
 
 import psycopg
@@ -14,6 +16,7 @@ __all__ = [
     "check_same_database",
     "check_server",
     "connect",
+    "connect_async",
     "connection_parameters",
     "has_ended",
     "masked",
@@ -71,8 +74,23 @@ def connect(dsn: str, application_name: str = "pgsync") -> psycopg.Connection[tu
         ConnectionFailed: if no server answers, or it refuses this user.
     """
     parameters = connection_parameters(dsn, application_name)
-    try:
+    with _in_own_words(dsn, parameters):
         return psycopg.connect(**parameters, autocommit=True)
+
+
+async def connect_async(
+    dsn: str, application_name: str = "pgsync"
+) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """As :func:`connect`."""
+    parameters = connection_parameters(dsn, application_name)
+    with _in_own_words(dsn, parameters):
+        return await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
+
+
+@contextmanager
+def _in_own_words(dsn: str, parameters: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
     except UnicodeEncodeError as error:
         raise InvalidArgument("the database's DSN is not Unicode text") from error
     except psycopg.OperationalError as error:

@@ -19,7 +19,13 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgsync.database.calls import Call, Listing, Row, Steps
 from pgsync.database.drive import drive, drive_async
-from pgsync.database.dsn import connection_parameters, has_ended, masked
+from pgsync.database.dsn import (
+    connect,
+    connect_async,
+    connection_parameters,
+    has_ended,
+    masked,
+)
 from pgsync.database.faults import translated
 from pgsync.database.forks import leave_connection, leave_to_parent, renew_after_fork
 from pgsync.database.pooler import comes_through_pooler, comes_through_pooler_async
@@ -109,6 +115,17 @@ class Database:
         finally:
             if pool is self._pool:  # Else the caller forked meanwhile, and this is the child.
                 pool.putconn(connection)
+
+    def connect(self) -> psycopg.Connection[Row]:
+        """A connection as the pool's, which the caller keeps and closes.
+
+        Raises:
+            ConnectionFailed: if no server answers, or it refuses this user.
+        """
+        self._open()
+        connection = connect(self.dsn)
+        self._configure(connection)
+        return connection
 
     @overload
     def run(self, call: Call[T]) -> T: ...
@@ -200,6 +217,13 @@ class AsyncDatabase:
         finally:
             if pool is self._pool:  # Else the caller forked meanwhile, and this is the child.
                 await pool.putconn(connection)
+
+    async def connect(self) -> psycopg.AsyncConnection[Row]:
+        """As :meth:`Database.connect`."""
+        await self._open()
+        connection = await connect_async(self.dsn)
+        await self._configure(connection)
+        return connection
 
     @overload
     async def run(self, call: Call[T]) -> T: ...

@@ -1,17 +1,14 @@
-"""Coalescing: what many threads ask of one session at once goes in one round trip.
+"""What many threads ask of one lock session at once goes in one round trip.
 
-Flat combining (Hendler, Incze, Shavit and Tzafrir, SPAA 2010): whoever finds nobody asking asks for
-all who have come meanwhile; the others wait for their answers, and one of them is next. A single
-thread waits for nobody and pays next to nothing.
+See ``pgsync/database/combining.py``; here is what is asked for, and how it is undone.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 
+from pgsync.database.combining import Combiner, Party
 from pgsync.errors import OutcomeUnknown
 from pgsync.locks.calls import (
     Grant,
@@ -28,43 +25,20 @@ __all__ = ["Exchange"]
 _MOST = 100
 
 
-class _Party:
+class _Party(Party):
     """What one thread asks at once: locks to try, or one to release.
 
-    ``sent_at`` (monotonic) is from before the round trip that carried it. ``leads`` says that its
-    thread is to ask for all.
+    ``sent_at`` (monotonic) is from before the round trip that carried it.
     """
 
-    __slots__ = ("_bell", "error", "grants", "leads", "requests", "sent_at", "token")
+    __slots__ = ("grants", "requests", "sent_at", "token")
 
     def __init__(self, requests: Sequence[LockRequest] = (), token: int | None = None) -> None:
+        super().__init__(len(requests) or 1)
         self.requests = requests
         self.token = token
-        self.grants: list[Grant] | None = None
-        self.error: Exception | None = None
+        self.grants: list[Grant] = []
         self.sent_at = 0.0
-        self.leads = False
-        self._bell: threading.Lock | None = None
-
-    @property
-    def answered(self) -> bool:
-        """Whether the answers, or an error, have come."""
-        return self.grants is not None or self.error is not None
-
-    def stand(self) -> None:
-        """Prepare to be rung for: with the answer, or to lead."""
-        self._bell = threading.Lock()
-        self._bell.acquire()
-
-    def ring(self) -> None:
-        """Wake the thread that waits."""
-        if self._bell is not None:
-            self._bell.release()
-
-    def wait(self, seconds: float = -1) -> None:
-        """Wait until it is rung for."""
-        assert self._bell is not None
-        self._bell.acquire(timeout=seconds)
 
 
 class Exchange:
@@ -76,9 +50,7 @@ class Exchange:
 
     def __init__(self, session: LockSession) -> None:
         self.session = session
-        self._mutex = threading.Lock()
-        self._asking = False
-        self._queue: deque[_Party] = deque()
+        self._combiner = Combiner(self._exchange, _MOST)
         self._tokens: set[int] = set()
 
     def try_locks(self, requests: Sequence[LockRequest]) -> tuple[float, list[Grant]]:
@@ -104,86 +76,22 @@ class Exchange:
         self._tokens.discard(token)
 
     def _ask(self, party: _Party) -> list[Grant]:
-        with self._mutex:
-            leads = not self._asking
-            if leads:
-                self._asking = True
-            else:
-                party.stand()
-                self._queue.append(party)
-        if leads:
-            self._lead(party)
-        else:
-            self._stand_by(party)
-        if party.error is not None:
-            raise party.error
-        assert party.grants is not None
+        try:
+            self._combiner.ask(party)
+        except BaseException:
+            # Interrupted: what is granted yet is given back.
+            for grant in party.grants:
+                if party.requests and grant.acquired and grant.token is not None:
+                    self.release(grant.token)
+            raise
         return party.grants
-
-    def _stand_by(self, party: _Party) -> None:
-        """Wait for the answers, or for the turn to ask."""
-        try:
-            party.wait()
-        except BaseException:
-            self._withdraw(party)
-            raise
-        if party.leads:
-            self._lead(party)
-
-    def _withdraw(self, party: _Party) -> None:
-        """Interrupted while standing by: ask no longer, and give back what is granted yet."""
-        while not party.answered:
-            with self._mutex:
-                in_queue = party in self._queue
-                if in_queue:
-                    self._queue.remove(party)
-            if party.leads:
-                self._pass_on()
-            if in_queue or party.leads:
-                return
-            party.wait(0.05)  # It is under way: one round trip.
-        for grant in party.grants or ():
-            if party.requests and grant.acquired and grant.token is not None:
-                self.release(grant.token)
-
-    def _lead(self, party: _Party) -> None:
-        """Ask for all who stand in the queue, and make one of those who came since lead."""
-        with self._mutex:
-            if party.leads:
-                self._queue.remove(party)
-            batch = [party]
-            size = len(party.requests)
-            while self._queue and size < _MOST:
-                batch.append(self._queue.popleft())
-                size += len(batch[-1].requests) or 1
-        try:
-            self._exchange(batch)
-        except BaseException:
-            # Interrupted: nobody's answer is known. The others ask again.
-            with self._mutex:
-                self._queue.extendleft(p for p in reversed(batch[1:]) if not p.answered)
-            raise
-        finally:
-            self._pass_on()
-            for other in batch[1:]:
-                if other.answered:
-                    other.ring()
-
-    def _pass_on(self) -> None:
-        with self._mutex:
-            if not self._queue:
-                self._asking = False
-                return
-            following = self._queue[0]
-            following.leads = True
-        following.ring()
 
     def _exchange(self, batch: list[_Party]) -> None:
         try:
             self._send(batch)
         except OutcomeUnknown as error:
             for party in batch:
-                party.error = error
+                party.fail(error)
         except BaseException as error:
             # Some may have been granted after all.
             known = self._tokens - {party.token for party in batch}
@@ -191,7 +99,7 @@ class Exchange:
             if not isinstance(error, Exception):
                 raise
             if len(batch) == 1:
-                batch[0].error = error
+                batch[0].fail(error)
                 return
             # One of them spoilt it for all: each alone, that only the guilty one hears of it.
             for party in batch:
@@ -218,3 +126,4 @@ class Exchange:
             else:
                 party.grants = [next(granted) for _ in party.requests]
                 self._tokens.update(g.token for g in party.grants if g.token is not None)
+            party.answered = True

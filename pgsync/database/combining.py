@@ -1,0 +1,190 @@
+"""Combining: what many callers ask of one session at once goes in one round trip.
+
+Flat combining (Hendler, Incze, Shavit and Tzafrir, SPAA 2010): whoever finds nobody asking asks for
+all who have come meanwhile; the others wait for their answers, and one of them is next. A single
+caller waits for nobody and pays next to nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+__all__ = ["AsyncCombiner", "Combiner", "Party"]
+
+
+class Party:
+    """What one caller asks at once. Whoever asks for all sets the answer, or ``error``.
+
+    ``weight`` is its share of what may go in one round trip. ``leads`` says that its caller is to
+    ask for all.
+    """
+
+    __slots__ = ("_bell", "answered", "error", "leads", "weight")
+
+    def __init__(self, weight: int = 1) -> None:
+        self.weight = weight
+        self.answered = False
+        self.error: Exception | None = None
+        self.leads = False
+        self._bell: threading.Lock | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error."""
+        self.error = error
+        self.answered = True
+
+    def stand(self) -> None:
+        """Prepare to be rung for: with the answer, or to lead."""
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def ring(self) -> None:
+        """Wake the thread that waits."""
+        if self._bell is not None:
+            self._bell.release()
+
+    def wait(self, seconds: float = -1) -> None:
+        """Wait until it is rung for."""
+        assert self._bell is not None
+        self._bell.acquire(timeout=seconds)
+
+
+P = TypeVar("P", bound=Party)
+
+
+def _batch(queue: deque[P], most: int, first: list[P]) -> list[P]:
+    weight = sum(party.weight for party in first)
+    while queue and (not first or weight + queue[0].weight <= most):
+        first.append(queue.popleft())
+        weight += first[-1].weight
+    return first
+
+
+class Combiner(Generic[P]):
+    """The requests of many threads.
+
+    ``serve`` answers each of a list of parties, in the thread of one of them; together they weigh
+    at most ``most``, unless it is only one.
+    """
+
+    def __init__(self, serve: Callable[[list[P]], None], most: int) -> None:
+        self._serve = serve
+        self._most = most
+        self._mutex = threading.Lock()
+        self._asking = False
+        self._queue: deque[P] = deque()
+
+    def ask(self, party: P) -> None:
+        """Have the party answered; raises its error.
+
+        An interrupted caller may find the party answered all the same.
+        """
+        with self._mutex:
+            leads = not self._asking
+            if leads:
+                self._asking = True
+            else:
+                party.stand()
+                self._queue.append(party)
+        if leads:
+            self._lead(party)
+        else:
+            self._stand_by(party)
+        if party.error is not None:
+            raise party.error
+
+    def _stand_by(self, party: P) -> None:
+        """Wait for the answer, or for the turn to ask."""
+        try:
+            party.wait()
+        except BaseException:
+            self._withdraw(party)
+            raise
+        if party.leads:
+            self._lead(party)
+
+    def _withdraw(self, party: P) -> None:
+        """Interrupted while standing by: ask no longer, or wait for the answer under way."""
+        while not party.answered:
+            with self._mutex:
+                in_queue = party in self._queue
+                if in_queue:
+                    self._queue.remove(party)
+            if party.leads:
+                self._pass_on()
+            if in_queue or party.leads:
+                return
+            party.wait(0.05)  # It is under way: one round trip.
+
+    def _lead(self, party: P) -> None:
+        """Ask for all who stand in the queue, and make one of those who came since lead."""
+        with self._mutex:
+            if party.leads:
+                self._queue.remove(party)
+            batch = _batch(self._queue, self._most, [party])
+        try:
+            self._serve(batch)
+        except BaseException:
+            # Interrupted: nobody's answer is known. The others ask again.
+            with self._mutex:
+                self._queue.extendleft(p for p in reversed(batch[1:]) if not p.answered)
+            raise
+        finally:
+            self._pass_on()
+            for other in batch[1:]:
+                if other.answered:
+                    other.ring()
+
+    def _pass_on(self) -> None:
+        with self._mutex:
+            if not self._queue:
+                self._asking = False
+                return
+            following = self._queue[0]
+            following.leads = True
+        following.ring()
+
+
+class AsyncCombiner(Generic[P]):
+    """As :class:`Combiner`, for the tasks of one event loop.
+
+    A task of its own asks, so that a cancelled caller only stops waiting.
+    """
+
+    def __init__(self, serve: Callable[[list[P]], Awaitable[None]], most: int) -> None:
+        self._serve = serve
+        self._most = most
+        self._queue: deque[P] = deque()
+        self._answers: dict[P, asyncio.Future[None]] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    async def ask(self, party: P) -> None:
+        """As :meth:`Combiner.ask`."""
+        answer = self._answers[party] = asyncio.get_running_loop().create_future()
+        self._queue.append(party)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_for_all())
+        await answer
+        if party.error is not None:
+            raise party.error
+
+    async def _ask_for_all(self) -> None:
+        try:
+            while self._queue:
+                batch = _batch(self._queue, self._most, [])
+                await self._serve(batch)
+                for party in batch:
+                    answer = self._answers.pop(party)
+                    if not answer.done():
+                        answer.set_result(None)
+        finally:
+            self._asking = None
+            # Some are left where the loop ends: nobody's answer is known.
+            for answer in self._answers.values():
+                answer.cancel()
+            self._answers.clear()
+            self._queue.clear()

@@ -1,0 +1,106 @@
+-- Numbered jobs: whoever adds them has drawn their ids before, and can ask again after a lost answer.
+-- Why nothing is added twice: docs/decisions/0010-jobs-are-numbered-before-they-are-added.md.
+
+CREATE OR REPLACE FUNCTION pgsync.job_numbers(count integer) RETURNS bigint[]
+LANGUAGE sql VOLATILE AS $$
+    SELECT ARRAY(SELECT nextval('pgsync.job_id') FROM generate_series(1, job_numbers.count))
+$$;
+
+COMMENT ON FUNCTION pgsync.job_numbers(integer) IS
+    'Draws ids of jobs that are to be added.';
+
+CREATE OR REPLACE FUNCTION pgsync.add_numbered_job(
+    id bigint, task text, args jsonb, queue text, priority integer, max_attempts integer
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_variable
+DECLARE
+    moment timestamptz := pgsync.clock();
+BEGIN
+    PERFORM pgsync.check_job(task, args, queue, priority, max_attempts, NULL);
+    INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
+    VALUES (id, queue, task, args, priority, 0, max_attempts, moment, moment);
+    IF EXISTS (SELECT FROM pgsync.job_asked_again AS a WHERE a.id = add_numbered_job.id) THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = 'the job was asked for again meanwhile';
+    END IF;
+    PERFORM pgsync.notify_workers(queue);
+    RETURN nextval('pgsync.job_id');
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.add_numbered_job(bigint, text, jsonb, text, integer, integer) IS
+    'Enqueues a job, to run at once, under an id drawn before. Returns an id for the next.';
+
+CREATE OR REPLACE FUNCTION pgsync.insert_numbered_jobs(jobs jsonb, moment timestamptz) RETURNS text[]
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    their_queues text[];
+BEGIN
+    PERFORM pgsync.check_job(j ->> 1, j -> 2, j ->> 3, (j ->> 4)::integer, (j ->> 5)::integer, NULL)
+    FROM jsonb_array_elements(jobs) AS j;
+    WITH added AS (
+        INSERT INTO pgsync.job_ready AS r (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
+        SELECT (j.job ->> 0)::bigint, j.job ->> 3, j.job ->> 1, j.job -> 2, (j.job ->> 4)::smallint, 0,
+               (j.job ->> 5)::smallint, moment, moment
+        FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (job, number) ORDER BY j.number
+        RETURNING r.queue
+    )
+    SELECT array_agg(DISTINCT a.queue) INTO their_queues FROM added AS a;
+    RETURN their_queues;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.insert_numbered_jobs(jsonb, timestamptz) IS
+    'Internal: adds jobs that are each [id, task, args, queue, priority, max_attempts], and returns their queues.';
+
+CREATE OR REPLACE FUNCTION pgsync.add_numbered_jobs(jobs jsonb) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    their_queues text[] := pgsync.insert_numbered_jobs(jobs, pgsync.clock());
+BEGIN
+    IF EXISTS (SELECT FROM pgsync.job_asked_again AS a WHERE a.id = (jobs -> 0 ->> 0)::bigint) THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = 'the jobs were asked for again meanwhile';
+    END IF;
+    PERFORM pgsync.notify_workers(q) FROM unnest(their_queues) AS q;
+    RETURN pgsync.job_numbers(jsonb_array_length(jobs));
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.add_numbered_jobs(jsonb) IS
+    'Enqueues jobs, to run at once, under ids drawn before: each is [id, task, args, queue, priority, max_attempts]. Returns as many ids for the next.';
+
+CREATE OR REPLACE FUNCTION pgsync.add_numbered_jobs_again(jobs jsonb) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    moment timestamptz := pgsync.clock();
+    first bigint := (jobs -> 0 ->> 0)::bigint;
+    its_task text;
+    its_args jsonb;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE feature_not_supported USING MESSAGE = 'asking again needs the isolation read committed: an older snapshot could miss the first request';
+    END IF;
+    DELETE FROM pgsync.job_asked_again AS a WHERE a.at < moment - interval '1 day';
+    -- From here on a first request that comes late adds nothing.
+    INSERT INTO pgsync.job_asked_again (id, at) VALUES (first, moment) ON CONFLICT (id) DO NOTHING;
+    -- One that is under way has this id in its transaction: this waits for that to end.
+    INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
+    VALUES (first, '', '', '{}', 0, 0, 0, moment, moment) ON CONFLICT (id) DO NOTHING;
+    IF FOUND THEN
+        DELETE FROM pgsync.job_ready AS r WHERE r.id = first;
+    END IF;
+    SELECT j.task, j.args INTO its_task, its_args FROM pgsync.all_jobs AS j WHERE j.id = first;
+    IF its_task = jobs -> 0 ->> 1 AND its_args = jobs -> 0 -> 2 THEN
+        RETURN ARRAY(SELECT (j ->> 0)::bigint FROM jsonb_array_elements(jobs) AS j);
+    ELSIF its_task IS NOT NULL OR (SELECT s.last_value FROM pgsync.job_id AS s) < first THEN
+        -- A standby took over that had not heard of these ids, nor of jobs that had them.
+        jobs := (SELECT jsonb_agg(jsonb_set(j.job, '{0}', to_jsonb(nextval('pgsync.job_id'))) ORDER BY j.number)
+                 FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (job, number));
+    END IF;
+    PERFORM pgsync.notify_workers(q) FROM unnest(pgsync.insert_numbered_jobs(jobs, moment)) AS q;
+    RETURN ARRAY(SELECT (j ->> 0)::bigint FROM jsonb_array_elements(jobs) AS j);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.add_numbered_jobs_again(jsonb) IS
+    'Asks anew for what add_numbered_job or add_numbered_jobs was asked for on a connection that broke: adds the jobs unless they were added. Returns their ids.';
