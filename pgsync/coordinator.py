@@ -34,8 +34,10 @@ from pgsync.operations import (
     operation_status,
 )
 from pgsync.queues import (
+    AsyncEnqueuer,
     AsyncQueues,
     AsyncTask,
+    Enqueuer,
     JobOptions,
     Queues,
     Task,
@@ -213,6 +215,7 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
     ) -> None:
         super().__init__(dsn, direct_dsn)
         self.database = Database(self.dsn, size=pool_size, prepare=self._check)
+        self.enqueuer = Enqueuer(self.database, self.tasks.seen)
         self._thread: DaemonThread | None = None
 
     def _begin(self) -> None:
@@ -225,6 +228,7 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
         """Stop the daemon if it runs, release all locks, close all connections."""
         self.stop()
         self.database.close()
+        self.enqueuer.close()
         self._close_shared()
 
     def migrate(self, *, modules: bool = False) -> list[str]:
@@ -237,7 +241,7 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
 
     def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]:
         """Declare a function, blocking or coroutine, as a task; see :class:`TaskOptions`."""
-        return lambda function: Task(self._add_task(function, options), self.database)
+        return lambda function: Task(self._add_task(function, options), self.enqueuer)
 
     def schedule(
         self, rhythm: Given, **options: Unpack[ScheduledTaskOptions]
@@ -247,7 +251,7 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
         ``rhythm`` is a crontab line, a timedelta or seconds, one aware datetime, or an APScheduler
         trigger of these kinds; see :class:`ScheduleOptions`.
         """
-        return lambda function: Task(self._add_schedule(function, rhythm, options), self.database)
+        return lambda function: Task(self._add_schedule(function, rhythm, options), self.enqueuer)
 
     def operation(
         self, name: str, **options: Unpack[OperationOptions]
@@ -256,7 +260,7 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
 
         def declare(function: Callable[..., Any]) -> Operation:
             declaration, job = self._new_operation(name, function, options, awaits=False)
-            operation = Operation(declaration, job, self.database, self._keeper)
+            operation = Operation(declaration, job, self.database, self.enqueuer, self._keeper)
             operation.register(self.tasks)
             return operation
 
@@ -318,6 +322,7 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncBlock):
     ) -> None:
         super().__init__(dsn, direct_dsn)
         self.database = AsyncDatabase(self.dsn, size=pool_size, prepare=self._check)
+        self.enqueuer = AsyncEnqueuer(self.database, self.tasks.seen)
         self._running: tuple[Daemon, asyncio.Task[WorkerReport]] | None = None
 
     async def _begin(self) -> None:
@@ -330,6 +335,7 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncBlock):
         """As :meth:`Coordinator.close`."""
         await self.stop()
         await self.database.close()
+        await self.enqueuer.close()
         await asyncio.to_thread(self._close_shared)
 
     async def migrate(self, *, modules: bool = False) -> list[str]:
@@ -342,14 +348,14 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncBlock):
 
     def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], AsyncTask[P, R]]:
         """As :meth:`Coordinator.task`."""
-        return lambda function: AsyncTask(self._add_task(function, options), self.database)
+        return lambda function: AsyncTask(self._add_task(function, options), self.enqueuer)
 
     def schedule(
         self, rhythm: Given, **options: Unpack[ScheduledTaskOptions]
     ) -> Callable[[Callable[P, R]], AsyncTask[P, R]]:
         """As :meth:`Coordinator.schedule`."""
         return lambda function: AsyncTask(
-            self._add_schedule(function, rhythm, options), self.database
+            self._add_schedule(function, rhythm, options), self.enqueuer
         )
 
     def operation(
@@ -359,7 +365,7 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncBlock):
 
         def declare(function: Callable[..., Any]) -> AsyncOperation:
             declaration, job = self._new_operation(name, function, options, awaits=True)
-            operation = AsyncOperation(declaration, job, self.database, self._keeper)
+            operation = AsyncOperation(declaration, job, self.database, self.enqueuer, self._keeper)
             operation.register(self.tasks)
             return operation
 

@@ -31,6 +31,7 @@ from pgsync.queues import (
     CancelJob,
     Enqueued,
     JobState,
+    NewJob,
     ReleaseJob,
     Task,
     TaskRegistry,
@@ -161,29 +162,30 @@ def inline(sync: Coordinator | AsyncCoordinator) -> Iterator[None]:
     and those enqueued ``within`` a transaction, which does not commit here. Plain ``with`` on both
     faces; use it in one thread at a time.
     """
+    enqueuer: Any = sync.enqueuer
     database: Any = sync.database
-    usual = database.run
+    usual = enqueuer.add
 
-    def run(call: Any) -> Any:
-        answer = usual(call)
-        if isinstance(answer, Enqueued) and answer.added:
-            job = next(iter(usual(find_job(answer.id))))
+    def add(job: NewJob, within: Any = None) -> Enqueued:
+        answer: Enqueued = usual(job, within)
+        if within is None and answer.added:
+            job_state = next(iter(database.run(find_job(answer.id))))
             # In a thread of its own: the caller's may have an event loop that runs.
             with ThreadPoolExecutor(1) as thread:
-                thread.submit(asyncio.run, _perform(sync, job)).result()
+                thread.submit(asyncio.run, _perform(sync, job_state)).result()
         return answer
 
-    async def run_async(call: Any) -> Any:
-        answer = await usual(call)
-        if isinstance(answer, Enqueued) and answer.added:
-            await _perform(sync, next(iter(await usual(find_job(answer.id)))))
+    async def add_async(job: NewJob, within: Any = None) -> Enqueued:
+        answer: Enqueued = await usual(job, within)
+        if within is None and answer.added:
+            await _perform(sync, next(iter(await database.run(find_job(answer.id)))))
         return answer
 
-    database.run = run if isinstance(sync, Coordinator) else run_async
+    enqueuer.add = add if isinstance(sync, Coordinator) else add_async
     try:
         yield
     finally:
-        del database.run
+        del enqueuer.add
 
 
 async def _perform(sync: Coordinator | AsyncCoordinator, job: JobState) -> None:

@@ -130,6 +130,12 @@ BEGIN;
 \ir migrations/0018_limits_storage.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 18, 'limits_storage', '31ddf46ba191f6fd003500810d3ce7e79df879aaad80422719081bfa726c9042');
+                   WHERE component = 'kernel' AND version = 11) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0011_numbered_jobs.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 11, 'numbered_jobs', '1e1af8c1ff529b2c0429c9d5633cfd3a6639e9e1797c5271095730b025b1c2dc');
 COMMIT;
 \endif
 
@@ -150,6 +156,7 @@ BEGIN;
 \ir api/2_limits_wait.sql
 \ir api/3_queue_floors.sql
 \ir api/3_queues.sql
+\ir api/3_queues_numbered.sql
 \ir api/3_queues_operate.sql
 \ir api/3_queues_unique.sql
 \ir api/4_workers.sql
@@ -168,6 +175,7 @@ BEGIN;
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', '6d833cf77f54efd4fbb7af5918cbf8b4a8ce2d9114c7e4bef61bc62705045ee8')
+VALUES ('api', 0, '0.1.0', '9302e00ae4063ded3b4d2d2a13d5a230d2a9f9ba54d0955640d1e928a7c9c591')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

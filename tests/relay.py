@@ -1,4 +1,4 @@
-"""A TCP address that leads to servers in turn, and can fall silent without a word."""
+"""A TCP address that leads to servers in turn, and can fall silent, lose answers, and be late."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class Relay:
         self._servers = [conninfo_to_dict(dsn) for dsn in dsns]
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
+        self._loses_answer = False
+        self._keeps_request = self._cuts_request = self._refuses = False
+        self._kept: tuple[socket.socket, bytes] | None = None
 
     def __enter__(self) -> Relay:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -62,6 +65,28 @@ class Relay:
                     struct.pack("HL", 1, ctypes.addressof(program)),
                 )
 
+    def lose_next_answer(self) -> None:
+        """Break the connection whose server answers next, without passing the answer on."""
+        self._loses_answer = True
+
+    def keep_next_request(self) -> None:
+        """Break the connection of the client that asks next, but only towards the client."""
+        self._keeps_request = True
+
+    def cut_after_next_request(self) -> None:
+        """Break the connection of the client that asks next, when the server has the request."""
+        self._cuts_request = True
+
+    def refuse_after_next_answer(self) -> None:
+        """As :meth:`lose_next_answer`, and take no more clients."""
+        self._refuses = self._loses_answer = True
+
+    def deliver_kept_request(self) -> None:
+        """Send the server what was kept, and no answer to anybody."""
+        assert self._kept is not None
+        server, request = self._kept
+        server.sendall(request)
+
     def _accept(self) -> None:
         for turn in range(1_000_000):
             try:
@@ -70,8 +95,8 @@ class Relay:
                 return
             server = self._connect(turn % len(self._servers))
             self._sockets += [client, server]
-            self._run(self._pass_on, client, server)
-            self._run(self._pass_on, server, client)
+            self._run(self._pass_requests, client, server)
+            self._run(self._pass_answers, server, client)
 
     def _connect(self, number: int) -> socket.socket:
         server = self._servers[number]
@@ -87,10 +112,33 @@ class Relay:
         thread.start()
         self._threads.append(thread)
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass_requests(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        for one in (source, target):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+            while data := client.recv(65536):
+                if self._keeps_request:
+                    self._keeps_request = False
+                    self._kept = (server, data)
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                server.sendall(data)
+                if self._cuts_request:
+                    self._cuts_request = False
+                    break
+        _shut(client, server)
+
+    def _pass_answers(self, server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(65536):
+                if self._loses_answer:
+                    self._loses_answer = False
+                    if self._refuses:
+                        _shut(self._listening)
+                    break
+                client.sendall(data)
+        _shut(client, server)
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for one in sockets:
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)

@@ -238,7 +238,7 @@ class Task:
             changes["priority"] = -priority
         app = self.app
         declaration = app.coordinator.tasks.find(self.name)
-        task: PgsyncTask[..., Any] = PgsyncTask(declaration, app.coordinator.database)
+        task: PgsyncTask[..., Any] = PgsyncTask(declaration, app.coordinator.enqueuer)
         task = task.options(**changes)
         return app.result(str(task.enqueue(within=within, **content).id))
 

@@ -11,9 +11,11 @@ from pgsync.operations.calls import OperationState, operation_status
 from pgsync.operations.declaration import OperationDeclaration, Release
 from pgsync.operations.run import AsyncOperationRun, OperationRun, Request, perform_plan
 from pgsync.queues import (
+    AsyncEnqueuer,
     AsyncTask,
     CancelJob,
     Enqueued,
+    Enqueuer,
     JobChanges,
     JobOptions,
     Parameters,
@@ -75,13 +77,15 @@ class Operation(_OperationFace):
         declaration: OperationDeclaration,
         options: JobOptions,
         database: Database,
+        enqueuer: Enqueuer,
         keeper: LockKeeper,
         actor: str | None = None,
     ) -> None:
         super().__init__(declaration, actor)
         self._database = database
         self._keeper = keeper
-        self._task: Task[..., Any] = Task(self._task_declaration(self._perform, options), database)
+        self._enqueuer = enqueuer
+        self._task: Task[..., Any] = Task(self._task_declaration(self._perform, options), enqueuer)
 
     def register(self, tasks: TaskRegistry) -> None:
         """Let this process's workers perform it."""
@@ -90,7 +94,9 @@ class Operation(_OperationFace):
     def by(self, actor: str) -> Operation:
         """The same operation on behalf of ``actor``, which its history names."""
         options = self._task.declaration.options
-        return Operation(self.declaration, options, self._database, self._keeper, actor)
+        return Operation(
+            self.declaration, options, self._database, self._enqueuer, self._keeper, actor
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it here and now, and return what its handler returns.
@@ -134,14 +140,16 @@ class AsyncOperation(_OperationFace):
         declaration: OperationDeclaration,
         options: JobOptions,
         database: AsyncDatabase,
+        enqueuer: AsyncEnqueuer,
         keeper: LockKeeper,
         actor: str | None = None,
     ) -> None:
         super().__init__(declaration, actor)
         self._database = database
         self._keeper = keeper
+        self._enqueuer = enqueuer
         self._task: AsyncTask[..., Any] = AsyncTask(
-            self._task_declaration(self._perform, options), database
+            self._task_declaration(self._perform, options), enqueuer
         )
 
     def register(self, tasks: TaskRegistry) -> None:
@@ -151,7 +159,9 @@ class AsyncOperation(_OperationFace):
     def by(self, actor: str) -> AsyncOperation:
         """As :meth:`Operation.by`."""
         options = self._task.declaration.options
-        return AsyncOperation(self.declaration, options, self._database, self._keeper, actor)
+        return AsyncOperation(
+            self.declaration, options, self._database, self._enqueuer, self._keeper, actor
+        )
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As :meth:`Operation.__call__`."""

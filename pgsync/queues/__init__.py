@@ -11,6 +11,7 @@ from pgsync.queues.context import (
     WorkerDied,
     current_job,
 )
+from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.front import AsyncQueues, Queues
 from pgsync.queues.job import Job
 from pgsync.queues.limits import QueueLimits
@@ -29,6 +30,7 @@ from pgsync.queues.together import BatchState, JobBatch, NewJob
 from pgsync.queues.unique import Unique
 
 __all__ = [
+    "AsyncEnqueuer",
     "AsyncQueues",
     "AsyncTask",
     "Backoff",
@@ -36,6 +38,7 @@ __all__ = [
     "CancelJob",
     "DiscardJob",
     "Enqueued",
+    "Enqueuer",
     "Job",
     "JobBatch",
     "JobChanges",

@@ -19,6 +19,7 @@ __all__ = [
     "JobState",
     "add_job",
     "add_jobs",
+    "args_text",
     "cancel_job",
     "find_job",
     "pause_queue",
@@ -99,7 +100,7 @@ class JobState:
     progress: dict[str, Any] | None = None
 
 
-def _to_args(args: dict[str, Any], task: str, options: JobOptions) -> str:
+def args_text(args: dict[str, Any], task: str, options: JobOptions) -> str:
     """The arguments as JSON text, encrypted where the options say so.
 
     Raises:
@@ -121,7 +122,7 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
     """Enqueue one job."""
     values = {
         "task": task,
-        "args": _to_args(args, task, options),
+        "args": args_text(args, task, options),
         "queue": options.queue,
         "priority": options.priority,
         "run_at": options.run_at,
@@ -178,7 +179,7 @@ def add_jobs(
         " %(after)s::bigint[], %(after_failed)s)",
         {
             "task": task,
-            "lines": "\n".join(_to_args(args, task, options) for args in jobs),
+            "lines": "\n".join(args_text(args, task, options) for args in jobs),
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,

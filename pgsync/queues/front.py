@@ -7,16 +7,15 @@ from datetime import datetime
 from typing import Any, Unpack
 
 from pgsync.database.pool import AsyncDatabase, Database
-from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration
 from pgsync.queues import calls
 from pgsync.queues.calls import JobState
+from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.explain import JobExplanation, why_not_running
 from pgsync.queues.limits import QueueLimits, limit_queue, retain_queue
 from pgsync.queues.resealing import resealing
 from pgsync.queues.together import (
     BatchState,
-    Enqueuing,
     JobBatch,
     NewJob,
     add_batch,
@@ -31,6 +30,7 @@ class Queues:
     """The queues of a blocking coordinator."""
 
     database: Database
+    enqueuer: Enqueuer
 
     def job(self, job_id: int) -> JobState | None:
         """A job, live or ended; None where there is none."""
@@ -96,7 +96,9 @@ class Queues:
         Raises:
             InvalidArgument: if one is not made by ``task.job(...)``.
         """
-        batch: JobBatch = self._enqueue(add_batch(name, jobs, on_end, on_completed), within)
+        batch: JobBatch = self.enqueuer.add_together(
+            add_batch(name, jobs, on_end, on_completed, self.enqueuer.seen), within
+        )
         return batch
 
     def chain(self, steps: Iterable[NewJob | Iterable[NewJob]], *, within: Any = None) -> list[int]:
@@ -107,24 +109,20 @@ class Queues:
         Raises:
             InvalidArgument: if one is not made by ``task.job(...)``.
         """
-        ids: list[int] = self._enqueue(add_chain(steps), within)
+        calls = add_chain(steps, self.enqueuer.seen)
+        ids: list[int] = self.enqueuer.add_together(calls, within)
         return ids
 
     def batch_state(self, batch_id: int) -> BatchState | None:
         """How far a batch is; None where there is none."""
         return next(iter(self.database.run(find_batch(batch_id))), None)
 
-    def _enqueue(self, calls: Enqueuing, within: Any) -> Any:
-        if within is not None:
-            return _drive(calls, within)
-        with self.database.connection() as connection, connection.transaction():
-            return _drive(calls, connection)
-
 
 class AsyncQueues:
     """The queues of an asyncio coordinator; as :class:`Queues`, awaited."""
 
     database: AsyncDatabase
+    enqueuer: AsyncEnqueuer
 
     async def job(self, job_id: int) -> JobState | None:
         """As :meth:`Queues.job`."""
@@ -172,42 +170,20 @@ class AsyncQueues:
         within: Any = None,
     ) -> JobBatch:
         """As :meth:`Queues.batch`."""
-        batch: JobBatch = await self._enqueue(add_batch(name, jobs, on_end, on_completed), within)
+        batch: JobBatch = await self.enqueuer.add_together(
+            add_batch(name, jobs, on_end, on_completed, self.enqueuer.seen), within
+        )
         return batch
 
     async def chain(
         self, steps: Iterable[NewJob | Iterable[NewJob]], *, within: Any = None
     ) -> list[int]:
         """As :meth:`Queues.chain`."""
-        ids: list[int] = await self._enqueue(add_chain(steps), within)
+        ids: list[int] = await self.enqueuer.add_together(
+            add_chain(steps, self.enqueuer.seen), within
+        )
         return ids
 
     async def batch_state(self, batch_id: int) -> BatchState | None:
         """As :meth:`Queues.batch_state`."""
         return next(iter(await self.database.run(find_batch(batch_id))), None)
-
-    async def _enqueue(self, calls: Enqueuing, within: Any) -> Any:
-        if within is not None:
-            return await _drive_async(calls, within)
-        async with self.database.connection() as connection, connection.transaction():
-            return await _drive_async(calls, connection)
-
-
-def _drive(calls: Enqueuing, target: Any) -> Any:
-    answer = None
-    while True:
-        try:
-            call = calls.send(answer)
-        except StopIteration as done:
-            return done.value
-        answer = run_within(target, call, lasting=True)
-
-
-async def _drive_async(calls: Enqueuing, target: Any) -> Any:
-    answer = None
-    while True:
-        try:
-            call = calls.send(answer)
-        except StopIteration as done:
-            return done.value
-        answer = await run_within_async(target, call, lasting=True)

@@ -1,4 +1,4 @@
-"""Middleware: functions around each handler that a worker performs."""
+"""Middleware: functions around each handler that a worker performs, and before each enqueuing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 from pgsync.errors import InvalidArgument
 from pgsync.queues.context import JobContext
 
-__all__ = ["Middleware", "check_middleware", "wrapped"]
+__all__ = ["Middleware", "check_enqueue_middleware", "check_middleware", "wrapped"]
 
 Middleware = Callable[[JobContext, Callable[[], Any]], Any]
 """``def middleware(job, call): return call()``; with ``async`` and ``await`` for coroutines."""
 
 M = TypeVar("M", bound=Middleware)
+E = TypeVar("E", bound=Callable[..., Any])
 
 
 def check_middleware(middleware: M) -> M:
@@ -30,6 +31,26 @@ def check_middleware(middleware: M) -> M:
         raise InvalidArgument(
             f"middleware must be a function of (job, call), which {middleware!r} is not"
         ) from None
+    return middleware
+
+
+def check_enqueue_middleware(middleware: E) -> E:
+    """Return it if it can be called with a job that is to be enqueued.
+
+    Raises:
+        InvalidArgument: if it does not take one job, or is a coroutine function.
+    """
+    try:
+        inspect.signature(middleware).bind(None)
+    except TypeError:
+        fits = False
+    else:
+        fits = not is_coroutine_function(middleware)
+    if not fits:
+        raise InvalidArgument(
+            f"middleware of enqueue must be a blocking function of (job), which {middleware!r}"
+            " is not"
+        )
     return middleware
 
 

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
 from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
-from pgsync.database.calls import Call
-from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
-from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
-from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
+from pgsync.queues.calls import Enqueued, JobOptions
+from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.job import Job
-from pgsync.queues.middleware import Middleware, check_middleware
+from pgsync.queues.middleware import (
+    Middleware,
+    check_enqueue_middleware,
+    check_middleware,
+)
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
 from pgsync.queues.together import NewJob, job_ids
@@ -28,8 +29,8 @@ __all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", 
 P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=Middleware)
+E = TypeVar("E", bound=Callable[[NewJob], NewJob])
 
-_CHUNK = 5_000
 _JOB_OPTIONS = ("queue", "priority", "max_attempts")
 
 
@@ -221,6 +222,7 @@ class TaskRegistry:
         self._tasks: dict[str, TaskDeclaration] = {}
         self.middleware: list[Middleware] = []
         """What is around each handler, the first outermost."""
+        self._before_enqueue: list[Callable[[NewJob], NewJob]] = []
 
     def __iter__(self) -> Iterator[TaskDeclaration]:
         return iter(self._tasks.values())
@@ -251,6 +253,35 @@ class TaskRegistry:
         """
         self.middleware.append(check_middleware(middleware))
         return middleware
+
+    def use_enqueue(self, middleware: E) -> E:
+        """Have a function see each job before it is enqueued, after those that were put before.
+
+        ``middleware(job)`` returns the :class:`NewJob` or another one in its place, or raises to
+        refuse it. It is the same on both faces, and must not block. Usable as a decorator.
+
+        Raises:
+            InvalidArgument: if it does not take one job, or is a coroutine function.
+        """
+        self._before_enqueue.append(check_enqueue_middleware(middleware))
+        return middleware
+
+    def seen(self, job: NewJob) -> NewJob:
+        """The job as it is to be enqueued, when all middleware has seen it.
+
+        Raises:
+            InvalidArgument: if a middleware returns no job, or one that its handler cannot take.
+        """
+        if not self._before_enqueue:
+            return job
+        for middleware in self._before_enqueue:
+            job = middleware(job)
+            if not isinstance(job, NewJob):
+                raise InvalidArgument(f"{middleware!r} must return a job, not {job!r}")
+        declaration = self._tasks.get(job.task)
+        if declaration is not None:
+            declaration.check(job.args)
+        return job
 
     def find(self, name: str) -> TaskDeclaration:
         """The task of that name.
@@ -314,87 +345,72 @@ class _TaskFace(Generic[P, R]):
         Raises:
             InvalidArgument: if the handler does not take these arguments.
         """
-        return NewJob(self.name, self.declaration.check(args), self.declaration.options)
+        return self._job(args)
 
-    def _one(self, args: dict[str, Any]) -> Call[Enqueued]:
+    def _job(self, args: dict[str, Any]) -> NewJob:
         declaration = self.declaration
-        return add_job(declaration.name, declaration.check(args), declaration.options)
+        return NewJob(declaration.name, declaration.check(args), declaration.options)
 
-    def _chunks(self, many_args: Iterable[dict[str, Any]]) -> Iterator[Call[list[int]]]:
-        declaration = self.declaration
-        if declaration.options.unique_key is not None or declaration.options.unique is not None:
+    def _jobs(self, many_args: Iterable[dict[str, Any]]) -> Iterator[NewJob]:
+        options = self.declaration.options
+        if options.unique_key is not None or options.unique is not None:
             raise InvalidArgument(
                 "enqueue_many takes no unique_key and no unique: enqueue those jobs one by one"
             )
-        source = iter(many_args)
-        while chunk := [declaration.check(args) for args in islice(source, _CHUNK)]:
-            yield add_jobs(declaration.name, chunk, declaration.options)
+        return map(self._job, many_args)
 
 
 class Task(_TaskFace[P, R]):
     """A declared task. Call it to run the function here; enqueue it to have a worker run it."""
 
-    def __init__(self, declaration: TaskDeclaration, database: Database) -> None:
+    def __init__(self, declaration: TaskDeclaration, enqueuer: Enqueuer) -> None:
         super().__init__(declaration)
-        self._database = database
+        self._enqueuer = enqueuer
 
     def options(self, **changes: Unpack[JobChanges]) -> Task[P, R]:
         """The same task with other options: ``send.options(delay=60).enqueue(campaign_id=3)``."""
-        return Task(self._with(changes), self._database)
+        return Task(self._with(changes), self._enqueuer)
 
     def enqueue(self, *, within: Any = None, **args: Any) -> Enqueued:
-        """Add a job with these arguments.
+        """Add a job with these arguments; it is committed when this returns.
 
-        With ``within``, a psycopg or SQLAlchemy connection or session, the job is part of that
-        transaction: it exists when the transaction commits, and not otherwise.
+        What several threads enqueue at the same time is committed together. With ``within``, a
+        psycopg or SQLAlchemy connection or session, the job is part of that transaction: it exists
+        when the transaction commits, and not otherwise.
 
         Raises:
             InvalidArgument: if the handler does not take these arguments, or JSON cannot say them.
+            ConnectionFailed: if no connection can be had in 30 seconds.
+            OutcomeUnknown: if the connection breaks before the answer, and asking again on others
+                for 30 seconds brings none. Jobs with an option beyond queue, priority and
+                max_attempts are not asked for again.
         """
-        call = self._one(args)
-        return self._database.run(call) if within is None else run_within(within, call)
+        return self._enqueuer.add(self._job(args), within)
 
     def enqueue_many(self, many_args: Iterable[dict[str, Any]], *, within: Any = None) -> list[int]:
         """Add a job for each dict of arguments, all in one transaction; returns their ids."""
-        ids: list[int] = []
-        if within is not None:
-            for call in self._chunks(many_args):
-                ids += run_within(within, call)
-            return ids
-        with self._database.connection() as connection, connection.transaction():
-            for call in self._chunks(many_args):
-                ids += execute(connection, call)
+        ids: list[int] = self._enqueuer.add_many(self._jobs(many_args), within)
         return ids
 
 
 class AsyncTask(_TaskFace[P, R]):
     """A declared task of an AsyncCoordinator; as :class:`Task`, awaited."""
 
-    def __init__(self, declaration: TaskDeclaration, database: AsyncDatabase) -> None:
+    def __init__(self, declaration: TaskDeclaration, enqueuer: AsyncEnqueuer) -> None:
         super().__init__(declaration)
-        self._database = database
+        self._enqueuer = enqueuer
 
     def options(self, **changes: Unpack[JobChanges]) -> AsyncTask[P, R]:
         """As :meth:`Task.options`."""
-        return AsyncTask(self._with(changes), self._database)
+        return AsyncTask(self._with(changes), self._enqueuer)
 
     async def enqueue(self, *, within: Any = None, **args: Any) -> Enqueued:
         """As :meth:`Task.enqueue`."""
-        call = self._one(args)
-        if within is None:
-            return await self._database.run(call)
-        return await run_within_async(within, call)
+        return await self._enqueuer.add(self._job(args), within)
 
     async def enqueue_many(
         self, many_args: Iterable[dict[str, Any]], *, within: Any = None
     ) -> list[int]:
         """As :meth:`Task.enqueue_many`."""
-        ids: list[int] = []
-        if within is not None:
-            for call in self._chunks(many_args):
-                ids += await run_within_async(within, call)
-            return ids
-        async with self._database.connection() as connection, connection.transaction():
-            for call in self._chunks(many_args):
-                ids += await execute_async(connection, call)
+        ids: list[int] = await self._enqueuer.add_many(self._jobs(many_args), within)
         return ids

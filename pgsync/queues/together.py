@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby, islice
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from pgsync.database.calls import Call, Listing, Row, in_utc, scalar
@@ -13,7 +14,18 @@ from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument
 from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
 
-__all__ = ["BatchState", "Enqueuing", "JobBatch", "NewJob", "add_batch", "add_chain", "find_batch"]
+__all__ = [
+    "BatchState",
+    "Enqueuing",
+    "JobBatch",
+    "NewJob",
+    "Seen",
+    "add_batch",
+    "add_chain",
+    "add_each",
+    "find_batch",
+    "job_ids",
+]
 
 _CHUNK = 5_000
 
@@ -28,6 +40,10 @@ class NewJob:
     task: str
     args: dict[str, Any]
     options: JobOptions
+
+
+Seen: TypeAlias = Callable[[NewJob], NewJob]
+"""What middleware makes of a job before it is enqueued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +80,32 @@ class BatchState:
 
 
 def add_batch(
-    name: str, jobs: Iterable[NewJob], on_end: NewJob | None, on_completed: NewJob | None
+    name: str,
+    jobs: Iterable[NewJob],
+    on_end: NewJob | None,
+    on_completed: NewJob | None,
+    seen: Seen,
 ) -> Enqueuing:
     """Make a batch of jobs, with what is to be enqueued when they have ended."""
     batch = yield Call(
         "SELECT pgsync.new_batch(%(name)s, %(on_end)s::jsonb, %(on_completed)s::jsonb)",
         {
             "name": name,
-            "on_end": _callback(on_end, "on_end"),
-            "on_completed": _callback(on_completed, "on_completed"),
+            "on_end": _callback(on_end, "on_end", seen),
+            "on_completed": _callback(on_completed, "on_completed", seen),
         },
         scalar,
     )
-    ids = yield from _add_all(jobs, batch=batch)
+    ids = yield from add_each(jobs, seen, batch=batch)
     yield Call("SELECT pgsync.seal_batch(%(batch)s)", {"batch": batch}, scalar)
     return JobBatch(batch, ids)
 
 
-def _callback(job: NewJob | None, option: str) -> str | None:
+def _callback(job: NewJob | None, option: str, seen: Seen) -> str | None:
     if job is None:
         return None
-    options = _checked(job, option).options
+    job = seen(_checked(job, option))
+    options = job.options
     if options != JobOptions(options.queue, options.priority, max_attempts=options.max_attempts):
         raise InvalidArgument(f"{option} can have a queue, a priority and max_attempts only")
     said = {
@@ -103,23 +124,28 @@ def _checked(job: Any, what: str) -> NewJob:
     return job
 
 
-def add_chain(steps: Iterable[NewJob | Iterable[NewJob]]) -> Enqueuing:
+def add_chain(steps: Iterable[NewJob | Iterable[NewJob]], seen: Seen) -> Enqueuing:
     """Enqueue jobs that run one after another; those of an inner list run side by side."""
     ids: list[list[int]] = []
     for step in steps:
         jobs = [step] if isinstance(step, NewJob) else list(step)
         if not jobs:
             raise InvalidArgument("a step of a chain needs a job")
-        ids.append((yield from _add_all(jobs, after=ids[-1] if ids else None)))
+        ids.append((yield from add_each(jobs, seen, after=ids[-1] if ids else None)))
     return [job for step in ids for job in step]
 
 
-def _add_all(
-    jobs: Iterable[NewJob], *, batch: int | None = None, after: list[int] | None = None
+def add_each(
+    jobs: Iterable[NewJob],
+    seen: Seen,
+    *,
+    batch: int | None = None,
+    after: list[int] | None = None,
 ) -> Generator[Call[Any], Any, list[int]]:
+    """Enqueue jobs, those of one task and the same options that follow each other in few calls."""
     ids: list[int] = []
-    checked = (_checked(job, "a batch or chain") for job in jobs)
-    for _, same in groupby(checked, key=lambda job: (job.task, id(job.options))):
+    to_add = (seen(_checked(job, "a batch or chain")) for job in jobs)
+    for _, same in groupby(to_add, key=attrgetter("task", "options")):
         while chunk := list(islice(same, _CHUNK)):
             options = chunk[0].options
             if batch is not None:

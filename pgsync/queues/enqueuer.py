@@ -1,0 +1,107 @@
+"""Enqueuing on pgsync's own connections or the caller's: what all ways to enqueue go through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pgsync.database.combining import AsyncCombiner, Combiner
+from pgsync.database.drive import drive, drive_async
+from pgsync.database.kept import AsyncKeptConnection, KeptConnection
+from pgsync.database.pool import AsyncDatabase, Database
+from pgsync.database.within import run_within, run_within_async
+from pgsync.queues.calls import Enqueued, add_job
+from pgsync.queues.numbered import NumberedJob, Numbers, adding, numbered
+from pgsync.queues.together import Enqueuing, NewJob, Seen, add_each
+
+__all__ = ["AsyncEnqueuer", "Enqueuer"]
+
+_MOST = 100
+
+
+class Enqueuer:
+    """The jobs that the threads of a process enqueue.
+
+    What several enqueue at once goes in one transaction, on a connection that is kept for that.
+    ``seen`` makes of each job what is enqueued.
+    """
+
+    def __init__(self, database: Database, seen: Seen) -> None:
+        self.seen = seen
+        self._database = database
+        self._kept = KeptConnection(database)
+        self._numbers = Numbers(self._kept.holds)
+        self._combiner: Combiner[NumberedJob] = Combiner(self._serve, _MOST)
+
+    def add(self, job: NewJob, within: Any = None) -> Enqueued:
+        """Add a job; returns when it is committed, or is in the caller's transaction."""
+        job = self.seen(job)
+        if within is not None:
+            return run_within(within, add_job(job.task, job.args, job.options))
+        numbered_job = numbered(job)
+        if numbered_job is None:
+            return self._database.run(add_job(job.task, job.args, job.options))
+        self._combiner.ask(numbered_job)
+        return Enqueued(numbered_job.id, True)
+
+    def add_many(self, jobs: Iterable[NewJob], within: Any = None) -> Any:
+        """Add jobs in one transaction, the caller's with ``within``; returns their ids."""
+        return self.add_together(add_each(jobs, self.seen), within, lasting=False)
+
+    def add_together(self, calls: Enqueuing, within: Any = None, *, lasting: bool = True) -> Any:
+        """Make calls in one transaction, the caller's with ``within``; returns what they return."""
+        if within is not None:
+            return drive(calls, lambda call: run_within(within, call, lasting=lasting))
+        with self._database.connection() as connection, connection.transaction():
+            return drive(calls, lambda call: run_within(connection, call))
+
+    def close(self) -> None:
+        """Close the kept connection."""
+        self._kept.close()
+
+    def _serve(self, jobs: list[NumberedJob]) -> None:
+        drive(adding(jobs, self._numbers), self._kept.run)
+
+
+class AsyncEnqueuer:
+    """As :class:`Enqueuer`, for the tasks of an event loop."""
+
+    def __init__(self, database: AsyncDatabase, seen: Seen) -> None:
+        self.seen = seen
+        self._database = database
+        self._kept = AsyncKeptConnection(database)
+        self._numbers = Numbers(self._kept.holds)
+        self._combiner: AsyncCombiner[NumberedJob] = AsyncCombiner(self._serve, _MOST)
+
+    async def add(self, job: NewJob, within: Any = None) -> Enqueued:
+        """As :meth:`Enqueuer.add`."""
+        job = self.seen(job)
+        if within is not None:
+            return await run_within_async(within, add_job(job.task, job.args, job.options))
+        numbered_job = numbered(job)
+        if numbered_job is None:
+            return await self._database.run(add_job(job.task, job.args, job.options))
+        await self._combiner.ask(numbered_job)
+        return Enqueued(numbered_job.id, True)
+
+    async def add_many(self, jobs: Iterable[NewJob], within: Any = None) -> Any:
+        """As :meth:`Enqueuer.add_many`."""
+        return await self.add_together(add_each(jobs, self.seen), within, lasting=False)
+
+    async def add_together(
+        self, calls: Enqueuing, within: Any = None, *, lasting: bool = True
+    ) -> Any:
+        """As :meth:`Enqueuer.add_together`."""
+        if within is not None:
+            return await drive_async(
+                calls, lambda call: run_within_async(within, call, lasting=lasting)
+            )
+        async with self._database.connection() as connection, connection.transaction():
+            return await drive_async(calls, lambda call: run_within_async(connection, call))
+
+    async def close(self) -> None:
+        """As :meth:`Enqueuer.close`."""
+        await self._kept.close()
+
+    async def _serve(self, jobs: list[NumberedJob]) -> None:
+        await drive_async(adding(jobs, self._numbers), self._kept.run)

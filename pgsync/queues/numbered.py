@@ -1,0 +1,211 @@
+"""Jobs added under ids drawn before: many at once, and asked for again after a lost answer.
+
+Why nothing is added twice: ``docs/decisions/0010-jobs-are-numbered-before-they-are-added.md``.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from operator import attrgetter
+from typing import TypeVar
+
+from pgsync.database.calls import Call, Row, Sleep, Steps, scalar
+from pgsync.database.combining import Party
+from pgsync.database.json import to_json
+from pgsync.errors import ConnectionFailed, OutcomeUnknown
+from pgsync.queues.calls import JobOptions, args_text
+from pgsync.queues.together import NewJob
+
+__all__ = ["NumberedJob", "Numbers", "adding", "numbered"]
+
+T = TypeVar("T")
+
+_PATIENCE = 30.0
+_FRESH_SECONDS = 1.0
+_BYTES_A_UNIT = 10_000
+
+_PLACE = {"queue", "priority", "max_attempts", "encrypt"}
+_beyond = attrgetter(*(field.name for field in fields(JobOptions) if field.name not in _PLACE))
+_NOTHING = _beyond(JobOptions())
+
+
+class NumberedJob(Party):
+    """A job that may be added together with others; ``id`` is the answer."""
+
+    __slots__ = ("id", "options", "task", "text")
+
+    def __init__(self, task: str, text: str, options: JobOptions) -> None:
+        super().__init__(1 + len(text) // _BYTES_A_UNIT)
+        self.task = task
+        self.text = text
+        self.options = options
+        self.id = 0
+
+
+def numbered(job: NewJob) -> NumberedJob | None:
+    """The job, where it has nothing that must be decided for it alone; None otherwise.
+
+    Raises:
+        InvalidArgument: if JSON cannot say its arguments, or they have more than 1 MB.
+    """
+    if _beyond(job.options) != _NOTHING:
+        return None
+    return NumberedJob(job.task, args_text(job.args, job.task, job.options), job.options)
+
+
+class Numbers:
+    """Ids that came with the answer to the last jobs, for the next ones.
+
+    They are used on the connection that drew them only, which ``holds`` tells of, since a standby
+    that took over may not know them; and for a second, so that ids keep the order of enqueuing as
+    far as people look.
+    """
+
+    def __init__(self, holds: Callable[[], bool]) -> None:
+        self._holds = holds
+        self._ids: list[int] = []
+        self._until = 0.0
+
+    def take(self, count: int) -> list[int] | None:
+        """So many ids; None where some must be drawn first."""
+        if not self._holds() or time.monotonic() > self._until or len(self._ids) < count:
+            return None
+        taken, self._ids = self._ids[:count], self._ids[count:]
+        return taken
+
+    def put(self, ids: list[int]) -> None:
+        """Keep these, in place of those that are left."""
+        self._ids = ids
+        self._until = time.monotonic() + _FRESH_SECONDS
+
+
+def adding(jobs: Sequence[NumberedJob], numbers: Numbers) -> Steps[None]:
+    """Add jobs in one transaction, and answer each; one that is refused fails alone."""
+    try:
+        ids = numbers.take(len(jobs)) or (yield from _patiently(_draw(len(jobs))))
+    except OutcomeUnknown as error:  # of drawing ids only
+        _fail(jobs, ConnectionFailed(str(error)))
+    except ConnectionFailed as error:
+        _fail(jobs, error)
+    else:
+        yield from _add(jobs, ids, numbers)
+
+
+def _add(jobs: Sequence[NumberedJob], ids: list[int], numbers: Numbers) -> Steps[None]:
+    try:
+        spare = yield from (_add_one(jobs[0], ids[0]) if len(jobs) == 1 else _add_all(jobs, ids))
+    except OutcomeUnknown as lost:
+        yield from _ask_again(jobs, ids, lost)
+    except (KeyboardInterrupt, SystemExit):
+        if len(jobs) > 1:  # The others are not to hear of it, nor to be added twice.
+            yield from _ask_again(jobs, ids, None)
+        raise
+    except Exception as error:  # noqa: BLE001 - it is the caller's
+        if len(jobs) == 1:
+            jobs[0].fail(error)
+            return
+        for job, job_id in zip(jobs, ids, strict=True):
+            yield from _add([job], [job_id], numbers)
+    else:
+        numbers.put(spare)
+        _answer(jobs, ids)
+
+
+def _ask_again(
+    jobs: Sequence[NumberedJob], ids: list[int], lost: OutcomeUnknown | None
+) -> Steps[None]:
+    try:
+        ids = yield from _patiently(_add_again(jobs, ids))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the outcome stays unknown
+        unknown = OutcomeUnknown(
+            f"the connection broke before the answer came, and asking again failed too ({error}): "
+            "the job may have been added; look before you repeat it"
+        )
+        unknown.__cause__ = lost or error
+        _fail(jobs, unknown)
+    else:
+        _answer(jobs, ids)
+
+
+def _patiently(call: Call[T]) -> Steps[T]:
+    """Ask on one connection after another, for at most half a minute."""
+    until = time.monotonic() + _PATIENCE
+    delay = 0.05
+    while True:
+        try:
+            return (yield from call)
+        except (ConnectionFailed, OutcomeUnknown):
+            pause = random.uniform(delay / 2, delay)  # noqa: S311 - jitter
+            if time.monotonic() + pause > until:
+                raise
+        yield from Sleep(pause)
+        delay = min(2 * delay, 2.0)
+
+
+def _answer(jobs: Sequence[NumberedJob], ids: list[int]) -> None:
+    for job, job_id in zip(jobs, ids, strict=True):
+        job.id = job_id
+        job.answered = True
+
+
+def _fail(jobs: Sequence[NumberedJob], error: Exception) -> None:
+    for job in jobs:
+        job.fail(error)
+
+
+def _draw(count: int) -> Call[list[int]]:
+    return Call("SELECT pgsync.job_numbers(%(count)s)", {"count": count}, scalar)
+
+
+def _add_one(job: NumberedJob, job_id: int) -> Call[list[int]]:
+    return Call(
+        "SELECT pgsync.add_numbered_job(%(id)s::bigint, %(task)s, %(args)s::jsonb, %(queue)s,"
+        " %(priority)s::integer, %(max_attempts)s::integer)",
+        {
+            "id": job_id,
+            "task": job.task,
+            "args": job.text,
+            "queue": job.options.queue,
+            "priority": job.options.priority,
+            "max_attempts": job.options.max_attempts,
+        },
+        _alone,
+    )
+
+
+def _alone(row: Row) -> list[int]:
+    return [row[0]]
+
+
+def _add_all(jobs: Sequence[NumberedJob], ids: list[int]) -> Call[list[int]]:
+    return Call(
+        "SELECT pgsync.add_numbered_jobs(%(jobs)s::jsonb)", {"jobs": _listed(jobs, ids)}, scalar
+    )
+
+
+def _add_again(jobs: Sequence[NumberedJob], ids: list[int]) -> Call[list[int]]:
+    return Call(
+        "SELECT pgsync.add_numbered_jobs_again(%(jobs)s::jsonb)",
+        {"jobs": _listed(jobs, ids)},
+        scalar,
+    )
+
+
+def _listed(jobs: Sequence[NumberedJob], ids: list[int]) -> str:
+    rows = []
+    for job, job_id in zip(jobs, ids, strict=True):
+        options = job.options
+        task, place = _around(job.task, options.queue, options.priority, options.max_attempts)
+        rows.append(f"[{job_id},{task},{job.text},{place}]")
+    return f"[{','.join(rows)}]"
+
+
+@lru_cache(1024)
+def _around(task: str, queue: str, priority: int, max_attempts: int) -> tuple[str, str]:
+    """What is before and behind the arguments of a job, as JSON."""
+    name, place = to_json(task, "task"), to_json([queue, priority, max_attempts], "the options")
+    return name, place[1:-1]

@@ -1,0 +1,225 @@
+"""What many threads or tasks enqueue at once: few commits, and each its own answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgsync import InvalidArgument
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.core
+
+
+def send(n: int, text: str = "") -> None:
+    """A handler that no test runs."""
+
+
+@contextmanager
+def nobody_commits(dsn: str) -> Iterator[None]:
+    """Inside, enqueuing waits for a lock of the table."""
+    with psycopg.connect(dsn) as holder:
+        holder.execute("LOCK TABLE pgsync.job_ready IN EXCLUSIVE MODE")
+        yield
+        holder.rollback()
+
+
+def enqueuers_wait(database: Any, count: int) -> Callable[[], bool]:
+    """Whether so many enqueuing sessions wait for the table."""
+
+    def waits() -> bool:
+        return bool(
+            database.execute(
+                "SELECT count(*) = %s FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND datname = current_database()",
+                [count],
+            ).fetchone()[0]
+        )
+
+    return waits
+
+
+def enqueue_together(
+    dsn: str, database: Any, first: Callable[[], Any], others: list[Callable[[], Any]], waiting: int
+) -> list[Any]:
+    """Enqueue first, and the others while that is under way; returns answers or errors in order."""
+    answers: dict[int, Any] = {}
+
+    def work(number: int, enqueue: Callable[[], Any]) -> None:
+        try:
+            answers[number] = enqueue()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            answers[number] = error
+
+    with nobody_commits(dsn):
+        threads = [
+            threading.Thread(target=work, args=(number, enqueue))
+            for number, enqueue in enumerate([first, *others])
+        ]
+        threads[0].start()
+        eventually(enqueuers_wait(database, 1))
+        for thread in threads[1:]:
+            thread.start()
+        eventually(enqueuers_wait(database, waiting))
+    for thread in threads:
+        thread.join(30)
+    return [answers[number] for number in range(len(threads))]
+
+
+def commits(database: Any) -> int:
+    """In how many transactions the jobs of the database were added."""
+    row = database.execute("SELECT count(DISTINCT xmin::text) FROM pgsync.job_ready").fetchone()
+    return int(row[0])
+
+
+def test_what_is_enqueued_meanwhile_shares_a_commit(face: Any, dsn: str, database: Any) -> None:
+    task = face.task(queue="mail")(send)
+    other = face.task(name="other", priority=7)(send)
+    calls = [lambda n=n: task.enqueue(n=n) for n in range(1, 9)]
+    calls.append(lambda: other.enqueue(n=9, text='line\nbreak, "quote" and \\ and \u00e9'))
+    answers = enqueue_together(dsn, database, lambda: task.enqueue(n=0), calls, 1)
+    assert commits(database) <= 3  # the first, the others, and one that was slow to come
+    assert all(answer.added and not answer.replaced for answer in answers)
+    jobs = [face.job(answer.id) for answer in answers]
+    assert [job.args["n"] for job in jobs] == list(range(10))
+    assert [(job.task, job.queue, job.priority) for job in jobs] == [
+        *[("send", "mail", 0)] * 9,
+        ("other", "default", 7),
+    ]
+    assert jobs[9].args["text"] == 'line\nbreak, "quote" and \\ and \u00e9'
+
+
+def test_a_bad_job_fails_none_of_its_neighbours(face: Any, dsn: str, database: Any) -> None:
+    task = face.task()(send)
+    too_long = task.options(queue="q" * 2_000)
+    bad_priority = task.options(priority=40_000)
+    answers = enqueue_together(
+        dsn,
+        database,
+        lambda: task.enqueue(n=0),
+        [
+            lambda: task.enqueue(n=1),
+            lambda: too_long.enqueue(n=2),
+            lambda: task.enqueue(n=3),
+            lambda: bad_priority.enqueue(n=4),
+            lambda: task.enqueue(n=5, text="nul\0"),
+            lambda: task.enqueue(n=6),
+        ],
+        1,
+    )
+    assert [type(answer) for answer in answers if isinstance(answer, Exception)] == [
+        InvalidArgument
+    ] * 3
+    for number, words in ((2, "queue must have at most"), (4, "priority must be"), (5, "NUL")):
+        assert words in str(answers[number])
+    added = [answer.id for answer in answers if not isinstance(answer, Exception)]
+    rows = database.execute("SELECT id, (args ->> 'n')::int FROM pgsync.job_ready ORDER BY 2")
+    assert rows.fetchall() == list(zip(added, (0, 1, 3, 6), strict=True))
+
+
+def test_jobs_that_are_decided_alone_go_alone(face: Any, dsn: str, database: Any) -> None:
+    task = face.task()(send)
+    once = task.options(unique_key="once")
+    answers = enqueue_together(
+        dsn,
+        database,
+        lambda: task.enqueue(n=0),
+        [lambda: once.enqueue(n=1), lambda: once.enqueue(n=2)],
+        # One of the two waits for the other's key, both for the first transaction's table.
+        3,
+    )
+    assert sorted(answer.added for answer in answers[1:]) == [False, True]
+    assert answers[1].id == answers[2].id
+    assert len(database.execute("SELECT FROM pgsync.job_ready").fetchall()) == 2
+
+
+def test_ids_grow_and_are_never_given_twice(face: Any, database: Any) -> None:
+    task = face.task()(send)
+    ids: list[int] = []
+
+    def work() -> None:
+        mine = [task.enqueue(n=n).id for n in range(25)]
+        assert mine == sorted(mine)
+        ids.extend(mine)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(set(ids)) == 200
+    found = database.execute("SELECT id FROM pgsync.job_ready ORDER BY id").fetchall()
+    assert [job_id for (job_id,) in found] == sorted(ids)
+    assert commits(database) < 200
+
+
+_LED_BY_THE_MAIN_THREAD = """
+import signal, sys, threading, time
+from pgsync import Coordinator
+sync = Coordinator(sys.argv[1])
+
+@sync.task()
+def send(n): ...
+
+answers = {}
+
+def work(n):
+    answers[n] = send.enqueue(n=n).id
+
+def interrupt():
+    # Behind the first, whose commit takes a second, stand the main thread and then the others.
+    time.sleep(0.6)
+    threads = [threading.Thread(target=work, args=(n,)) for n in (2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    # By now the main thread asks for all of them, and its own takes half a minute.
+    time.sleep(1.5)
+    signal.raise_signal(signal.SIGINT)
+
+first = threading.Thread(target=work, args=(0,))
+first.start()
+time.sleep(0.3)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=interrupt).start()
+try:
+    send.enqueue(n=1)
+except KeyboardInterrupt:
+    while len(answers) < 4:
+        time.sleep(0.01)
+    print(*sorted(answers), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_interrupted_thread_that_asks_for_others_leaves_them_their_jobs(
+    dsn: str, database: Any
+) -> None:
+    database.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+        " IF new.args = '{\"n\": 0}' THEN PERFORM pg_sleep(1); END IF;"
+        " IF new.args = '{\"n\": 1}' AND NOT EXISTS (SELECT FROM pgsync.job_asked_again)"
+        " THEN PERFORM pg_sleep(30); END IF; RETURN new; END$$"
+    )
+    database.execute(
+        "CREATE TRIGGER slow AFTER INSERT ON pgsync.job_ready FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LED_BY_THE_MAIN_THREAD, dsn],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline().decode() == "0 2 3 4\n"
+    rows = database.execute("SELECT (args ->> 'n')::int FROM pgsync.job_ready ORDER BY 1")
+    assert [n for (n,) in rows.fetchall() if n != 1] == [0, 2, 3, 4]
+    process.stdin.close()
+    process.kill()
+    process.wait()
