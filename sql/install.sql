@@ -104,6 +104,16 @@ COMMIT;
 \endif
 
 SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 11) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0011_numbered_jobs.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 11, 'numbered_jobs', '1e1af8c1ff529b2c0429c9d5633cfd3a6639e9e1797c5271095730b025b1c2dc');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
                    WHERE component = 'kernel' AND version = 14) AS pending \gset
 \if :pending
 BEGIN;
@@ -130,12 +140,6 @@ BEGIN;
 \ir migrations/0018_limits_storage.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 18, 'limits_storage', '31ddf46ba191f6fd003500810d3ce7e79df879aaad80422719081bfa726c9042');
-                   WHERE component = 'kernel' AND version = 11) AS pending \gset
-\if :pending
-BEGIN;
-\ir migrations/0011_numbered_jobs.sql
-INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('kernel', 11, 'numbered_jobs', '1e1af8c1ff529b2c0429c9d5633cfd3a6639e9e1797c5271095730b025b1c2dc');
 COMMIT;
 \endif
 
@@ -174,8 +178,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '6d833cf77f54efd4fbb7af5918cbf8b4a8ce2d9114c7e4bef61bc62705045ee8')
-VALUES ('api', 0, '0.1.0', '9302e00ae4063ded3b4d2d2a13d5a230d2a9f9ba54d0955640d1e928a7c9c591')
+VALUES ('api', 0, '0.1.0', '95fe53f75319fedbf9ec73b226be4c3840cb2b7b6bd7c441873a3e7542cdcd55')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
