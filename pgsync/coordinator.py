@@ -46,7 +46,13 @@ from pgsync.queues import (
     TaskRegistry,
 )
 from pgsync.queues.tasks import job_options
-from pgsync.schedules import Given, ScheduleDeclaration, ScheduleOptions
+from pgsync.schedules import (
+    AsyncSchedules,
+    Given,
+    ScheduleDeclaration,
+    ScheduleOptions,
+    Schedules,
+)
 from pgsync.scopes import AsyncBlock, Block
 
 __all__ = ["AsyncCoordinator", "Coordinator"]
@@ -75,8 +81,9 @@ class WorkerOptions(TypedDict, total=False):
 class _CoordinatorFace:
     """What both faces share: the server, the locks' keeper, and what was declared."""
 
-    def __init__(self, dsn: str | None, direct_dsn: str | None) -> None:
+    def __init__(self, dsn: str | None, direct_dsn: str | None, app: str | None) -> None:
         self.dsn, self.direct_dsn, self._server = _find_server(dsn, direct_dsn)
+        self.app = app
         self.tasks = TaskRegistry()
         self.schedules: dict[str, ScheduleDeclaration] = {}
         self._checked = False
@@ -123,6 +130,7 @@ class _CoordinatorFace:
         task.check({})
         schedule = ScheduleDeclaration.of(
             task.name,
+            task.name,
             given,
             options,
             queue=task.options.queue,
@@ -151,6 +159,7 @@ class _CoordinatorFace:
             grace=options.get("grace", 30.0),
             drain=drain,
             scheduler=scheduler,
+            app=self.app,
         )
 
     def _new_daemon(self, options: WorkerOptions, *, drain: bool, scheduler: bool) -> Daemon:
@@ -192,7 +201,7 @@ def _find_server(dsn: str | None, direct_dsn: str | None) -> tuple[str, str, Emb
     return started, started, server
 
 
-class Coordinator(_CoordinatorFace, Locks, Queues, Block):
+class Coordinator(_CoordinatorFace, Locks, Queues, Schedules, Block):
     """Coordination on one PostgreSQL database, for blocking code.
 
     ``dsn`` defaults to the environment's ``PGSYNC_DSN``; where that is missing too, an embedded
@@ -203,6 +212,9 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
     ``PGSYNC_DIRECT_DSN``, names the same database without it: locks, daemons and migrations, which
     need sessions of their own, go there, and only the pool of connections stays on ``dsn``.
 
+    ``app`` names the app whose code this is: a schedule that its code has no more is disabled when
+    it is deployed. ``pgsync daemon --app`` gives it where it is not given here.
+
     At its first use, not before, it may raise:
         ConnectionFailed: if the server cannot be reached.
         ServerUnsupported: if it is too old, or read only.
@@ -211,9 +223,14 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
     """
 
     def __init__(
-        self, dsn: str | None = None, direct_dsn: str | None = None, *, pool_size: int = 10
+        self,
+        dsn: str | None = None,
+        direct_dsn: str | None = None,
+        *,
+        pool_size: int = 10,
+        app: str | None = None,
     ) -> None:
-        super().__init__(dsn, direct_dsn)
+        super().__init__(dsn, direct_dsn, app)
         self.database = Database(self.dsn, size=pool_size, prepare=self._check)
         self.enqueuer = Enqueuer(self.database, self.tasks.seen)
         self._thread: DaemonThread | None = None
@@ -314,13 +331,18 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Block):
             thread.stop()
 
 
-class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncBlock):
+class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncSchedules, AsyncBlock):
     """As :class:`Coordinator`, for asyncio; it belongs to the event loop that first uses it."""
 
     def __init__(
-        self, dsn: str | None = None, direct_dsn: str | None = None, *, pool_size: int = 10
+        self,
+        dsn: str | None = None,
+        direct_dsn: str | None = None,
+        *,
+        pool_size: int = 10,
+        app: str | None = None,
     ) -> None:
-        super().__init__(dsn, direct_dsn)
+        super().__init__(dsn, direct_dsn, app)
         self.database = AsyncDatabase(self.dsn, size=pool_size, prepare=self._check)
         self.enqueuer = AsyncEnqueuer(self.database, self.tasks.seen)
         self._running: tuple[Daemon, asyncio.Task[WorkerReport]] | None = None

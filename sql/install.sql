@@ -140,6 +140,12 @@ BEGIN;
 \ir migrations/0018_limits_storage.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 18, 'limits_storage', '31ddf46ba191f6fd003500810d3ce7e79df879aaad80422719081bfa726c9042');
+                   WHERE component = 'kernel' AND version = 19) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0019_schedule_owners.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 19, 'schedule_owners', 'c32efaacb2c6ab4c76a00476f8eb6fa8dc9f4da5ddf136b92a1baede05eb857e');
 COMMIT;
 \endif
 
@@ -175,10 +181,13 @@ BEGIN;
 \ir api/5_queue_explain.sql
 \ir api/5_queue_views.sql
 \ir api/6_schedules.sql
+\ir api/6_schedules_declared.sql
+\ir api/6_schedules_fire.sql
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', '95fe53f75319fedbf9ec73b226be4c3840cb2b7b6bd7c441873a3e7542cdcd55')
+VALUES ('api', 0, '0.1.0', 'dd1f44b28d2142020cdd35f4235bf6e5edcb70fcff8b88252016f00450773649')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -15,8 +15,9 @@ from pgsync.cli.db import db
 from pgsync.cli.demo import demo
 from pgsync.cli.jobs import jobs
 from pgsync.cli.locks import locks
-from pgsync.cli.overview import limits, operations, schedules, status, workers
+from pgsync.cli.overview import limits, operations, status, workers
 from pgsync.cli.queues import queues
+from pgsync.cli.schedules import schedules
 from pgsync.cli.schema import doctor, migrate
 from pgsync.cli.work import daemon, worker
 from pgsync.errors import (

@@ -1,15 +1,12 @@
-"""Commands that only read: the state of everything, limits, schedules, operations, workers."""
+"""Commands that only read: the state of everything, limits, operations, workers."""
 
 from __future__ import annotations
 
 import click
 
 from pgsync.cli.output import dsn_option, fetch, json_option, show
-from pgsync.coordinator import Coordinator
-from pgsync.errors import InvalidArgument
-from pgsync.schedules.calls import pause_schedule, resume_schedule, run_schedule
 
-__all__ = ["limits", "operations", "schedules", "status", "workers"]
+__all__ = ["limits", "operations", "status", "workers"]
 
 
 @click.command()
@@ -74,54 +71,3 @@ def operations(dsn: str | None, as_json: bool, operation: str | None, most: int)
         {"operation": operation, "most": most},
     )
     show(rows, as_json=as_json, empty="no operation has run")
-
-
-@click.group()
-def schedules() -> None:
-    """Work that recurs."""
-
-
-@schedules.command("list")
-@dsn_option
-@json_option
-def schedules_list(dsn: str | None, as_json: bool) -> None:
-    """Each schedule, its rhythm, and when it is due next."""
-    rows = fetch(
-        dsn,
-        "SELECT s.name, s.state, s.kind, s.expression, s.timezone, s.next_fire_at, s.due_in,"
-        " s.last_fire_at, s.last_job_id FROM pgsync.schedules AS s ORDER BY s.next_fire_at, s.name",
-    )
-    show(rows, as_json=as_json, empty="no schedules")
-
-
-@schedules.command("run")
-@dsn_option
-@click.argument("name")
-def schedules_run(dsn: str | None, name: str) -> None:
-    """Enqueue a schedule's task now, apart from its rhythm."""
-    with Coordinator(dsn) as sync:
-        job = sync.database.run(run_schedule(name))
-    if job is None:
-        raise InvalidArgument(f"there is no schedule {name!r}; see pgsync schedules list")
-    click.echo(f"enqueued job {job}")
-
-
-@schedules.command("pause")
-@dsn_option
-@click.argument("name")
-@click.option("--by", help="Who pauses it.")
-def schedules_pause(dsn: str | None, name: str, by: str | None) -> None:
-    """Stop a schedule's fires."""
-    with Coordinator(dsn) as sync:
-        paused = sync.database.run(pause_schedule(name, by))
-    click.echo("paused" if paused else "nothing to do: it was paused, or there is none")
-
-
-@schedules.command("resume")
-@dsn_option
-@click.argument("name")
-def schedules_resume(dsn: str | None, name: str) -> None:
-    """Let a paused schedule fire again."""
-    with Coordinator(dsn) as sync:
-        resumed = sync.database.run(resume_schedule(name))
-    click.echo("resumed" if resumed else "nothing to do: it was not paused, or there is none")

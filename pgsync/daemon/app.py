@@ -29,7 +29,10 @@ def load_app(path: str) -> Any:
         raise InvalidArgument(f"--app: there is no module {module_name!r} here") from None
     except AttributeError:
         raise InvalidArgument(f"--app: module {module_name!r} has no {name!r}") from None
-    return found() if inspect.isfunction(found) else found
+    coordinator = found() if inspect.isfunction(found) else found
+    if getattr(coordinator, "app", path) is None:
+        coordinator.app = path  # Its schedules are known as this app's.
+    return coordinator
 
 
 def find_app(coordinator: object) -> str:

@@ -45,6 +45,7 @@ class Daemon:
         drain: bool = False,
         grace: float = 30.0,
         scheduler: bool = True,
+        app: str | None = None,
     ) -> None:
         self._dsn = dsn
         self.worker = Worker(
@@ -54,7 +55,7 @@ class Daemon:
             "maintenance": Maintenance(dsn).run
         }
         if scheduler:
-            self._loops["scheduler"] = Scheduler(dsn, schedules).run
+            self._loops["scheduler"] = Scheduler(dsn, schedules, app).run
 
     async def check(self) -> None:
         """Refuse a way to the database on which no worker can live, before :meth:`run` meets it.

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
+import psycopg
+
+from pgsync.database.calls import Call, nothing
 from pgsync.database.drive import drive_async
 from pgsync.database.pool import execute_async
 from pgsync.database.session import open_session_async
@@ -19,25 +24,71 @@ logger = logging.getLogger("pgsync.scheduler")
 
 # A schedule that is declared or changed elsewhere is seen within this time.
 _LONGEST_SLEEP = 2.0
+# Others have taken what is due, or will be through with it soon.
+_SHORT_SLEEP = 0.1
+# The daemons of a newer version of the app may have gone: then this one's schedules hold again.
+_DECLARE_SECONDS = 60.0
 
 
 class Scheduler:
-    """Declares the schedules of this process, then fires all that the table holds."""
+    """Declares the schedules of this process's app, then fires all that the table holds."""
 
-    def __init__(self, dsn: str, declarations: Iterable[ScheduleDeclaration] = ()) -> None:
+    def __init__(
+        self, dsn: str, declarations: Iterable[ScheduleDeclaration] = (), app: str | None = None
+    ) -> None:
         self._dsn = dsn
         self._declarations = tuple(declarations)
+        self._app = app
+        self._starting = True
 
     async def run(self) -> None:
         """Fire what is due, until cancelled. A broken connection ends it with an error."""
+        clock = asyncio.get_running_loop().time
         async with await open_session_async(self._dsn, "pgsync scheduler") as connection:
-            run = partial(execute_async, connection)
-            for declaration in self._declarations:
-                if await drive_async(declare_plan(declaration), run):
-                    logger.info("schedule %r was declared or changed", declaration.name)
+            await execute_async(connection, _let_go_when_frozen())
+            declare_at = clock()
             while True:
-                if fired := await drive_async(fire_due_plan(), run):
-                    logger.info("enqueued %s scheduled jobs", fired)
+                if clock() >= declare_at:
+                    await self._declare(connection)
+                    declare_at = clock() + _DECLARE_SECONDS
                 due_at, now = await execute_async(connection, next_schedule_at())
                 pause = _LONGEST_SLEEP if due_at is None else (due_at - now).total_seconds()
-                await asyncio.sleep(min(max(pause, 0.0), _LONGEST_SLEEP))
+                if pause <= 0:
+                    pause = 0.0 if await self._fire(connection) else _SHORT_SLEEP
+                    pause *= random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                await asyncio.sleep(min(pause, _LONGEST_SLEEP))
+
+    async def _fire(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        async with connection.transaction():
+            run = partial(execute_async, connection)
+            schedules, jobs = await drive_async(fire_due_plan(), run)
+        if jobs:
+            logger.debug("enqueued %s scheduled jobs", jobs)
+        return schedules > 0
+
+    async def _declare(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        if not self._declarations and self._app is None:
+            return
+        plan = declare_plan(self._declarations, self._app, starting=self._starting)
+        done = await drive_async(plan, partial(execute_async, connection))
+        self._starting = False
+        if done.changed:
+            logger.info("schedules declared or changed: %s", ", ".join(done.changed))
+        if done.disabled:
+            logger.warning(
+                "schedules disabled, as the code of %s has them no more: %s",
+                self._app,
+                ", ".join(done.disabled),
+            )
+        if done.refused:
+            logger.error(
+                "schedules that belong to another app, whose daemons live: %s; name them otherwise",
+                ", ".join(done.refused),
+            )
+
+
+def _let_go_when_frozen() -> Call[None]:
+    # A daemon that is stopped between taking and firing would keep what it has taken.
+    return Call(
+        "SELECT set_config('idle_in_transaction_session_timeout', '5000', false)", {}, nothing
+    )
