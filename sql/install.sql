@@ -140,6 +140,10 @@ BEGIN;
 \ir migrations/0018_limits_storage.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 18, 'limits_storage', '31ddf46ba191f6fd003500810d3ce7e79df879aaad80422719081bfa726c9042');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
                    WHERE component = 'kernel' AND version = 19) AS pending \gset
 \if :pending
 BEGIN;
@@ -186,8 +190,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '95fe53f75319fedbf9ec73b226be4c3840cb2b7b6bd7c441873a3e7542cdcd55')
-VALUES ('api', 0, '0.1.0', 'dd1f44b28d2142020cdd35f4235bf6e5edcb70fcff8b88252016f00450773649')
+VALUES ('api', 0, '0.1.0', '8775a8a15ed0292ef7f0ac9bf57733837dc3ec8cf59cb9de09c4d8241c9576cd')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
