@@ -20,7 +20,7 @@ from urllib3.exceptions import (
 )
 from urllib3.util.retry import Retry
 
-from pgsync.modules.whatsapp.usage import retry_after
+from pgsync.limits.retry_after import retry_after
 
 __all__ = ["BearerToken", "GraphAdapter", "certainly_unsent"]
 

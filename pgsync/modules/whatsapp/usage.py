@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["asked_wait", "retry_after", "usage_wait"]
+from pgsync.limits.retry_after import LONGEST_PAUSE, retry_after
+
+__all__ = ["asked_wait", "usage_wait"]
 
 USAGE_HEADER = "X-Business-Use-Case-Usage"
-
-_LONGEST = 86400.0
 
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:
@@ -23,20 +21,6 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
     """
     wait = retry_after(headers.get("Retry-After"))
     return wait if wait is not None else usage_wait(headers.get(USAGE_HEADER))
-
-
-def retry_after(value: str | None) -> float | None:
-    """Read a ``Retry-After`` header, in seconds or as an HTTP date; None where it is unreadable."""
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), _LONGEST)
-    try:
-        due = email.utils.parsedate_to_datetime(text).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(due - time.time(), 0.0), _LONGEST)
 
 
 def usage_wait(value: str | None) -> float | None:
@@ -52,7 +36,7 @@ def usage_wait(value: str | None) -> float | None:
     except ValueError:
         return None
     minutes = max(_minutes(usage), default=0.0)
-    return min(minutes * 60.0, _LONGEST) if minutes > 0 else None
+    return min(minutes * 60.0, LONGEST_PAUSE) if minutes > 0 else None
 
 
 def _minutes(usage: Any) -> Iterator[float]:

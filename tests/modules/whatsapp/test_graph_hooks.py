@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from pgsync.errors import RateLimited
+from pgsync.limits.retry_after import retry_after
 from pgsync.modules.whatsapp.errors import (
     GraphError,
     GraphThrottled,
 )
 from pgsync.modules.whatsapp.standin import GraphStandin
-from pgsync.modules.whatsapp.usage import retry_after, usage_wait
+from pgsync.modules.whatsapp.usage import usage_wait
 from tests.modules.whatsapp.calls import gets, listed, make, send
 
 
