@@ -190,7 +190,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '8775a8a15ed0292ef7f0ac9bf57733837dc3ec8cf59cb9de09c4d8241c9576cd')
+VALUES ('api', 0, '0.1.0', 'acc58190094b68176613c2e549b712538187397d990e06bf7bbdb4fe9174239e')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -4,38 +4,60 @@ DROP FUNCTION IF EXISTS pgsync.claim_jobs(bigint, text[], integer);
 DROP FUNCTION IF EXISTS pgsync.claimable_queues(text[]);
 DROP FUNCTION IF EXISTS pgsync.claim_jobs(bigint, text[], integer, integer[]);
 
+CREATE OR REPLACE FUNCTION pgsync.strict_turns(queues text[], batch integer)
+RETURNS TABLE (queue text, quota integer, limited boolean)
+LANGUAGE sql STABLE AS $$
+    -- Nested loops only, which keep their order and stop where the caller does: of a thousand queues
+    -- behind a * those are looked up that fill the batch.
+    SELECT w.name, batch, s.limited
+    FROM unnest(queues) AS g (name)
+    CROSS JOIN LATERAL (
+        SELECT g.name WHERE g.name <> '*'
+        UNION ALL
+        SELECT r.name FROM pgsync.ready_queues() AS r WHERE g.name = '*' AND NOT r.name = ANY (queues)
+    ) AS w
+    CROSS JOIN LATERAL (
+        SELECT count(q.paused_at) > 0 AS paused, count(q.max_running) + count(q.max_starts) > 0 AS limited
+        FROM pgsync.queue AS q WHERE q.name = w.name
+    ) AS s
+    WHERE NOT s.paused
+$$;
+
+COMMENT ON FUNCTION pgsync.strict_turns(text[], integer) IS
+    'Internal: the queues to claim from in the order given, with how many jobs to take and whether the queue has limits. Without the paused; * stands for all others that have jobs. To be read row by row.';
+
 CREATE OR REPLACE FUNCTION pgsync.claim_turns(queues text[], weights integer[], batch integer)
 RETURNS TABLE (queue text, quota integer, limited boolean)
 LANGUAGE sql VOLATILE AS $$
     WITH present (name) AS (
         SELECT r.name FROM pgsync.ready_queues() AS r WHERE '*' = ANY (queues)
     ), given AS (
-        SELECT g.name, g.weight, g.rank FROM unnest(queues, weights) WITH ORDINALITY AS g (name, weight, rank)
+        SELECT g.name, g.weight FROM unnest(queues, weights) AS g (name, weight)
     ), wanted AS (
-        SELECT g.name, g.weight, g.rank FROM given AS g WHERE g.name <> '*'
+        SELECT g.name, g.weight FROM given AS g WHERE g.name <> '*'
         UNION ALL
-        SELECT p.name, g.weight, g.rank FROM present AS p JOIN given AS g ON g.name = '*'
+        SELECT p.name, g.weight FROM present AS p JOIN given AS g ON g.name = '*'
         WHERE NOT p.name = ANY (queues)
     ), open AS (
         SELECT w.name, w.weight,
                coalesce(q.max_running, q.max_starts) IS NOT NULL AS limited,
                -- Weighted sampling without replacement, by Efraimidis and Spirakis (2006).
-               CASE WHEN weights IS NULL THEN w.rank ELSE -ln(1 - random()) / w.weight END AS place
+               -ln(1 - random()) / w.weight AS place
         FROM wanted AS w LEFT JOIN pgsync.queue AS q ON q.name = w.name
         WHERE q.paused_at IS NULL
     ), turns AS (
         SELECT o.name, o.limited, o.place, 0 AS pass,
                ceil(batch * o.weight / sum(o.weight) OVER ())::integer AS quota
-        FROM open AS o WHERE weights IS NOT NULL
+        FROM open AS o
         UNION ALL
-        -- What their shares leave, or all where order is strict.
+        -- What their shares leave.
         SELECT o.name, o.limited, o.place, 1, batch FROM open AS o
     )
     SELECT t.name, t.quota, t.limited FROM turns AS t ORDER BY t.pass, t.place, t.name
 $$;
 
 COMMENT ON FUNCTION pgsync.claim_turns(text[], integer[], integer) IS
-    'Internal: the queues to claim from, in order, with how many jobs to take and whether the queue has limits. Without the paused; * stands for all others that have jobs. With weights each queue has its share of the batch first, in an order drawn by weight.';
+    'Internal: the queues to claim from by weight, with how many jobs to take and whether the queue has limits. Without the paused; * stands for all others that have jobs. Each queue has its share of the batch first, in an order drawn by weight.';
 
 CREATE OR REPLACE FUNCTION pgsync.started_jobs(ids bigint[])
 RETURNS TABLE (
@@ -98,15 +120,21 @@ BEGIN
     IF FOUND THEN
         -- All of them first and in one order, whatever order this worker claims in.
         PERFORM pgsync.lock_queue_slots(ARRAY(
-            SELECT t.queue FROM pgsync.claim_turns(claim_jobs.queues, NULL, 1) AS t
-            WHERE t.limited AND pgsync.has_ready_jobs(t.queue)));
+            SELECT q.name FROM pgsync.queue AS q
+            WHERE coalesce(q.max_running, q.max_starts) IS NOT NULL AND q.paused_at IS NULL
+              AND (q.name = ANY (claim_jobs.queues) OR '*' = ANY (claim_jobs.queues))
+              AND pgsync.has_ready_jobs(q.name)));
     END IF;
     FOR round IN 1..10 LOOP
         asked := false;
         following := false;
         contended := false;
         refused := 0;
-        FOR turn IN SELECT * FROM pgsync.claim_turns(claim_jobs.queues, weights, remaining) LOOP
+        FOR turn IN
+            SELECT t.* FROM pgsync.strict_turns(claim_jobs.queues, remaining) AS t WHERE weights IS NULL
+            UNION ALL
+            SELECT t.* FROM pgsync.claim_turns(claim_jobs.queues, weights, remaining) AS t WHERE weights IS NOT NULL
+        LOOP
             EXIT WHEN remaining <= 0;
             room := least(turn.quota, remaining);
             IF turn.limited THEN

@@ -48,26 +48,42 @@ FROM pgsync.job_history AS h;
 
 COMMENT ON VIEW pgsync.all_jobs IS 'Every job, live or ended, in whatever state.';
 
+-- Each table is read once, and where one queue is asked for, no more than that one's rows.
 CREATE OR REPLACE VIEW pgsync.queues AS
 SELECT n.name,
        q.paused_at IS NOT NULL AS paused,
-       (SELECT count(*) FROM pgsync.job_ready AS r WHERE r.queue = n.name) AS available,
-       (SELECT count(*) FROM pgsync.job_scheduled AS s WHERE s.queue = n.name) AS scheduled,
-       (SELECT count(*) FROM pgsync.job_running AS r WHERE r.queue = n.name) AS running,
-       (SELECT pgsync.clock() - min(r.run_at) FROM pgsync.job_ready AS r WHERE r.queue = n.name) AS oldest_wait,
+       n.available, n.scheduled, n.running,
+       pgsync.clock() - n.oldest AS oldest_wait,
        (SELECT count(*) FROM pgsync.worker AS w WHERE n.name = ANY (w.queues) OR '*' = ANY (w.queues)) AS workers,
        q.paused_at,
        q.paused_by,
-       (SELECT count(*) FROM pgsync.job_waiting AS w WHERE w.queue = n.name) AS waiting,
+       n.waiting,
        q.max_running, q.max_running_per_key, q.max_starts, q.starts_per, q.max_starts_per_key, q.starts_per_key
 FROM (
-    SELECT r.queue FROM pgsync.job_ready AS r
-    UNION SELECT s.queue FROM pgsync.job_scheduled AS s
-    UNION SELECT r.queue FROM pgsync.job_running AS r
-    UNION SELECT w.queue FROM pgsync.job_waiting AS w
-    UNION SELECT q.name FROM pgsync.queue AS q
-    UNION SELECT unnest(w.queues) FROM pgsync.worker AS w
-) AS n (name)
+    SELECT c.name, sum(c.available)::bigint AS available, sum(c.scheduled)::bigint AS scheduled,
+           sum(c.running)::bigint AS running, sum(c.waiting)::bigint AS waiting, min(c.oldest) AS oldest
+    FROM (
+        -- Of one type each, else a condition on the name would be judged only after the counting.
+        SELECT r.queue AS name, count(*) AS available, 0::bigint AS scheduled, 0::bigint AS running,
+               0::bigint AS waiting, min(r.run_at) AS oldest
+        FROM pgsync.job_ready AS r GROUP BY r.queue
+        UNION ALL
+        SELECT s.queue, 0::bigint, count(*), 0::bigint, 0::bigint, NULL::timestamptz
+        FROM pgsync.job_scheduled AS s GROUP BY s.queue
+        UNION ALL
+        SELECT r.queue, 0::bigint, 0::bigint, count(*), 0::bigint, NULL::timestamptz
+        FROM pgsync.job_running AS r GROUP BY r.queue
+        UNION ALL
+        SELECT w.queue, 0::bigint, 0::bigint, 0::bigint, count(*), NULL::timestamptz
+        FROM pgsync.job_waiting AS w GROUP BY w.queue
+        UNION ALL
+        SELECT q.name, 0::bigint, 0::bigint, 0::bigint, 0::bigint, NULL::timestamptz FROM pgsync.queue AS q
+        UNION ALL
+        SELECT u.name, 0::bigint, 0::bigint, 0::bigint, 0::bigint, NULL::timestamptz
+        FROM pgsync.worker AS w CROSS JOIN unnest(w.queues) AS u (name)
+    ) AS c
+    GROUP BY c.name
+) AS n
 LEFT JOIN pgsync.queue AS q ON q.name = n.name
 WHERE n.name <> '*';
 
