@@ -23,8 +23,10 @@ from pgsync.coordinator import AsyncCoordinator, Coordinator
 from pgsync.daemon import WorkerReport
 from pgsync.daemon.worker import Worker
 from pgsync.database.calls import Listing, Steps, in_utc
+from pgsync.database.drive import drive
 from pgsync.database.dsn import connect, masked
 from pgsync.database.json import to_json
+from pgsync.database.pool import execute
 from pgsync.errors import InvalidArgument
 from pgsync.queues import (
     AsyncTask,
@@ -38,6 +40,7 @@ from pgsync.queues import (
     current_job,
 )
 from pgsync.queues.calls import find_job
+from pgsync.schedules import declare_plan, fire_due_plan
 
 __all__ = [
     "TEST_MARK",
@@ -46,6 +49,7 @@ __all__ = [
     "assert_not_enqueued",
     "drain",
     "enqueued",
+    "fire_schedules",
     "frozen_time",
     "inline",
 ]
@@ -68,6 +72,27 @@ def drain(sync: Coordinator | AsyncCoordinator, queues: Sequence[str] | None = N
     A failed job that is to be retried later is left for later.
     """
     return sync.run_worker(queues=queues or ["*"], drain=True)
+
+
+@overload
+def fire_schedules(sync: Coordinator) -> int: ...
+@overload
+def fire_schedules(sync: AsyncCoordinator) -> Coroutine[Any, Any, int]: ...
+def fire_schedules(sync: Coordinator | AsyncCoordinator) -> Any:
+    """Enqueue what the schedules of ``sync`` have due by the database's time; says how many jobs.
+
+    The first call declares them, as a daemon does when it starts: due is what comes after that.
+    """
+    if isinstance(sync, AsyncCoordinator):
+        return asyncio.to_thread(_fire, sync)
+    return _fire(sync)
+
+
+def _fire(sync: Coordinator | AsyncCoordinator) -> int:
+    with connect(sync.direct_dsn, "pgsync testing") as connection, connection.transaction():
+        run = functools.partial(execute, connection)
+        drive(declare_plan(tuple(sync.schedules.values()), sync.app), run)
+        return drive(fire_due_plan(), run)[1]
 
 
 @overload

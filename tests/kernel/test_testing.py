@@ -20,6 +20,7 @@ from pgsync.testing import (
     assert_not_enqueued,
     drain,
     enqueued,
+    fire_schedules,
     frozen_time,
     inline,
 )
@@ -126,6 +127,30 @@ def test_time_stands_still_where_the_database_is_marked(
     ).fetchone()
     assert row == (True,)
     assert database.execute("SELECT to_regclass('pgsync.frozen_time')").fetchone() == (None,)
+
+
+def test_schedules_fire_by_the_frozen_time(
+    face: Any, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On both faces; of the asyncio one the schedules are all that is asked."""
+    monkeypatch.setenv("PGSYNC_TESTING", "1")
+    sync = getattr(face, "wrapped", face)
+
+    @sync.schedule("0 * * * *", name="hourly")
+    def hourly() -> None: ...
+
+    def fire() -> int:
+        fired = fire_schedules(sync)
+        return asyncio.run(fired) if asyncio.iscoroutine(fired) else fired
+
+    with Coordinator(dsn) as blocking, frozen_time(sync, AT) as time:
+        assert fire() == 0
+        time.move(3599)
+        assert fire() == 0
+        time.move(1)
+        assert fire() == 1
+        assert fire() == 0
+        assert_enqueued(blocking, "hourly", count=1)
 
 
 _SUITE = """
