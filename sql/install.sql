@@ -114,6 +114,16 @@ COMMIT;
 \endif
 
 SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 12) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0012_job_locks.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 12, 'job_locks', '41554804ba0b0a399b1d1a0769df701db4b9f5607ef1c82b5c3aa14ca6c19174');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
                    WHERE component = 'kernel' AND version = 14) AS pending \gset
 \if :pending
 BEGIN;
@@ -180,6 +190,7 @@ BEGIN;
 \ir api/4_workers_discards.sql
 \ir api/4_workers_end.sql
 \ir api/4_workers_history.sql
+\ir api/4_workers_locks.sql
 \ir api/4_workers_slots.sql
 \ir api/4_workers_together.sql
 \ir api/5_queue_explain.sql
@@ -191,6 +202,7 @@ BEGIN;
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', 'acc58190094b68176613c2e549b712538187397d990e06bf7bbdb4fe9174239e')
+VALUES ('api', 0, '0.1.0', '7e80b49ee50bf3ca82ec7484d84f55b6e003c048766de42a54b978e386f6b92a')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -139,8 +139,10 @@ class LockKeeper:
             self._turns.leave(turn)
         return None
 
-    def restore(self, request: LockRequest, token: int) -> Steps[HeldLock]:
+    def restore(self, request: LockRequest, token: int, *, ahead: bool = False) -> Steps[HeldLock]:
         """Plan: take a lock that was handed over with this token.
+
+        With ``ahead`` it goes before those of this process who wait for the lock.
 
         Raises:
             LockLost: if the token does not hold the lock: its deadline passed, or it was restored.
@@ -148,7 +150,11 @@ class LockKeeper:
         turn = self._enter(request)
         try:
             if not turn.has_come:
-                raise self._held_here(request)
+                if not ahead:
+                    raise self._held_here(request)
+                self._turns.leave(turn)
+                # A turn in no line: who has the turn there waits at the server, for this one.
+                turn = Turn(object(), request.owner, None)
             [answer] = yield from self._cancellable(lambda: [self._restore(request, turn, token)])
             if not isinstance(answer, HeldLock):
                 raise LockLost(

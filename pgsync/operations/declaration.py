@@ -18,7 +18,9 @@ __all__ = ["OperationDeclaration", "OperationOptions", "Release"]
 
 @dataclass(frozen=True, slots=True, init=False)
 class Release:
-    """When blocked, a queued run goes back to its queue for ``after`` seconds, attempt unspent.
+    """When blocked, a queued run waits in its queue until the lock is free, attempt unspent.
+
+    Where the lock was lost between its claim and its start it goes back for ``after`` seconds.
 
     Called directly there is no queue to go back to: the call is refused with ``message``.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Unpack
 
 from pgsync.database.pool import AsyncDatabase, Database
@@ -53,9 +54,11 @@ class _OperationFace:
 
     def _queued_request(self, kwargs: dict[str, Any]) -> Request:
         context = current_job()
-        job_id = None if context is None else context.id
-        owner = default_owner() if job_id is None else f"{default_owner()} job {job_id}"
-        return Request(self.declaration, self.declaration.bind((), kwargs), owner, job_id)
+        args = self.declaration.bind((), kwargs)
+        if context is None:
+            return Request(self.declaration, args, default_owner())
+        owner = f"{default_owner()} job {context.id}"
+        return Request(self.declaration, args, owner, context.id, context.job.lock_token)
 
     def _answer_for_queue(self, error: OperationBlocked | RateLimited) -> Exception:
         """Neither a held lock nor a full limiter may spend a job's attempt."""
@@ -66,6 +69,9 @@ class _OperationFace:
         return CancelJob(str(error))
 
     def _task_declaration(self, function: Any, options: JobOptions) -> TaskDeclaration:
+        if isinstance(self.declaration.blocked, Release):
+            # What waits for its lock is not claimed without; what is refused is claimed to be told.
+            options = replace(options, lock=self.declaration.key)
         return TaskDeclaration(self.name, function, Parameters.of(function), options)
 
 

@@ -13,7 +13,14 @@ from pgsync.database.calls import Invoke, Steps
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.json import to_json
 from pgsync.database.words import error_text
-from pgsync.errors import InvalidArgument, LockHeld, OperationBlocked, PgsyncError, RateLimited
+from pgsync.errors import (
+    InvalidArgument,
+    LockHeld,
+    LockLost,
+    OperationBlocked,
+    PgsyncError,
+    RateLimited,
+)
 from pgsync.limits import acquire_plan, hit
 from pgsync.locks import HeldLock, LockKeeper, LockRequest
 from pgsync.operations.calls import (
@@ -35,12 +42,16 @@ _PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Who wants an operation run, on what; ``job_id`` where a worker performs it."""
+    """Who wants an operation run, on what; ``job_id`` where a worker performs it.
+
+    ``lock_token`` is by what the claim of that job has reserved the lock.
+    """
 
     declaration: OperationDeclaration
     args: dict[str, Any]
     actor: str
     job_id: int | None = None
+    lock_token: int | None = None
 
     @property
     def key(self) -> str:
@@ -202,7 +213,7 @@ def _take_lock(request: Request, keeper: LockKeeper) -> Steps[HeldLock]:
         request.key, declaration.ttl, request.actor, auto_renew=declaration.auto_renew
     )
     try:
-        held = yield from keeper.acquire(lock)
+        held = yield from _acquire(lock, request.lock_token, keeper)
     except LockHeld as error:
         goes_back = request.job_id is not None and isinstance(declaration.blocked, Release)
         message = declaration.blocked_message
@@ -224,6 +235,15 @@ def _take_lock(request: Request, keeper: LockKeeper) -> Steps[HeldLock]:
             expires_at=error.expires_at,
         ) from error
     return held
+
+
+def _acquire(lock: LockRequest, token: int | None, keeper: LockKeeper) -> Steps[HeldLock]:
+    if token is not None:
+        try:
+            return (yield from keeper.restore(lock, token, ahead=True))
+        except LockLost:
+            pass  # The job has waited in its worker for longer than the lock is reserved.
+    return (yield from keeper.acquire(lock))
 
 
 def _take_permit(request: Request) -> Steps[None]:

@@ -40,7 +40,8 @@ class JobOptions:
     Without ``run_at`` and ``delay`` (from now, by the server's clock) it may run at once. Of the
     jobs with one ``key`` at most ``key_limit`` run at once, and when ``ordered`` one after another.
     It starts when the jobs of ``after`` have ended, and is cancelled where one was discarded
-    or cancelled, unless ``after_failed``.
+    or cancelled, unless ``after_failed``. It is not claimed while its ``lock`` is held. Within a
+    queue each ``tenant`` has its turn.
     """
 
     queue: str = "default"
@@ -57,16 +58,26 @@ class JobOptions:
     batch: int | None = None
     after: Sequence[int] | None = None
     after_failed: bool = False
+    lock: Callable[[dict[str, Any]], str] | None = None
+    tenant: str | Callable[[dict[str, Any]], str] | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether it has nothing beyond a place and a time."""
-        rest = (self.key, self.unique, self.batch, self.after)
+        rest = (self.key, self.unique, self.batch, self.after, self.lock, self.tenant)
         return all(option is None for option in rest)
 
     def key_of(self, args: dict[str, Any]) -> str | None:
         """The concurrency key of a job with these arguments."""
         return self.key(args) if callable(self.key) else self.key
+
+    def lock_of(self, args: dict[str, Any]) -> str | None:
+        """The lock that a job with these arguments runs under."""
+        return None if self.lock is None else self.lock(args)
+
+    def tenant_of(self, args: dict[str, Any]) -> str | None:
+        """Whose job one with these arguments is."""
+        return self.tenant(args) if callable(self.tenant) else self.tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +162,8 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
         "batch": options.batch,
         "after": None if options.after is None else list(options.after),
         "after_failed": options.after_failed,
+        "lock_name": options.lock_of(args),
+        "tenant": options.tenant_of(args),
     }
     return Call(
         "SELECT j.id, j.added, j.replaced FROM pgsync.add_job(%(task)s, %(args)s::jsonb,"
@@ -158,7 +171,7 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
         " CASE WHEN %(unique)s THEN pgsync.unique_key(%(task)s, %(args)s::jsonb, %(by)s) END),"
         " %(max_attempts)s::integer, %(delay)s, %(key)s, %(key_limit)s::integer, %(ordered)s,"
         " %(unique_for)s, %(states)s, %(replace)s, %(batch)s::bigint, %(after)s::bigint[],"
-        " %(after_failed)s) AS j",
+        " %(after_failed)s, %(lock_name)s, %(tenant)s) AS j",
         values,
         lambda row: Enqueued(*row),
     )
@@ -176,7 +189,7 @@ def add_jobs(
         " ORDER BY l.number), %(queue)s::text,"
         " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer, %(delay)s,"
         " %(keys)s::text[], %(key_limit)s::integer, %(ordered)s, %(batch)s::bigint,"
-        " %(after)s::bigint[], %(after_failed)s)",
+        " %(after)s::bigint[], %(after_failed)s, %(lock_names)s::text[], %(tenants)s::text[])",
         {
             "task": task,
             "lines": "\n".join(args_text(args, task, options) for args in jobs),
@@ -191,6 +204,8 @@ def add_jobs(
             "batch": options.batch,
             "after": None if options.after is None else list(options.after),
             "after_failed": options.after_failed,
+            "lock_names": options.lock and [options.lock_of(args) for args in jobs],
+            "tenants": options.tenant and [options.tenant_of(args) for args in jobs],
         },
         scalar,
     )

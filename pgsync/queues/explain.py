@@ -15,10 +15,10 @@ class JobExplanation:
     """Why a job does not run, or that it does.
 
     ``reason`` is ``runs``, ``worker dead``, ``ended``, ``not due``, ``retry not due``, ``queue
-    paused``, ``no live worker``, ``behind others``, ``next``, or ``unknown``, where there is no
-    such job and ``state`` is None. ``ahead`` counts jobs of its queue that are claimed first, up
-    to 1000. ``since`` and ``until`` are server time in UTC. ``workers`` names the live workers of
-    its queue. ``detail`` is for people.
+    paused``, ``no live worker``, ``lock held``, ``key busy``, ``behind others``, ``next``, or
+    ``unknown``, where there is no such job and ``state`` is None. ``ahead`` counts jobs of its
+    queue that are claimed first, up to 1000. ``since`` and ``until`` are server time in UTC.
+    ``workers`` names the live workers of its queue. ``detail`` is for people.
     """
 
     id: int

@@ -14,7 +14,7 @@ _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzin
 
 
 class Job(NamedTuple):
-    """A claimed job. ``attempt`` counts from 1.
+    """A claimed job. ``attempt`` counts from 1; by ``lock_token`` its lock was reserved for it.
 
     ``raw_args``, ``created`` and ``due`` are the server's own binary values: a ``jsonb``, and
     microseconds since 2000. Read :attr:`args`, :attr:`created_at` and :attr:`run_at` instead.
@@ -31,6 +31,7 @@ class Job(NamedTuple):
     due: int
     key: str | None = None
     batch: int | None = None
+    lock_token: int | None = None
 
     @property
     def args(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def claim_jobs(
     """
     return Listing(
         "SELECT c.id, c.queue, c.task, c.args, c.priority, c.attempt, c.max_attempts,"
-        " c.created_at, c.run_at, c.key, c.in_batch"
+        " c.created_at, c.run_at, c.key, c.in_batch, c.lock_token"
         " FROM pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s, %(weights)s::integer[]) AS c",
         {
             "worker": worker,

@@ -243,6 +243,44 @@ $$;
 COMMENT ON FUNCTION pgsync.end_overdue_guards(pgsync.lock_holder) IS
     'Internal: ends the sessions of guarded transactions that go on beyond the lock''s deadline by more than the setting pgsync.guard_grace (30 seconds).';
 
+CREATE OR REPLACE FUNCTION pgsync.kept_back(key bigint, mode text) RETURNS pgsync.lock_holder
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    kept pgsync.lock_holder;
+    now timestamptz := pgsync.clock();
+BEGIN
+    SELECT h.* INTO kept FROM pgsync.lock_holder AS h
+    WHERE h.key = kept_back.key AND (kept_back.mode <> 'shared' OR h.mode <> 'shared')
+      AND (h.handed_over AND h.expires_at > now
+           OR h.pid <> 0 AND least(h.lost_at, h.expires_at) + h.delay > now AND h.lost_at IS NOT NULL)
+    LIMIT 1;
+    IF NOT kept.handed_over THEN
+        kept.expires_at := least(kept.lost_at, kept.expires_at) + kept.delay;
+    END IF;
+    RETURN kept;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.kept_back(bigint, text) IS
+    'Internal: whoever keeps a lock from being granted by the row alone: it was handed over, or its lost holder''s delay runs. Reads only: a row that is locked meanwhile would be passed over by the next who tries, and would keep the one it was handed over to waiting.';
+
+CREATE OR REPLACE FUNCTION pgsync.may_be_in_the_way(key bigint, mode text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    -- A row that a release is about to delete is passed over; see former_in_the_way.
+    PERFORM FROM pgsync.lock_holder AS h
+    WHERE h.key = may_be_in_the_way.key AND (may_be_in_the_way.mode <> 'shared' OR h.mode <> 'shared')
+      AND NOT h.handed_over
+    LIMIT 1 FOR KEY SHARE SKIP LOCKED;
+    RETURN FOUND OR EXISTS (
+        SELECT FROM pgsync.lock_holder AS h
+        WHERE h.key = may_be_in_the_way.key AND (h.handed_over OR h.lost_at IS NOT NULL));
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.may_be_in_the_way(bigint, text) IS
+    'Internal, for who has just taken the advisory lock and found a row of a former holder: whether former_in_the_way must look at it.';
+
 CREATE OR REPLACE FUNCTION pgsync.former_in_the_way(
     key bigint, mode text, patience interval
 ) RETURNS pgsync.lock_holder
@@ -252,6 +290,10 @@ DECLARE
     now timestamptz;
 BEGIN
     FOR round IN 1..3 LOOP
+        former := pgsync.kept_back(key, mode);
+        IF former.token IS NOT NULL THEN
+            RETURN former;
+        END IF;
         FOR former IN
             SELECT h.* FROM pgsync.lock_holder AS h
             WHERE h.key = former_in_the_way.key
@@ -321,11 +363,9 @@ BEGIN
     IF room <= 0 THEN
         room := pgsync.draw_lock_room();
     END IF;
-    -- A row that a release is about to delete is passed over; see former_in_the_way.
     PERFORM FROM pgsync.lock_holder AS h
-    WHERE h.key = grant_lock.key AND (grant_lock.mode <> 'shared' OR h.mode <> 'shared')
-    LIMIT 1 FOR KEY SHARE SKIP LOCKED;
-    IF FOUND THEN
+    WHERE h.key = grant_lock.key AND (grant_lock.mode <> 'shared' OR h.mode <> 'shared') LIMIT 1;
+    IF FOUND AND pgsync.may_be_in_the_way(key, mode) THEN
         in_the_way := pgsync.former_in_the_way(key, mode, patience);
         IF in_the_way.token IS NOT NULL THEN
             room := pgsync.free_key(key, mode = 'shared')::integer;
@@ -357,7 +397,8 @@ BEGIN
     FOR held IN
         SELECT h.* FROM pgsync.lock_holder AS h
         WHERE h.key = ANY (keys) AND h.expires_at <= pgsync.clock() AND h.pid <> 0
-          AND h.pid <> pg_backend_pid()
+          -- Of one that was handed over, that session has other locks only.
+          AND h.pid <> pg_backend_pid() AND NOT h.handed_over
     LOOP
         CONTINUE WHEN NOT pgsync.end_session(held.pid, held.backend_start);
         ended := true;

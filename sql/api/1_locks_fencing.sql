@@ -105,6 +105,7 @@ DECLARE
     given pgsync.lock_holder;
     granted record;
     held pgsync.lock_holder;
+    awaited boolean;
 BEGIN
     PERFORM pgsync.check_duration(ttl, 'ttl');
     owner := coalesce(owner, session_user);
@@ -115,13 +116,17 @@ BEGIN
     acquired := FOUND AND pgsync.wait_for_key(given.key, given.mode = 'shared', '2 seconds');
     IF acquired THEN
         DELETE FROM pgsync.lock_holder AS h
-        WHERE h.token = restore_lock.token AND h.handed_over AND h.expires_at > pgsync.clock();
+        WHERE h.token = restore_lock.token AND h.handed_over AND h.expires_at > pgsync.clock()
+        RETURNING h.awaited INTO awaited;
         IF FOUND THEN
             granted := pgsync.grant_lock(name, given.key, ttl, owner, given.mode, given.slot, given.delay, given.audited, '0');
             new_token := granted.token;
             acquired_at := granted.acquired_at;
             expires_at := granted.expires_at;
             holder := owner;
+            IF awaited THEN
+                UPDATE pgsync.lock_holder AS h SET awaited = true WHERE h.token = new_token;
+            END IF;
         ELSE
             PERFORM pgsync.free_key(given.key, given.mode = 'shared');
         END IF;

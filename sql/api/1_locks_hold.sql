@@ -23,8 +23,10 @@ $$;
 COMMENT ON FUNCTION pgsync.renew_lock(text, bigint, interval) IS
     'Moves the deadline to ttl from now and returns it; null where the token no longer holds the lock. Only the holding session may renew, which proves it alive.';
 
+DROP FUNCTION IF EXISTS pgsync.release_guarded_lock(bigint);
+
 CREATE OR REPLACE FUNCTION pgsync.release_guarded_lock(
-    token bigint, OUT key bigint, OUT mode text, OUT late jsonb
+    token bigint, OUT key bigint, OUT mode text, OUT awaited text, OUT late jsonb
 )
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -33,14 +35,14 @@ BEGIN
         WHERE f.token = release_guarded_lock.token AND f.pid = pg_backend_pid()
           AND f.backend_start = pgsync.session_start() AND NOT f.handed_over
         FOR UPDATE SKIP LOCKED))
-    RETURNING h.key, h.mode INTO key, mode;
+    RETURNING h.key, h.mode, CASE WHEN h.awaited THEN h.name END INTO key, mode, awaited;
     IF NOT FOUND THEN
         -- A guarded transaction keeps the row locked, and with it holds off the next holder. To
         -- wait for it here would hang a caller who commits after releasing.
         UPDATE pgsync.lock_holder AS h SET pid = 0, expires_at = least(h.expires_at, pgsync.clock())
         WHERE h.token = release_guarded_lock.token AND NOT h.handed_over
           AND h.pid = pg_backend_pid() AND h.backend_start = pgsync.session_start()
-        RETURNING h.key, h.mode INTO key, mode;
+        RETURNING h.key, h.mode, CASE WHEN h.awaited THEN h.name END INTO key, mode, awaited;
     END IF;
 END
 $$;
@@ -59,7 +61,7 @@ BEGIN
     DELETE FROM pgsync.lock_holder AS h
     WHERE h.token = release_lock.token AND h.xmax = 0
       AND h.pid = pg_backend_pid() AND h.backend_start = started::timestamptz AND NOT h.handed_over
-    RETURNING h.key, h.mode, CASE WHEN h.audited AND h.expires_at <= pgsync.clock() THEN jsonb_build_object(
+    RETURNING h.key, h.mode, CASE WHEN h.awaited THEN h.name END AS awaited, CASE WHEN h.audited AND h.expires_at <= pgsync.clock() THEN jsonb_build_object(
         'token', h.token, 'expired_at', h.expires_at, 'name', h.name, 'owner', h.owner) END AS late INTO gone;
     IF NOT FOUND THEN
         gone := pgsync.release_guarded_lock(token);
@@ -72,6 +74,9 @@ BEGIN
     IF gone.late IS NOT NULL THEN
         PERFORM pgsync.record_audit('lock.expired', gone.late ->> 'name', gone.late ->> 'owner',
             gone.late - '{name,owner}'::text[]);
+    END IF;
+    IF gone.awaited IS NOT NULL THEN
+        PERFORM pgsync.resume_lock_lines(ARRAY[gone.awaited]);
     END IF;
     RETURN released;
 END

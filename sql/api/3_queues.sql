@@ -3,6 +3,9 @@
 DROP FUNCTION IF EXISTS pgsync.enqueue(text, jsonb, text, integer, timestamptz, text, integer, interval);
 DROP FUNCTION IF EXISTS pgsync.add_job(text, jsonb, text, integer, timestamptz, text, integer, interval);
 DROP FUNCTION IF EXISTS pgsync.add_jobs(text, jsonb[], text, integer, timestamptz, integer, interval);
+DROP FUNCTION IF EXISTS pgsync.enqueue(text, jsonb, text, integer, timestamptz, text, integer, interval, text, integer, boolean, interval, text[], text[], bigint, bigint[], boolean);
+DROP FUNCTION IF EXISTS pgsync.add_job(text, jsonb, text, integer, timestamptz, text, integer, interval, text, integer, boolean, interval, text[], text[], bigint, bigint[], boolean);
+DROP FUNCTION IF EXISTS pgsync.add_jobs(text, jsonb[], text, integer, timestamptz, integer, interval, text[], integer, boolean, bigint, bigint[], boolean);
 
 CREATE OR REPLACE FUNCTION pgsync.check_job(
     task text, args jsonb, queue text, priority integer, max_attempts integer, unique_key text
@@ -70,6 +73,19 @@ $$;
 COMMENT ON FUNCTION pgsync.check_job_key(text, integer, boolean) IS
     'Raises invalid_parameter_value for a concurrency key that can never work.';
 
+CREATE OR REPLACE FUNCTION pgsync.check_job_names(names text[], what text, jobs integer) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF cardinality(names) <> jobs THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('%ss must have one element for each of args', what);
+    END IF;
+    PERFORM pgsync.check_name(n, what) FROM (SELECT DISTINCT unnest(names)) AS d (n) WHERE n IS NOT NULL;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.check_job_names(text[], text, integer) IS
+    'Raises invalid_parameter_value for names of many jobs that are not one a job, or that no job can have.';
+
 CREATE OR REPLACE FUNCTION pgsync.add_jobs(
     task text,
     args jsonb[],
@@ -83,7 +99,9 @@ CREATE OR REPLACE FUNCTION pgsync.add_jobs(
     ordered boolean DEFAULT false,
     batch bigint DEFAULT NULL,
     after bigint[] DEFAULT NULL,
-    after_failed boolean DEFAULT false
+    after_failed boolean DEFAULT false,
+    lock_names text[] DEFAULT NULL,
+    tenants text[] DEFAULT NULL
 ) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -102,6 +120,9 @@ BEGIN
         PERFORM pgsync.check_job_key(k, key_limit, ordered) FROM (SELECT DISTINCT unnest(keys)) AS d (k);
     END IF;
     key_limit := CASE WHEN ordered THEN 1 ELSE key_limit END;
+    PERFORM pgsync.check_job_names(lock_names, 'lock_name', cardinality(args)),
+            pgsync.check_job_names(tenants, 'tenant', cardinality(args))
+    WHERE coalesce(lock_names, tenants) IS NOT NULL;
     IF after IS NOT NULL THEN
         PERFORM pgsync.check_after(after);
         after := nullif(after, '{}');
@@ -113,22 +134,24 @@ BEGIN
     IF run_at > moment THEN
         WITH added AS (
             INSERT INTO pgsync.job_scheduled AS j (id, queue, task, args, priority, attempt, max_attempts,
-                created_at, run_at, key, key_limit, ordered, batch, after, after_failed, state)
+                created_at, run_at, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, state)
             SELECT nextval('pgsync.job_id'), add_jobs.queue, add_jobs.task, a.args, add_jobs.priority, 0,
                    add_jobs.max_attempts, moment, greatest(add_jobs.run_at, pgsync.clock()), a.key,
-                   add_jobs.key_limit, add_jobs.ordered, add_jobs.batch, add_jobs.after, add_jobs.after_failed, 'scheduled'
-            FROM unnest(add_jobs.args, add_jobs.keys) WITH ORDINALITY AS a (args, key, number) ORDER BY a.number
+                   add_jobs.key_limit, add_jobs.ordered, add_jobs.batch, add_jobs.after, add_jobs.after_failed, a.lock_name, a.tenant, 'scheduled'
+            FROM unnest(add_jobs.args, add_jobs.keys, lock_names, tenants)
+                WITH ORDINALITY AS a (args, key, lock_name, tenant, number) ORDER BY a.number
             RETURNING j.id
         )
         SELECT array_agg(a.id ORDER BY a.id) INTO ids FROM added AS a;
     ELSE
         WITH added AS (
             INSERT INTO pgsync.job_ready AS j (id, queue, task, args, priority, attempt, max_attempts,
-                created_at, run_at, key, key_limit, ordered, batch, after, after_failed)
+                created_at, run_at, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant)
             SELECT nextval('pgsync.job_id'), add_jobs.queue, add_jobs.task, a.args, add_jobs.priority, 0,
                    add_jobs.max_attempts, moment, coalesce(add_jobs.run_at, moment), a.key,
-                   add_jobs.key_limit, add_jobs.ordered, add_jobs.batch, add_jobs.after, add_jobs.after_failed
-            FROM unnest(add_jobs.args, add_jobs.keys) WITH ORDINALITY AS a (args, key, number) ORDER BY a.number
+                   add_jobs.key_limit, add_jobs.ordered, add_jobs.batch, add_jobs.after, add_jobs.after_failed, a.lock_name, a.tenant
+            FROM unnest(add_jobs.args, add_jobs.keys, lock_names, tenants)
+                WITH ORDINALITY AS a (args, key, lock_name, tenant, number) ORDER BY a.number
             RETURNING j.id
         )
         SELECT array_agg(a.id ORDER BY a.id) INTO ids FROM added AS a;
@@ -138,7 +161,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.add_jobs(text, jsonb[], text, integer, timestamptz, integer, interval, text[], integer, boolean, bigint, bigint[], boolean) IS
+COMMENT ON FUNCTION pgsync.add_jobs(text, jsonb[], text, integer, timestamptz, integer, interval, text[], integer, boolean, bigint, bigint[], boolean, text[], text[]) IS
     'Enqueues one job an element of args (with that of keys as its key), and returns their ids in the same order.';
 
 CREATE OR REPLACE FUNCTION pgsync.add_job(
@@ -159,6 +182,8 @@ CREATE OR REPLACE FUNCTION pgsync.add_job(
     batch bigint DEFAULT NULL,
     after bigint[] DEFAULT NULL,
     after_failed boolean DEFAULT false,
+    lock_name text DEFAULT NULL,
+    tenant text DEFAULT NULL,
     OUT id bigint,
     OUT added boolean,
     OUT replaced boolean
@@ -172,6 +197,12 @@ BEGIN
     IF key IS NOT NULL OR key_limit IS NOT NULL OR ordered THEN
         PERFORM pgsync.check_job_key(key, key_limit, ordered);
         key_limit := CASE WHEN ordered THEN 1 ELSE key_limit END;
+    END IF;
+    IF lock_name IS NOT NULL THEN
+        PERFORM pgsync.check_name(lock_name, 'lock_name');
+    END IF;
+    IF tenant IS NOT NULL THEN
+        PERFORM pgsync.check_name(tenant, 'tenant');
     END IF;
     IF after IS NOT NULL THEN
         PERFORM pgsync.check_after(after);
@@ -198,21 +229,21 @@ BEGIN
     END IF;
     IF run_at > moment THEN
         INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts,
-            created_at, run_at, unique_key, key, key_limit, ordered, batch, after, after_failed, state)
+            created_at, run_at, unique_key, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, state)
         VALUES (add_job.id, queue, task, args, priority, 0, max_attempts,
                 moment, greatest(run_at, pgsync.clock()), unique_key, key, key_limit, ordered, batch, after,
-                after_failed, 'scheduled');
+                after_failed, lock_name, tenant, 'scheduled');
     ELSE
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts,
-            created_at, run_at, unique_key, key, key_limit, ordered, batch, after, after_failed)
+            created_at, run_at, unique_key, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant)
         VALUES (add_job.id, queue, task, args, priority, 0, max_attempts,
-                moment, coalesce(run_at, moment), unique_key, key, key_limit, ordered, batch, after, after_failed);
+                moment, coalesce(run_at, moment), unique_key, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant);
         PERFORM pgsync.notify_workers(queue);
     END IF;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.add_job(text, jsonb, text, integer, timestamptz, text, integer, interval, text, integer, boolean, interval, text[], text[], bigint, bigint[], boolean) IS
+COMMENT ON FUNCTION pgsync.add_job(text, jsonb, text, integer, timestamptz, text, integer, interval, text, integer, boolean, interval, text[], text[], bigint, bigint[], boolean, text, text) IS
     'Enqueues a job in the caller''s transaction. One row: its id, and added; where another job has the unique key, that one''s id, false, and whether it was replaced.';
 
 CREATE OR REPLACE FUNCTION pgsync.enqueue(
@@ -232,14 +263,16 @@ CREATE OR REPLACE FUNCTION pgsync.enqueue(
     replace text[] DEFAULT NULL,
     batch bigint DEFAULT NULL,
     after bigint[] DEFAULT NULL,
-    after_failed boolean DEFAULT false
+    after_failed boolean DEFAULT false,
+    lock_name text DEFAULT NULL,
+    tenant text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
     SELECT j.id FROM pgsync.add_job(task, args, queue, priority, run_at, unique_key, max_attempts, delay, key,
-        key_limit, ordered, unique_for, unique_states, replace, batch, after, after_failed) AS j;
+        key_limit, ordered, unique_for, unique_states, replace, batch, after, after_failed, lock_name, tenant) AS j;
 $$;
 
-COMMENT ON FUNCTION pgsync.enqueue(text, jsonb, text, integer, timestamptz, text, integer, interval, text, integer, boolean, interval, text[], text[], bigint, bigint[], boolean) IS
+COMMENT ON FUNCTION pgsync.enqueue(text, jsonb, text, integer, timestamptz, text, integer, interval, text, integer, boolean, interval, text[], text[], bigint, bigint[], boolean, text, text) IS
     'Enqueues a job for run_at, or delay from now, or at once, in the caller''s transaction and returns its id, or that of the job that has the same unique key.';
 
 CREATE OR REPLACE FUNCTION pgsync.promote_due_jobs(batch integer DEFAULT 1000) RETURNS integer
@@ -257,9 +290,9 @@ BEGIN
         RETURNING *
     ), ready AS (
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts,
-            created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed)
+            created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, lock_name, tenant)
         SELECT d.id, d.queue, d.task, d.args, d.priority, d.attempt, d.max_attempts, d.created_at, d.run_at,
-               d.unique_key, d.errors, d.key, d.key_limit, d.ordered, d.key_slot, d.batch, d.after, d.after_failed
+               d.unique_key, d.errors, d.key, d.key_limit, d.ordered, d.key_slot, d.batch, d.after, d.after_failed, d.lock_name, d.tenant
         FROM due AS d ORDER BY d.run_at, d.id
     )
     SELECT count(*), array_agg(DISTINCT d.queue) INTO promoted, promoted_queues FROM due AS d;

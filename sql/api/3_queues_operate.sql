@@ -9,30 +9,30 @@ BEGIN
     WITH taken AS (
         DELETE FROM pgsync.job_ready AS r WHERE r.id = end_waiting_job.id
         RETURNING r.id, r.queue, r.task, r.args, r.priority, r.attempt, r.max_attempts, r.created_at, r.run_at,
-                  r.unique_key, r.errors, r.key, r.key_limit, r.ordered, r.batch, r.after, r.after_failed,
+                  r.unique_key, r.errors, r.key, r.key_limit, r.ordered, r.batch, r.after, r.after_failed, r.lock_name, r.tenant,
                   r.key_slot, false AS waited
     ), taken_scheduled AS (
         DELETE FROM pgsync.job_scheduled AS s WHERE s.id = end_waiting_job.id
         RETURNING s.id, s.queue, s.task, s.args, s.priority, s.attempt, s.max_attempts, s.created_at, s.run_at,
-                  s.unique_key, s.errors, s.key, s.key_limit, s.ordered, s.batch, s.after, s.after_failed,
+                  s.unique_key, s.errors, s.key, s.key_limit, s.ordered, s.batch, s.after, s.after_failed, s.lock_name, s.tenant,
                   s.key_slot, false
     ), taken_waiting AS (
         DELETE FROM pgsync.job_waiting AS w WHERE w.id = end_waiting_job.id
         RETURNING w.id, w.queue, w.task, w.args, w.priority, w.attempt, w.max_attempts, w.created_at, w.run_at,
-                  w.unique_key, w.errors, w.key, w.key_limit, w.ordered, w.batch, w.after, w.after_failed,
-                  false, w.waits_for = 'key'
+                  w.unique_key, w.errors, w.key, w.key_limit, w.ordered, w.batch, w.after, w.after_failed, w.lock_name, w.tenant,
+                  w.key_slot, w.waits_for = 'key'
     ), all_taken AS (
         SELECT * FROM taken UNION ALL SELECT * FROM taken_scheduled UNION ALL SELECT * FROM taken_waiting
     ), finished AS (
         INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, state, finished_at, result)
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, state, finished_at, result)
         SELECT a.id, a.queue, a.task, a.args, a.priority, a.attempt, a.max_attempts, a.created_at, a.run_at,
-               a.unique_key, a.errors, a.key, a.key_limit, a.ordered, a.batch, a.after, a.after_failed,
+               a.unique_key, a.errors, a.key, a.key_limit, a.ordered, a.batch, a.after, a.after_failed, a.lock_name, a.tenant,
                end_waiting_job.state, pgsync.clock(),
                jsonb_strip_nulls(jsonb_build_object('reason', end_waiting_job.reason))
         FROM all_taken AS a
     )
-    SELECT a.unique_key, a.key, a.key_slot, a.waited, a.batch INTO ended FROM all_taken AS a;
+    SELECT a.unique_key, a.key, a.key_slot, a.waited, a.batch, a.lock_name INTO ended FROM all_taken AS a;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -48,6 +48,9 @@ BEGIN
         WHERE k.key = ended.key;
         -- Also where it had no slot: others may have waited for their turn behind it.
         PERFORM pgsync.resume_keys(ARRAY[ended.key]);
+    END IF;
+    IF ended.lock_name IS NOT NULL THEN
+        PERFORM pgsync.resume_lock_lines(ARRAY[ended.lock_name]);
     END IF;
     RETURN true;
 END
@@ -103,9 +106,9 @@ BEGIN
         DELETE FROM pgsync.job_scheduled AS s WHERE s.id = retry_job.id RETURNING s.*
     )
     INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-        unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed)
+        unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, lock_name, tenant)
     SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, pgsync.clock(),
-           t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.key_slot, t.batch, t.after, t.after_failed
+           t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.key_slot, t.batch, t.after, t.after_failed, t.lock_name, t.tenant
     FROM taken AS t
     RETURNING queue INTO job.queue;
     IF FOUND THEN
@@ -127,11 +130,11 @@ BEGIN
     END IF;
     -- One more attempt than it has spent, at least, and never fewer than it was given.
     INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-        unique_key, errors, key, key_limit, ordered, batch, after, after_failed)
+        unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant)
     VALUES (job.id, job.queue, job.task, job.args, job.priority, job.attempt,
             greatest(job.max_attempts, job.attempt + 1), job.created_at, pgsync.clock(), job.unique_key,
             job.errors, job.key, job.key_limit, job.ordered, job.batch, pgsync.still_after(job.after),
-            job.after_failed);
+            job.after_failed, job.lock_name, job.tenant);
     IF job.batch IS NOT NULL THEN
         PERFORM pgsync.batch_retried(job.batch, job.state);
     END IF;

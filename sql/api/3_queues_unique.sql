@@ -157,9 +157,9 @@ BEGIN
             DELETE FROM pgsync.job_ready AS r WHERE r.id = job RETURNING r.*
         )
         INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts,
-            created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, state)
+            created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, lock_name, tenant, state)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at,
-               greatest(due, pgsync.clock()), t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.ordered AND t.key_slot, t.batch, t.after, t.after_failed, 'scheduled'
+               greatest(due, pgsync.clock()), t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.ordered AND t.key_slot, t.batch, t.after, t.after_failed, t.lock_name, t.tenant, 'scheduled'
         FROM taken AS t;
         IF FOUND AND freed IS NOT NULL THEN
             PERFORM pgsync.free_slots(NULL, ARRAY[freed]);
@@ -171,9 +171,9 @@ BEGIN
         DELETE FROM pgsync.job_scheduled AS s WHERE s.id = job RETURNING s.*
     )
     INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts,
-        created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed)
+        created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, lock_name, tenant)
     SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, due,
-           t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.key_slot, t.batch, t.after, t.after_failed
+           t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.key_slot, t.batch, t.after, t.after_failed, t.lock_name, t.tenant
     FROM taken AS t
     RETURNING queue INTO its_queue;
     IF FOUND THEN

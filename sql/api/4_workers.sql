@@ -73,6 +73,7 @@ DECLARE
     queues text[];
     keys text[];
     ended bigint[];
+    locks bigint[];
 BEGIN
     -- With a reason the attempt is spent, and the job goes behind the others; without one it is as
     -- if it had not begun, and goes to the front.
@@ -96,10 +97,10 @@ BEGIN
         FROM taken AS t
     ), finished AS (
         INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, state, worker, started_at,
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, state, worker, started_at,
             finished_at)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, t.run_at,
-               t.unique_key, t.all_errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed,
+               t.unique_key, t.all_errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, t.lock_name, t.tenant,
                t.ending, t.worker, t.started_at, moment
         FROM told AS t WHERE t.ending IS NOT NULL
     ), untold AS (
@@ -108,10 +109,10 @@ BEGIN
         ON CONFLICT (job) DO UPDATE SET discarded_at = excluded.discarded_at, taken_at = NULL
     ), returned AS (
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, position)
+            unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, lock_name, tenant, position)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt - (t.reason IS NULL)::integer, t.max_attempts,
                t.created_at, t.run_at, t.unique_key, t.all_errors, t.key, t.key_limit, t.ordered,
-               t.ordered AND t.key_slot, t.batch, t.after, t.after_failed,
+               t.ordered AND t.key_slot, t.batch, t.after, t.after_failed, t.lock_name, t.tenant,
                CASE WHEN t.reason IS NULL THEN nextval('pgsync.job_resumed_position')
                     ELSE nextval('pgsync.job_ready_position_seq') END
         FROM told AS t WHERE t.ending IS NULL ORDER BY t.priority, t.started_at, t.id
@@ -119,8 +120,9 @@ BEGIN
     SELECT count(*), array_agg(DISTINCT t.queue) FILTER (WHERE t.ending IS NULL),
            array_agg(t.queue) FILTER (WHERE t.queue_slot),
            array_agg(t.key) FILTER (WHERE t.key_slot AND (t.ending IS NOT NULL OR NOT t.ordered)),
-           array_agg(t.id) FILTER (WHERE t.ending IS NOT NULL)
-    INTO given_back, ready_queues, queues, keys, ended FROM told AS t;
+           array_agg(t.id) FILTER (WHERE t.ending IS NOT NULL),
+           array_agg(t.lock_token) FILTER (WHERE t.lock_token IS NOT NULL)
+    INTO given_back, ready_queues, queues, keys, ended, locks FROM told AS t;
     IF ended IS NOT NULL THEN
         PERFORM pgsync.free_unique_keys(array_agg(f.unique_key), array_agg(f.id), f.state)
         FROM pgsync.job_finished AS f
@@ -130,6 +132,9 @@ BEGIN
         WHERE f.id = ANY (ended) AND f.finished_at = moment GROUP BY f.state;
     END IF;
     PERFORM pgsync.free_slots(queues, keys);
+    IF locks IS NOT NULL THEN
+        PERFORM pgsync.free_job_locks(locks);
+    END IF;
     PERFORM pgsync.notify_workers(q) FROM unnest(ready_queues) AS q;
     RETURN given_back;
 END

@@ -1,4 +1,5 @@
--- Admission: which of the jobs that a claim has just taken may start by the limits of their keys.
+-- Admission: which of the jobs that a claim has just taken may start by the limits of their keys and
+-- by their locks.
 -- The others are put aside in job_waiting, where no further claim looks at them: each job is looked
 -- at a bounded number of times, however long the line before it.
 
@@ -15,20 +16,21 @@ $$;
 COMMENT ON FUNCTION pgsync.try_lock_keys(text[]) IS
     'Internal: lock_keys for who holds keys already and so must not wait: false, and none of them locked, where another has one.';
 
-CREATE OR REPLACE FUNCTION pgsync.put_back(worker bigint) RETURNS void
+DROP FUNCTION IF EXISTS pgsync.put_back(bigint);
+
+CREATE OR REPLACE FUNCTION pgsync.put_back(ids bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     limited text[];
 BEGIN
     WITH taken AS (
-        DELETE FROM pgsync.job_running AS r
-        WHERE r.worker = put_back.worker AND r.key IS NOT NULL AND NOT r.admitted RETURNING r.*
+        DELETE FROM pgsync.job_running AS r WHERE r.id = ANY (ids) RETURNING r.*
     ), ready AS (
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, position)
+            unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, lock_name, tenant, position)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt - 1, t.max_attempts, t.created_at, t.run_at,
                t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.key_slot, t.batch, t.after,
-               t.after_failed, nextval('pgsync.job_resumed_position')
+               t.after_failed, t.lock_name, t.tenant, nextval('pgsync.job_resumed_position')
         FROM taken AS t ORDER BY t.priority, t.id
     )
     SELECT array_agg(t.queue) FILTER (WHERE t.queue_slot) INTO limited FROM taken AS t;
@@ -36,7 +38,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.put_back(bigint) IS
+COMMENT ON FUNCTION pgsync.put_back(bigint[]) IS
     'Internal: puts jobs that a worker has claimed and could not ask for back where they were.';
 
 CREATE OR REPLACE FUNCTION pgsync.admit_jobs(
@@ -45,14 +47,17 @@ CREATE OR REPLACE FUNCTION pgsync.admit_jobs(
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
+    asked bigint[];
     keys text[];
+    held bigint[];
 BEGIN
-    SELECT array_agg(r.key) INTO keys FROM pgsync.job_running AS r
-    WHERE r.worker = admit_jobs.worker AND r.key IS NOT NULL AND NOT r.admitted;
+    SELECT array_agg(r.id), array_agg(r.key) FILTER (WHERE r.key IS NOT NULL) INTO asked, keys
+    FROM pgsync.job_running AS r
+    WHERE r.worker = admit_jobs.worker AND (r.key IS NOT NULL OR r.lock_name IS NOT NULL) AND NOT r.admitted;
     IF NOT again THEN
         PERFORM pgsync.lock_keys(keys);
-    ELSIF NOT pgsync.try_lock_keys(keys) THEN
-        PERFORM pgsync.put_back(worker);
+    ELSIF keys IS NOT NULL AND NOT pgsync.try_lock_keys(keys) THEN
+        PERFORM pgsync.put_back(asked);
         RETURN;
     END IF;
     WITH asking AS (
@@ -60,11 +65,11 @@ BEGIN
                least(r.key_limit, q.max_running_per_key) AS most,
                row_number() OVER (PARTITION BY r.key, r.key_slot ORDER BY r.priority, r.id) AS place
         FROM pgsync.job_running AS r
-        JOIN pgsync.job_key AS k ON k.key = r.key
+        LEFT JOIN pgsync.job_key AS k ON k.key = r.key
         LEFT JOIN pgsync.queue AS q ON q.name = r.queue
-        WHERE r.worker = admit_jobs.worker AND r.key IS NOT NULL AND NOT r.admitted
+        WHERE r.id = ANY (asked)
     ), judged AS (
-        SELECT a.id, a.key_slot OR (
+        SELECT a.id, a.key IS NULL OR a.key_slot OR (
             (a.most IS NULL OR a.taken + a.place <= a.most)
             AND (a.permits_at IS NULL OR a.permits_at <= moment)
             AND NOT (a.waiting > 0 AND EXISTS (
@@ -79,18 +84,25 @@ BEGIN
     SELECT array_agg(j.id) FILTER (WHERE j.passes), array_agg(j.id) FILTER (WHERE NOT j.passes)
     INTO admitted, refused FROM judged AS j;
     IF admitted IS NOT NULL THEN
+        SELECT l.admitted, l.held INTO admitted, held
+        FROM pgsync.take_job_locks(worker, admit_jobs.admitted) AS l;
         SELECT p.admitted, admit_jobs.refused || p.refused INTO admitted, refused
         FROM pgsync.permit_jobs(admit_jobs.admitted) AS p;
         PERFORM pgsync.start_admitted(admitted);
     END IF;
+    -- Before those whose key has no slot left: an ordered one takes its slot along.
+    IF held IS NOT NULL THEN
+        PERFORM pgsync.put_aside_for_locks(held);
+    END IF;
     IF refused IS NOT NULL THEN
         PERFORM pgsync.put_aside(refused);
     END IF;
+    refused := refused || held;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.admit_jobs(bigint, boolean) IS
-    'Internal: judges the jobs with a key that a worker has just claimed, takes the slots of those admitted, and puts the refused aside. Nulls where that was asked again and a key is locked: they are available again.';
+    'Internal: judges the jobs with a key or a lock that a worker has just claimed, takes the slots and locks of those admitted, and puts the refused aside. Nulls where that was asked again and a key is locked: they are available again.';
 
 CREATE OR REPLACE FUNCTION pgsync.permit_jobs(ids bigint[], OUT admitted bigint[], OUT refused bigint[])
 LANGUAGE plpgsql VOLATILE AS $$
@@ -103,7 +115,7 @@ BEGIN
         SELECT r.queue, r.key, q.max_starts_per_key AS most, q.starts_per_key AS per,
                array_agg(r.id ORDER BY r.priority, r.id) AS jobs
         FROM pgsync.job_running AS r JOIN pgsync.queue AS q ON q.name = r.queue
-        WHERE r.id = ANY (ids) AND q.max_starts_per_key IS NOT NULL
+        WHERE r.id = ANY (ids) AND r.key IS NOT NULL AND q.max_starts_per_key IS NOT NULL
         GROUP BY r.queue, r.key, q.max_starts_per_key, q.starts_per_key ORDER BY r.queue, r.key
     LOOP
         SELECT p.* INTO permits FROM pgsync.take_permits(
@@ -127,9 +139,9 @@ LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE pgsync.job_key AS k SET taken = k.taken + a.jobs
     FROM (SELECT r.key, count(*)::integer AS jobs FROM pgsync.job_running AS r
-          WHERE r.id = ANY (ids) AND NOT r.key_slot GROUP BY r.key) AS a
+          WHERE r.id = ANY (ids) AND r.key IS NOT NULL AND NOT r.key_slot GROUP BY r.key) AS a
     WHERE k.key = a.key;
-    UPDATE pgsync.job_running AS r SET key_slot = true, admitted = true WHERE r.id = ANY (ids);
+    UPDATE pgsync.job_running AS r SET key_slot = r.key IS NOT NULL, admitted = true WHERE r.id = ANY (ids);
 END
 $$;
 
@@ -141,14 +153,15 @@ DECLARE
     moment timestamptz := pgsync.clock();
     lines text[];
     limited text[];
+    locks bigint[];
 BEGIN
     WITH taken AS (
         DELETE FROM pgsync.job_running AS r WHERE r.id = ANY (ids) RETURNING r.*
     ), waiting AS (
         INSERT INTO pgsync.job_waiting (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, waits_for, since)
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, waits_for, since)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt - 1, t.max_attempts, t.created_at, t.run_at,
-               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, 'key', moment
+               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, t.lock_name, t.tenant, 'key', moment
         FROM taken AS t
     ), counted AS (
         UPDATE pgsync.job_key AS k SET waiting = k.waiting + t.jobs, taken = k.taken - t.slots
@@ -156,8 +169,12 @@ BEGIN
               FROM taken AS i GROUP BY i.key) AS t
         WHERE k.key = t.key
     )
-    SELECT array_agg(DISTINCT t.key), array_agg(t.queue) FILTER (WHERE t.queue_slot)
-    INTO lines, limited FROM taken AS t;
+    SELECT array_agg(DISTINCT t.key), array_agg(t.queue) FILTER (WHERE t.queue_slot),
+           array_agg(t.lock_token) FILTER (WHERE t.lock_token IS NOT NULL)
+    INTO lines, limited, locks FROM taken AS t;
+    IF locks IS NOT NULL THEN
+        PERFORM pgsync.free_job_locks(locks);
+    END IF;
     PERFORM pgsync.return_queue_room(l.queue, count(*)::integer) FROM unnest(limited) AS l (queue) GROUP BY l.queue;
     -- The whole line behind them too, so that the claims after this one do not walk it.
     WITH behind AS (
@@ -168,9 +185,9 @@ BEGIN
         RETURNING r.*
     ), waiting AS (
         INSERT INTO pgsync.job_waiting (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, waits_for, since)
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, waits_for, since)
         SELECT b.id, b.queue, b.task, b.args, b.priority, b.attempt, b.max_attempts, b.created_at, b.run_at,
-               b.unique_key, b.errors, b.key, b.key_limit, b.ordered, b.batch, b.after, b.after_failed, 'key', moment
+               b.unique_key, b.errors, b.key, b.key_limit, b.ordered, b.batch, b.after, b.after_failed, b.lock_name, b.tenant, 'key', moment
         FROM behind AS b
     )
     UPDATE pgsync.job_key AS k SET waiting = k.waiting + b.jobs

@@ -1,6 +1,7 @@
 -- The claim: takes jobs, the slots of their queues and keys, and their permits, in one transaction.
 
 DROP FUNCTION IF EXISTS pgsync.claim_jobs(bigint, text[], integer);
+DROP FUNCTION IF EXISTS pgsync.started_jobs(bigint[]);
 DROP FUNCTION IF EXISTS pgsync.claimable_queues(text[]);
 DROP FUNCTION IF EXISTS pgsync.claim_jobs(bigint, text[], integer, integer[]);
 
@@ -62,14 +63,15 @@ COMMENT ON FUNCTION pgsync.claim_turns(text[], integer[], integer) IS
 CREATE OR REPLACE FUNCTION pgsync.started_jobs(ids bigint[])
 RETURNS TABLE (
     id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
-    max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint
+    max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint,
+    lock_token bigint
 )
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
     SELECT r.id, r.queue, r.task, r.args, r.priority, r.attempt, r.max_attempts, r.created_at, r.run_at, r.key,
-           r.batch
+           r.batch, r.lock_token
     FROM pgsync.job_running AS r WHERE r.id = ANY (ids) ORDER BY r.priority, r.id;
 END
 $$;
@@ -81,7 +83,8 @@ CREATE OR REPLACE FUNCTION pgsync.claim_jobs(
 )
 RETURNS TABLE (
     id bigint, queue text, task text, args jsonb, priority smallint, attempt smallint,
-    max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint
+    max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint,
+    lock_token bigint
 )
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -163,22 +166,25 @@ BEGIN
             ), started AS (
                 INSERT INTO pgsync.job_running (id, queue, task, args, priority, attempt, max_attempts,
                     created_at, run_at, unique_key, errors, key, key_limit, ordered, key_slot, batch,
-                    after, after_failed, worker, started_at, queue_slot, admitted)
+                    after, after_failed, lock_name, tenant, worker, started_at, queue_slot, admitted)
                 SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt + 1, t.max_attempts,
                        t.created_at, t.run_at, t.unique_key, t.errors, t.key, t.key_limit, t.ordered,
-                       t.key_slot, t.batch, t.after, t.after_failed, claim_jobs.worker, moment,
-                       turn.limited, t.key IS NULL AND (t.after IS NULL OR t.attempt > 0 OR t.position < 0)
+                       t.key_slot, t.batch, t.after, t.after_failed, t.lock_name, t.tenant, claim_jobs.worker, moment,
+                       turn.limited, coalesce(t.key, t.lock_name) IS NULL
+                           AND (t.after IS NULL OR t.attempt > 0 OR t.position < 0)
                 FROM taken AS t
             )
             SELECT t.id, t.queue, t.task, t.args, t.priority, (t.attempt + 1)::smallint, t.max_attempts,
-                   t.created_at, t.run_at, t.key, t.batch
+                   t.created_at, t.run_at, t.key, t.batch, NULL::bigint
             FROM taken AS t
             -- What came back to the front has waited for other jobs already.
-            WHERE t.key IS NULL AND (t.after IS NULL OR t.attempt > 0 OR t.position < 0) ORDER BY t.priority, t.position;
+            WHERE coalesce(t.key, t.lock_name) IS NULL AND (t.after IS NULL OR t.attempt > 0 OR t.position < 0)
+            ORDER BY t.priority, t.position;
             GET DIAGNOSTICS claimed = ROW_COUNT;
             SELECT count(*), following OR coalesce(bool_or(r.after IS NOT NULL), false) INTO asking, following
             FROM pgsync.job_running AS r
-            WHERE r.worker = claim_jobs.worker AND (r.key IS NOT NULL OR r.after IS NOT NULL)
+            WHERE r.worker = claim_jobs.worker
+              AND (r.key IS NOT NULL OR r.after IS NOT NULL OR r.lock_name IS NOT NULL)
               AND NOT r.admitted AND r.queue = turn.queue;
             asked := asked OR asking > 0;
             remaining := remaining - claimed - asking;
@@ -195,7 +201,8 @@ BEGIN
         END IF;
         asked := EXISTS (
             SELECT FROM pgsync.job_running AS r
-            WHERE r.worker = claim_jobs.worker AND r.key IS NOT NULL AND NOT r.admitted);
+            WHERE r.worker = claim_jobs.worker AND (r.key IS NOT NULL OR r.lock_name IS NOT NULL)
+              AND NOT r.admitted);
         IF asked THEN
             SELECT a.admitted, a.refused INTO judged
             FROM pgsync.admit_jobs(claim_jobs.worker, round > 1 OR following) AS a;
@@ -211,8 +218,11 @@ BEGIN
         END IF;
         EXIT WHEN refused = 0;
     END LOOP;
+    IF remaining = batch THEN
+        PERFORM pgsync.resume_all_lock_lines();
+    END IF;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.claim_jobs(bigint, text[], integer, integer[]) IS
-    'Takes up to batch jobs for a worker, with the slots and permits that they need, or leaves them: queues in the order given (or, with weights, each by its share), within one by priority and arrival. Raises PS003 for a worker that was given up for dead.';
+    'Takes up to batch jobs for a worker, with the slots, locks and permits that they need, or leaves them: queues in the order given (or, with weights, each by its share), within one by priority and arrival. Raises PS003 for a worker that was given up for dead.';

@@ -14,6 +14,7 @@ DECLARE
     unique_keys text[];
     unique_jobs bigint[];
     batches bigint[];
+    locks bigint[];
 BEGIN
     WITH given AS (
         SELECT g.id, g.attempt, g.result FROM unnest(ids, attempts, results) AS g (id, attempt, result)
@@ -29,10 +30,10 @@ BEGIN
         RETURNING r.*, found.result
     ), finished AS (
         INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, state, worker, started_at,
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, state, worker, started_at,
             finished_at, result)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, t.run_at,
-               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed,
+               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, t.lock_name, t.tenant,
                'completed', t.worker, t.started_at, pgsync.clock(), t.result
         FROM taken AS t
     )
@@ -41,8 +42,9 @@ BEGIN
            array_agg(t.key) FILTER (WHERE t.key_slot),
            array_agg(t.unique_key) FILTER (WHERE t.unique_key IS NOT NULL),
            array_agg(t.id) FILTER (WHERE t.unique_key IS NOT NULL),
-           array_agg(t.batch) FILTER (WHERE t.batch IS NOT NULL)
-    INTO accepted, queues, keys, unique_keys, unique_jobs, batches FROM taken AS t;
+           array_agg(t.batch) FILTER (WHERE t.batch IS NOT NULL),
+           array_agg(t.lock_token) FILTER (WHERE t.lock_token IS NOT NULL)
+    INTO accepted, queues, keys, unique_keys, unique_jobs, batches, locks FROM taken AS t;
     IF batches IS NOT NULL OR EXISTS (SELECT FROM pgsync.job_dependency AS d WHERE d.parent = ANY (accepted)) THEN
         PERFORM pgsync.jobs_ended(accepted, 'completed', batches);
     END IF;
@@ -51,6 +53,9 @@ BEGIN
     END IF;
     IF queues IS NOT NULL OR keys IS NOT NULL THEN
         PERFORM pgsync.free_slots(queues, keys);
+    END IF;
+    IF locks IS NOT NULL THEN
+        PERFORM pgsync.free_job_locks(locks);
     END IF;
     RETURN accepted;
 END
@@ -80,6 +85,9 @@ BEGIN
     PERFORM pgsync.free_slots(
         CASE WHEN job.queue_slot THEN ARRAY[job.queue] END,
         CASE WHEN job.key_slot AND (ended OR NOT job.ordered) THEN ARRAY[job.key] END);
+    IF job.lock_token IS NOT NULL THEN
+        PERFORM pgsync.free_job_locks(ARRAY[job.lock_token]);
+    END IF;
 END
 $$;
 
@@ -90,11 +98,11 @@ CREATE OR REPLACE FUNCTION pgsync.finish_job(job pgsync.job_running, state text,
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-        unique_key, errors, key, key_limit, ordered, batch, after, after_failed, state, worker, started_at,
+        unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, state, worker, started_at,
         finished_at, result)
     VALUES (job.id, job.queue, job.task, job.args, job.priority, job.attempt, job.max_attempts, job.created_at,
             job.run_at, job.unique_key, finish_job.errors, job.key, job.key_limit, job.ordered, job.batch,
-            job.after, job.after_failed, finish_job.state, job.worker, job.started_at, pgsync.clock(),
+            job.after, job.after_failed, job.lock_name, job.tenant, finish_job.state, job.worker, job.started_at, pgsync.clock(),
             finish_job.result);
     PERFORM pgsync.jobs_ended(ARRAY[job.id], state, ARRAY[job.batch]);
     PERFORM pgsync.free_after(job, state);
@@ -111,10 +119,10 @@ CREATE OR REPLACE FUNCTION pgsync.schedule_again(
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-        unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, state)
+        unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, lock_name, tenant, state)
     VALUES (job.id, job.queue, job.task, job.args, job.priority, schedule_again.attempt, job.max_attempts,
             job.created_at, greatest(due, pgsync.clock()), job.unique_key, schedule_again.errors, job.key, job.key_limit, job.ordered,
-            job.ordered AND job.key_slot, job.batch, job.after, job.after_failed, schedule_again.state);
+            job.ordered AND job.key_slot, job.batch, job.after, job.after_failed, job.lock_name, job.tenant, schedule_again.state);
     PERFORM pgsync.free_after(job, state);
     RETURN state;
 END

@@ -176,9 +176,9 @@ BEGIN
         WHERE k.key = t.key
     ), ready AS (
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, position)
+            unique_key, errors, key, key_limit, ordered, key_slot, batch, after, after_failed, lock_name, tenant, position)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, t.run_at,
-               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, true, t.batch, t.after, t.after_failed,
+               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, true, t.batch, t.after, t.after_failed, t.lock_name, t.tenant,
                nextval('pgsync.job_resumed_position')
         FROM taken AS t ORDER BY t.priority, t.id
     )
@@ -200,12 +200,12 @@ BEGIN
         SELECT k.key FROM pgsync.job_key AS k
         WHERE k.waiting > 0 AND (k.permits_at IS NULL OR k.permits_at <= pgsync.clock())
         FOR UPDATE SKIP LOCKED) AS l;
-    RETURN pgsync.resume_keys(keys);
+    RETURN pgsync.resume_keys(keys) + pgsync.resume_all_lock_lines();
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.resume_waiting_jobs() IS
-    'Resumes jobs whose key has permits again or slots that nobody passed on (a limit was raised), and says how many.';
+    'Resumes jobs whose key has permits again or slots that nobody passed on (a limit was raised), and jobs whose lock came free unseen, and says how many.';
 
 CREATE OR REPLACE FUNCTION pgsync.prune_keys(idle interval DEFAULT '1 hour', batch integer DEFAULT 10000) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$

@@ -97,14 +97,14 @@ BEGIN
     END IF;
     WITH passed AS (
         UPDATE pgsync.job_running AS r SET admitted = true, started_at = pgsync.clock()
-        WHERE r.id = ANY (asking) AND r.key IS NULL RETURNING r.id
+        WHERE r.id = ANY (asking) AND coalesce(r.key, r.lock_name) IS NULL RETURNING r.id
     )
     SELECT array_agg(p.id) INTO started FROM passed AS p;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.admit_followers(bigint) IS
-    'Internal: judges the jobs that wait for others and that a worker has just claimed; puts those aside (and says how many) that must wait. Those started have no key to ask for.';
+    'Internal: judges the jobs that wait for others and that a worker has just claimed; puts those aside (and says how many) that must wait. Those started have no key and no lock to ask for.';
 
 CREATE OR REPLACE FUNCTION pgsync.put_followers_aside(children bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
@@ -117,9 +117,9 @@ BEGIN
         DELETE FROM pgsync.job_running AS r WHERE r.id = ANY (children) RETURNING r.*
     ), waiting AS (
         INSERT INTO pgsync.job_waiting (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, waits_for, since)
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, waits_for, since)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt - 1, t.max_attempts, t.created_at, t.run_at,
-               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, 'jobs', moment
+               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, t.lock_name, t.tenant, 'jobs', moment
         FROM taken AS t
     )
     SELECT array_agg(t.queue) FILTER (WHERE t.queue_slot), array_agg(DISTINCT t.queue)
@@ -155,9 +155,9 @@ BEGIN
         ON CONFLICT DO NOTHING
     )
     INSERT INTO pgsync.job_waiting (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-        unique_key, errors, key, key_limit, ordered, batch, after, after_failed, waits_for, since)
+        unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, waits_for, since)
     SELECT b.id, b.queue, b.task, b.args, b.priority, b.attempt, b.max_attempts, b.created_at, b.run_at,
-           b.unique_key, b.errors, b.key, b.key_limit, b.ordered, b.batch, b.after, b.after_failed, 'jobs', moment
+           b.unique_key, b.errors, b.key, b.key_limit, b.ordered, b.batch, b.after, b.after_failed, b.lock_name, b.tenant, 'jobs', moment
     FROM behind AS b;
     IF EXISTS (SELECT FROM pgsync.job_dependency AS d WHERE d.unsure) THEN
         PERFORM pg_notify('pgsync_jobs', its_queues[1]);
@@ -206,9 +206,9 @@ BEGIN
         WHERE w.id = ANY (children) AND w.waits_for = 'jobs' AND NOT w.after_failed RETURNING w.*
     ), finished AS (
         INSERT INTO pgsync.job_finished (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, state, finished_at, result)
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, state, finished_at, result)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, t.run_at,
-               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed,
+               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, t.lock_name, t.tenant,
                'cancelled', pgsync.clock(), jsonb_build_object('reason', format(
                    'job %s, which it waits for, was %s',
                    (SELECT min(d.parent) FROM pgsync.job_dependency AS d
@@ -240,9 +240,9 @@ BEGIN
         RETURNING w.*
     ), ready AS (
         INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at,
-            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, position)
+            unique_key, errors, key, key_limit, ordered, batch, after, after_failed, lock_name, tenant, position)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, t.run_at,
-               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed,
+               t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, t.lock_name, t.tenant,
                nextval('pgsync.job_resumed_position')
         FROM taken AS t ORDER BY t.priority, t.id
     )

@@ -74,6 +74,7 @@ DECLARE
     waiting pgsync.job_scheduled;
     aside pgsync.job_waiting;
     line pgsync.job_key;
+    held record;
     awaited text;
     holders text;
     fullness record;
@@ -174,6 +175,7 @@ BEGIN
             FROM (SELECT j.id, j.worker FROM pgsync.job_running AS j WHERE j.key = aside.key AND j.key_slot
                   UNION ALL SELECT j.id, NULL FROM pgsync.job_ready AS j WHERE j.key = aside.key AND j.key_slot
                   UNION ALL SELECT j.id, NULL FROM pgsync.job_scheduled AS j WHERE j.key = aside.key AND j.key_slot
+                  UNION ALL SELECT j.id, NULL FROM pgsync.job_waiting AS j WHERE j.key = aside.key AND j.key_slot
                   LIMIT 10) AS h
             LEFT JOIN pgsync.worker AS w ON w.id = h.worker;
             detail := format('all %s slots of key %s are taken, by %s', line.taken, aside.key,
@@ -181,6 +183,28 @@ BEGIN
         END IF;
         detail := detail || CASE ahead WHEN 0 THEN '; next of its key'
                                        ELSE format('; %s others of its key come before it', ahead) END
+            || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
+        RETURN;
+    END IF;
+
+    IF aside.waits_for = 'lock' THEN
+        state := 'waiting';
+        reason := 'lock held';
+        since := aside.since;
+        SELECT count(*) INTO ahead FROM (
+            SELECT FROM pgsync.job_waiting AS w
+            WHERE w.waits_for = 'lock' AND w.lock_name = aside.lock_name
+              AND (w.priority, w.id) < (aside.priority, aside.id)
+            LIMIT 1000) AS others;
+        SELECT l.* INTO held FROM pgsync.explain_lock(aside.lock_name) AS l;
+        until := held.expires_at;
+        detail := format('lock %s is ', aside.lock_name) || CASE held.state
+            WHEN 'free' THEN 'free: it is resumed in a moment'
+            ELSE format('held by %s', held.holder)
+                || coalesce(' since ' || pgsync.say_time(held.acquired_at), '')
+                || coalesce(', until ' || pgsync.say_time(until) || ' at the latest', '') END
+            || CASE ahead WHEN 0 THEN '; next to have it'
+                          ELSE format('; %s others wait for it before it', ahead) END
             || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
         RETURN;
     END IF;
@@ -233,7 +257,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.why_not_running(bigint) IS
-    'What a job waits for. One row: its state; reason (runs, worker dead, ended, not due, retry not due, waits for jobs, key busy, key rate limited, queue paused, no live worker, queue limited, behind others, next, unknown); detail for people; since when; until when, where that is known; how many of its queue are ahead (1000: or more); the live workers of its queue.';
+    'What a job waits for. One row: its state; reason (runs, worker dead, ended, not due, retry not due, waits for jobs, lock held, key busy, key rate limited, queue paused, no live worker, queue limited, behind others, next, unknown); detail for people; since when; until when, where that is known; how many of its queue are ahead (1000: or more); the live workers of its queue.';
 
 CREATE OR REPLACE FUNCTION pgsync.wake_queues() RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$

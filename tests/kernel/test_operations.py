@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -141,12 +142,46 @@ def test_a_queued_run_goes_back_unspent_where_it_may(new_face: Any, database: An
     sync = declare(second, lambda op, connection_id: None, blocked=Release(after=60))
     job = sync.enqueue(connection_id=7)
     with first.lock(KEY, ttl=60):
-        assert second.run_worker(drain=True).released == 1
+        assert second.run_worker(drain=True).released == 0
+        assert second.why_not_running(job.id).reason == "lock held"
         with pytest.raises(OperationBlocked, match="template_sync is already in progress"):
             sync(connection_id=7)
+    assert [row[0] for row in history(database)] == ["blocked"]
+    assert second.run_worker(drain=True).completed == 1
+
+
+def test_a_queued_run_that_loses_its_lock_before_it_begins_goes_back_unspent(
+    new_face: Any, database: Any
+) -> None:
+    first, second = new_face(), new_face()
+    sync = declare(second, lambda op, connection_id: None, blocked=Release(after=60))
+    job = sync.enqueue(connection_id=7)
+    lock = first.lock(KEY, ttl=60)
+
+    def lock_is_taken_meanwhile() -> None:
+        # As when the job has waited in its worker for longer than its lock was reserved.
+        database.execute("DELETE FROM pgsync.lock_holder")
+        lock.acquire()
+
+    if hasattr(second, "wrapped"):
+
+        @second.tasks.use
+        async def late(job: Any, call: Any) -> Any:
+            await asyncio.to_thread(lock_is_taken_meanwhile)
+            return await call()
+
+    else:
+
+        @second.tasks.use
+        def late(job: Any, call: Any) -> Any:
+            lock_is_taken_meanwhile()
+            return call()
+
+    assert second.run_worker(drain=True).released == 1
     found = second.job(job.id)
     assert (found.state, found.attempt) == ("scheduled", 0)
-    assert [row[0] for row in history(database)] == ["released", "blocked"]
+    assert [row[0] for row in history(database)] == ["released"]
+    lock.release()
 
 
 def test_a_queued_run_beyond_the_limit_waits_its_turn_unspent(face: Any, database: Any) -> None:
