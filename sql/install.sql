@@ -201,8 +201,7 @@ BEGIN;
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'acc58190094b68176613c2e549b712538187397d990e06bf7bbdb4fe9174239e')
-VALUES ('api', 0, '0.1.0', '7e80b49ee50bf3ca82ec7484d84f55b6e003c048766de42a54b978e386f6b92a')
+VALUES ('api', 0, '0.1.0', 'f03e3ef42180361706615a1d9f871c2552f915d777a34914cabe10351e8dda78')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
