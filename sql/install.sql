@@ -163,6 +163,16 @@ VALUES ('kernel', 19, 'schedule_owners', 'c32efaacb2c6ab4c76a00476f8eb6fa8dc9f4d
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 20) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0020_maintenance.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 20, 'maintenance', '2bee3c6febcd6997ea0e64b81be2655dcba44db084619cb2e15aaac92b65d540');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -200,8 +210,11 @@ BEGIN;
 \ir api/6_schedules_fire.sql
 \ir api/7_operations.sql
 \ir api/8_horizon.sql
+\ir api/8_statistics.sql
+\ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', 'f03e3ef42180361706615a1d9f871c2552f915d777a34914cabe10351e8dda78')
+VALUES ('api', 0, '0.1.0', '557d1c896be28ae76f6fbcda000d848928b52ef15f9b73429b8bae996611a944')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

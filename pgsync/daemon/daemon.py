@@ -13,7 +13,7 @@ from typing import Protocol
 
 import psycopg
 
-from pgsync.daemon.maintenance import Maintenance
+from pgsync.daemon.maintenance import LANES, Maintenance
 from pgsync.daemon.scheduler import Scheduler
 from pgsync.daemon.worker import Worker, WorkerReport
 from pgsync.database.session import open_session_async
@@ -52,7 +52,7 @@ class Daemon:
             dsn, tasks, queues=queues, concurrency=concurrency, drain=drain, grace=grace
         )
         self._loops: dict[str, Callable[[], Awaitable[None]]] = {
-            "maintenance": Maintenance(dsn).run
+            f"maintenance ({lane.name})": Maintenance(dsn, lane).run for lane in LANES
         }
         if scheduler:
             self._loops["scheduler"] = Scheduler(dsn, schedules, app).run

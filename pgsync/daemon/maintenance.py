@@ -1,101 +1,157 @@
-"""Maintenance: the house-keeping that one process does for all, whoever leads."""
+"""Maintenance: the house-keeping that one process does for all, whoever leads.
+
+Which duties there are, and how each is done once at a time, is in ``sql/api/9_maintenance.sql``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
-from pgsync.daemon.link import SILENCE
-from pgsync.database.calls import Call, scalar
+import psycopg
+
+from pgsync.database.calls import Call, Listing, nothing, scalar
 from pgsync.database.pool import execute_async
 from pgsync.database.session import open_session_async
-from pgsync.queues.work import promote_due_jobs, rescue_jobs
+from pgsync.locks import default_owner
 
-__all__ = ["DUTIES", "Duty", "Maintenance"]
+__all__ = ["LANES", "Lane", "Maintenance", "record_duty"]
 
 logger = logging.getLogger("pgsync.maintenance")
 
-# A leader that was killed must be followed, and its jobs rescued, within two seconds.
-_LEAD_SECONDS = 0.5
-
 
 @dataclass(frozen=True, slots=True)
-class Duty:
-    """One call that is made every ``every`` seconds; it answers with how much it did.
+class Lane:
+    """Duties that are done one after another, on one session.
 
-    One with ``again`` answers with how much it keeps going: while that is not 0 it is due each
-    ``again`` seconds, and the log tells only when it begins and ends.
+    ``lead_every`` is how often the others ask for the lead, in seconds. A leader that is frozen
+    says nothing for ``silence`` seconds: then the server ends its session, and another leads.
     """
 
     name: str
-    every: float
-    call: Call[int]
-    again: float | None = None
+    lead_every: float
+    silence: float
 
 
-DUTIES = (
-    Duty("rescue jobs of dead workers", 0.5, rescue_jobs(SILENCE)),
-    Duty("promote due jobs", 0.5, promote_due_jobs()),
-    Duty("resume waiting jobs", 0.5, Call("SELECT pgsync.resume_waiting_jobs()", {}, scalar)),
-    Duty(
-        "look again at dependencies", 0.5, Call("SELECT pgsync.settle_dependencies()", {}, scalar)
-    ),
-    Duty(
-        "check all dependencies", 60.0, Call("SELECT pgsync.settle_dependencies(true)", {}, scalar)
-    ),
-    Duty("forget old batches", 3600.0, Call("SELECT pgsync.prune_batches()", {}, scalar)),
-    Duty("wake workers of limited queues", 0.5, Call("SELECT pgsync.wake_queues()", {}, scalar)),
-    Duty("keep floors", 0.5, Call("SELECT pgsync.advance_floors()", {}, scalar), again=0.1),
-    Duty("remove wrong floors", 60.0, Call("SELECT pgsync.check_floors()", {}, scalar)),
-    Duty("end holders past their deadline", 1.0, Call("SELECT pgsync.reap_locks()", {}, scalar)),
-    Duty("remove ended windows", 10.0, Call("SELECT pgsync.prune_rate_limits()", {}, scalar)),
-    Duty(
-        "remove ended windows of the library limits",
-        10.0,
-        Call("SELECT pgsync.prune_limits_storage()", {}, scalar),
-        again=0.1,
-    ),
-    Duty("forget idle keys", 60.0, Call("SELECT pgsync.prune_keys()", {}, scalar)),
-    Duty("forget untold discards", 3600.0, Call("SELECT pgsync.prune_discards()", {}, scalar)),
-    Duty("forget unique keys", 3600.0, Call("SELECT pgsync.prune_unique_keys()", {}, scalar)),
-    Duty("prepare history", 600.0, Call("SELECT pgsync.prepare_history()", {}, scalar)),
-    Duty("drop old history", 60.0, Call("SELECT pgsync.prune_history()", {}, scalar)),
-    Duty("delete old jobs", 3600.0, Call("SELECT pgsync.prune_queue_history()", {}, scalar)),
-    Duty("forget old runs", 60.0, Call("SELECT pgsync.prune_operations()", {}, scalar)),
-    Duty("forget old fences", 3600.0, Call("SELECT pgsync.prune_fences()", {}, scalar)),
-    Duty("forget old audit entries", 3600.0, Call("SELECT pgsync.prune_audit()", {}, scalar)),
-    Duty("forget old fires", 3600.0, Call("SELECT pgsync.prune_schedule_fires()", {}, scalar)),
+LANES = (
+    # A leader that was killed must be followed, and its jobs rescued, within two seconds.
+    Lane("quick", 0.5, 10.0),
+    Lane("slow", 5.0, 60.0),
 )
+
+_STATEMENT_SECONDS = 300
+# What is due so soon is done in the same call.
+_TOGETHER = 0.05
+
+
+@dataclass(slots=True)
+class _Duty:
+    name: str
+    every: float
+    again: float | None
+    due_at: float = 0.0
+    going: bool = False
 
 
 class Maintenance:
-    """Does the duties while its session leads; any number of processes may stand by."""
+    """Does a lane's duties while its session leads; any number of processes may stand by."""
 
-    def __init__(self, dsn: str, duties: tuple[Duty, ...] = DUTIES) -> None:
+    def __init__(self, dsn: str, lane: Lane) -> None:
         self._dsn = dsn
-        self._duties = duties
+        self._lane = lane
 
     async def run(self) -> None:
         """Lead or stand by, until cancelled. A broken connection ends it with an error."""
-        async with await open_session_async(self._dsn, "pgsync maintenance") as connection:
-            lead = Call("SELECT pgsync.lead_maintenance()", {}, scalar)
-            while not await execute_async(connection, lead):  # noqa: ASYNC110 - the server decides
-                await asyncio.sleep(_LEAD_SECONDS)
-            due_at = [0.0] * len(self._duties)
-            going: set[str] = set()
+        name = f"pgsync maintenance {self._lane.name}"
+        async with await open_session_async(self._dsn, name) as connection:
+            await execute_async(connection, _bounds(self._lane))
+            await self._lead(connection)
+            duties = await execute_async(connection, _duties(self._lane.name))
+            clock = asyncio.get_running_loop().time
             while True:
-                turn = due_at.index(min(due_at))
-                duty = self._duties[turn]
-                await asyncio.sleep(max(0.0, due_at[turn] - time.monotonic()))
-                done = await execute_async(connection, duty.call)
-                every = duty.every
-                if duty.again is not None:
-                    if bool(done) != (duty.name in going):
-                        logger.info("%s: %s", duty.name, done)
-                        going ^= {duty.name}
-                    every = duty.again if done else duty.every
-                elif done:
-                    logger.info("%s: %s", duty.name, done)
-                due_at[turn] = time.monotonic() + every
+                first = min(duty.due_at for duty in duties)
+                await asyncio.sleep(max(0.0, first - clock()))
+                now = clock()
+                due = [duty for duty in duties if duty.due_at <= now + _TOGETHER]
+                done = await _do(connection, due)
+                for duty in due:
+                    _note(duty, done.get(duty.name), clock())
+
+    async def _lead(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        lead = Call("SELECT pgsync.lead_maintenance(%(lane)s)", {"lane": self._lane.name}, scalar)
+        while not await execute_async(connection, lead):  # noqa: ASYNC110 - the server decides
+            await asyncio.sleep(self._lane.lead_every * random.uniform(0.8, 1.0))  # noqa: S311
+
+
+async def _do(connection: psycopg.AsyncConnection[Any], due: list[_Duty]) -> Mapping[str, Any]:
+    names = [duty.name for duty in due]
+    try:
+        return await execute_async(connection, _do_duties(names))
+    except psycopg.errors.QueryCanceled as error:
+        # Took too long: a duty's other errors are caught, and noted, by the procedure.
+        reason = f"cancelled, as one of {', '.join(names)}: {error}"
+        for name in names:
+            await execute_async(connection, record_duty(name, _STATEMENT_SECONDS, 0, reason))
+        return dict.fromkeys(names, reason)
+
+
+def _note(duty: _Duty, done: int | str | None, now: float) -> None:
+    duty.due_at = now + duty.every
+    if isinstance(done, str):
+        logger.warning("%s failed: %s", duty.name, done)
+    elif duty.again is None:
+        if done:
+            logger.info("%s: %s", duty.name, done)
+    else:
+        if bool(done) != duty.going:
+            logger.info("%s: %s", duty.name, done or 0)
+            duty.going = bool(done)
+        if done:
+            duty.due_at = now + duty.again
+
+
+def _bounds(lane: Lane) -> Call[None]:
+    return Call(
+        "SELECT set_config('idle_session_timeout', %(silence)s, false),"
+        " set_config('statement_timeout', %(longest)s, false)",
+        {"silence": f"{lane.silence:g}s", "longest": f"{_STATEMENT_SECONDS}s"},
+        nothing,
+    )
+
+
+def _duties(lane: str) -> Listing[_Duty]:
+    return Listing(
+        "SELECT d.duty, extract(epoch FROM d.every)::float8, extract(epoch FROM d.again)::float8"
+        " FROM pgsync.duties() AS d WHERE d.lane = %(lane)s",
+        {"lane": lane},
+        lambda row: _Duty(*row),
+    )
+
+
+def _do_duties(names: list[str]) -> Call[Mapping[str, Any]]:
+    return Call(
+        "CALL pgsync.do_duties(%(names)s, %(by)s)",
+        {"names": names, "by": default_owner()},
+        scalar,
+    )
+
+
+def record_duty(duty: str, seconds: float, rows: int, error: str | None) -> Call[None]:
+    """Note what was done apart from the procedure, and how long it took."""
+    return Call(
+        "SELECT pgsync.record_duty(%(duty)s, %(by)s, pgsync.clock(), %(duration)s, %(rows)s,"
+        " %(error)s)",
+        {
+            "duty": duty,
+            "by": default_owner(),
+            "duration": timedelta(seconds=seconds),
+            "rows": rows,
+            "error": error,
+        },
+        nothing,
+    )

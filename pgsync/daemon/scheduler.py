@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 
+from pgsync.daemon.maintenance import record_duty
 from pgsync.database.calls import Call, nothing
 from pgsync.database.drive import drive_async
 from pgsync.database.pool import execute_async
@@ -40,31 +41,50 @@ class Scheduler:
         self._declarations = tuple(declarations)
         self._app = app
         self._starting = True
+        self._jobs = 0
+        self._longest = 0.0
+        self._failure: str | None = None
 
     async def run(self) -> None:
         """Fire what is due, until cancelled. A broken connection ends it with an error."""
-        clock = asyncio.get_running_loop().time
         async with await open_session_async(self._dsn, "pgsync scheduler") as connection:
             await execute_async(connection, _let_go_when_frozen())
-            declare_at = clock()
-            while True:
-                if clock() >= declare_at:
-                    await self._declare(connection)
-                    declare_at = clock() + _DECLARE_SECONDS
-                due_at, now = await execute_async(connection, next_schedule_at())
-                pause = _LONGEST_SLEEP if due_at is None else (due_at - now).total_seconds()
-                if pause <= 0:
-                    pause = 0.0 if await self._fire(connection) else _SHORT_SLEEP
-                    pause *= random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-                await asyncio.sleep(min(pause, _LONGEST_SLEEP))
+            try:
+                await self._run(connection)
+            except Exception as error:
+                self._failure = str(error)  # Noted when there is a connection again.
+                raise
+
+    async def _run(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        clock = asyncio.get_running_loop().time
+        declare_at = clock()
+        while True:
+            if clock() >= declare_at:
+                await self._declare(connection)
+                await self._note(connection)
+                declare_at = clock() + _DECLARE_SECONDS
+            due_at, now = await execute_async(connection, next_schedule_at())
+            pause = _LONGEST_SLEEP if due_at is None else (due_at - now).total_seconds()
+            if pause <= 0:
+                pause = 0.0 if await self._fire(connection) else _SHORT_SLEEP
+                pause *= random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+            await asyncio.sleep(min(pause, _LONGEST_SLEEP))
 
     async def _fire(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        began = asyncio.get_running_loop().time()
         async with connection.transaction():
             run = partial(execute_async, connection)
             schedules, jobs = await drive_async(fire_due_plan(), run)
-        if jobs:
-            logger.debug("enqueued %s scheduled jobs", jobs)
+        self._jobs += jobs
+        self._longest = max(self._longest, asyncio.get_running_loop().time() - began)
         return schedules > 0
+
+    async def _note(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Tell the view of the maintenance what was done in the last minute, if anything was."""
+        if self._jobs or self._failure:
+            call = record_duty("fire schedules", self._longest, self._jobs, self._failure)
+            await execute_async(connection, call)
+            self._jobs, self._longest, self._failure = 0, 0.0, None
 
     async def _declare(self, connection: psycopg.AsyncConnection[Any]) -> None:
         if not self._declarations and self._app is None:

@@ -1,4 +1,4 @@
--- The history of jobs, and who keeps house.
+-- The history of jobs.
 --
 -- To add or drop a partition takes a lock for which everybody's completions would queue behind it
 -- while somebody reads the history. So it waits but for a moment, and is tried again later.
@@ -112,11 +112,3 @@ $$;
 
 COMMENT ON FUNCTION pgsync.retain_queue(text, interval) IS
     'Sets how long the ended jobs of a queue are kept; null: as long as those of others.';
-
-CREATE OR REPLACE FUNCTION pgsync.lead_maintenance() RETURNS boolean
-LANGUAGE sql VOLATILE AS $$
-    SELECT pg_try_advisory_lock(pgsync.lock_key('pgsync.maintenance'))
-$$;
-
-COMMENT ON FUNCTION pgsync.lead_maintenance() IS
-    'Makes this session the one that does the house-keeping, until it ends; false where another is. Ask once a session until it says true.';

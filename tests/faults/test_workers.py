@@ -101,7 +101,7 @@ def test_storms_of_terminations_lose_no_job(
         for _ in range(4):
             eventually(lambda: end_sessions(database, "pgsync worker"))
             end_sessions(database, "pgsync listener")
-            end_sessions(database, "pgsync maintenance")
+            end_sessions(database, "pgsync maintenance quick")
         eventually(
             lambda: (
                 database.execute("SELECT count(*) FROM pgsync.job_history").fetchone()
