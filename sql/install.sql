@@ -213,8 +213,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'f03e3ef42180361706615a1d9f871c2552f915d777a34914cabe10351e8dda78')
-VALUES ('api', 0, '0.1.0', '557d1c896be28ae76f6fbcda000d848928b52ef15f9b73429b8bae996611a944')
+VALUES ('api', 0, '0.1.0', '0b4d9e585f10a637a6331bd83ce04e93dd156494010f8e44eb8cb9335398b4e1')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
