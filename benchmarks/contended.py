@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from ctypes import c_int64
 from functools import partial
-from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, TypeAlias
 
 import psycopg
 
+from benchmarks.crew import crew
 from benchmarks.frame import Comparison, Contender, Pace, Run, compare, latencies
 from benchmarks.peers import LOCK_PEERS, Peers, redis_client
 from pgsync import Coordinator
@@ -23,7 +22,6 @@ __all__ = ["compare_contended", "contend"]
 _PROCESSES = 4
 _SECONDS = 2.0
 _LEAST_SECONDS = 0.1
-_PATIENCE = 60.0
 _NAME = "bench:contended"
 
 # Takes the lock, waiting for it, and returns what gives it back.
@@ -43,11 +41,16 @@ def compare_contended(dsn: str, pace: Pace, peers: Peers) -> Comparison:
         **{name: partial(_peer, name, peers.socket) for name in peers.names},
     }
     with ExitStack() as stack:
-        groups = {name: stack.enter_context(_group(open_)) for name, open_ in opens.items()}
         seconds = max(_LEAST_SECONDS, pace.seconds(_SECONDS))
+
+        def contender(name: str, open_: Open) -> Contender:
+            member = partial(_member, open_, RawArray(c_int64, 2))
+            turn = stack.enter_context(crew(_PROCESSES, member))
+            return Contender(name, lambda: _summary(turn(seconds), seconds))
+
         return compare(
             f"contended lock, {_PROCESSES} processes on one name",
-            [Contender(name, partial(group, seconds)) for name, group in groups.items()],
+            [contender(name, open_) for name, open_ in opens.items()],
             pace.rounds,
         )
 
@@ -85,54 +88,10 @@ def _peer(name: str, socket: str) -> Iterator[Take]:
 
 
 @contextmanager
-def _group(open_: Open) -> Iterator[Callable[[float], Run]]:
-    """Processes that stay for the ``with``; the function lets them contend for some seconds."""
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(_PROCESSES)
-    shared = RawArray(c_int64, 2)
-    pipes, processes = [], []
-    try:
-        for number in range(1, _PROCESSES + 1):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(open_, number, shared, barrier, theirs), daemon=True
-            )
-            process.start()
-            theirs.close()  # so that a process which dies closes its end for good
-            pipes.append(ours)
-            processes.append(process)
-
-        def run(seconds: float) -> Run:
-            for pipe in pipes:
-                pipe.send(seconds)
-            return _summary([_answer(pipe, seconds) for pipe in pipes], seconds)
-
-        yield run
-        for pipe in pipes:
-            pipe.send(None)
-        for process in processes:
-            process.join(_PATIENCE)
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
-def _answer(pipe: Connection, seconds: float) -> Any:
-    if not pipe.poll(seconds + _PATIENCE):
-        raise RuntimeError(f"a contending process gave no answer in {_PATIENCE:g} s")
-    try:
-        return pipe.recv()
-    except EOFError:
-        raise RuntimeError("a contending process ended; its error is above") from None
-
-
-def _serve(open_: Open, number: int, shared: Any, barrier: Any, pipe: Connection) -> None:
+def _member(open_: Open, shared: Any, number: int) -> Iterator[Callable[[float], Any]]:
     """What each process does: contend whenever it is told to."""
     with open_() as take:
-        while (seconds := pipe.recv()) is not None:
-            barrier.wait(_PATIENCE)
-            pipe.send(contend(take, number, shared, time.monotonic() + seconds))
+        yield lambda seconds: contend(take, number, shared, time.monotonic() + seconds)
 
 
 def contend(

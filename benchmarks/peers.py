@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from benchmarks.pgqueuer_peer import missing_for_pgqueuer
 from benchmarks.redis_server import find_redis, redis_server, redis_version
 
-__all__ = ["LOCK_PEERS", "PeerLock", "Peers", "found_peers", "redis_client"]
+__all__ = ["LIMIT_PEERS", "LOCK_PEERS", "PeerLock", "Peers", "found_peers", "redis_client"]
 
 _HOLD = 60
 _WAIT = 30
@@ -44,14 +44,52 @@ LOCK_PEERS: Mapping[str, Callable[[Any, str], PeerLock]] = {
 }
 """Of each peer, what takes the lock of a name, waiting as its library does by default."""
 
-_LIBRARIES = {"redis-py Lock": ("redis",), "python-redis-lock": ("redis", "redis_lock")}
+
+def _limits(client: Any, limit: int) -> Callable[[str], bool]:
+    from limits import RateLimitItemPerHour
+    from limits.storage import RedisStorage
+    from limits.strategies import FixedWindowRateLimiter
+
+    storage = RedisStorage("redis://", connection_pool=client.connection_pool)
+    hit, item = FixedWindowRateLimiter(storage).hit, RateLimitItemPerHour(limit)
+    return lambda key: hit(item, key)
+
+
+def _throttled(client: Any, limit: int) -> Callable[[str], bool]:
+    import throttled
+
+    path = client.connection_pool.connection_kwargs["path"]
+    limiter = throttled.Throttled(
+        using="fixed_window",
+        quota=throttled.per_hour(limit),
+        store=throttled.RedisStore(server=f"unix://{path}"),
+    )
+    return lambda key: not limiter.limit(key).limited
+
+
+LIMIT_PEERS: Mapping[str, Callable[[Any, int], Callable[[str], bool]]] = {
+    "limits": _limits,
+    "throttled-py": _throttled,
+}
+"""Of each peer, what makes a fixed window of so many an hour: whether a key's hit is admitted."""
+
+_LIBRARIES = {
+    "redis-py Lock": ("redis",),
+    "python-redis-lock": ("redis", "redis_lock"),
+    "limits": ("redis", "limits"),
+    "throttled-py": ("redis", "throttled"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """Which peers take part, their Redis (version and socket), and why the others are missing."""
+    """Which peers take part, their Redis (version and socket), and why the others are missing.
+
+    ``names`` are those of locks, ``limiters`` those of rate limits.
+    """
 
     names: tuple[str, ...] = ()
+    limiters: tuple[str, ...] = ()
     pgqueuer: bool = False
     redis: str = ""
     socket: str = ""
@@ -66,7 +104,7 @@ def found_peers() -> Iterator[Peers]:
     program = find_redis()
     if program is None:
         reason = "redis-server is not on the PATH; Debian's package has that name"
-        missing = tuple(f"{name}: {reason}" for name in LOCK_PEERS)
+        missing = tuple(f"{name}: {reason}" for name in _LIBRARIES)
         yield Peers(pgqueuer=not without, missing=(*missing, *without))
         return
     absent = {
@@ -74,8 +112,10 @@ def found_peers() -> Iterator[Peers]:
         for name, libraries in _LIBRARIES.items()
     }
     with redis_server(program) as socket:
+        found = tuple(name for name, library in absent.items() if library is None)
         yield Peers(
-            tuple(name for name, library in absent.items() if library is None),
+            tuple(name for name in found if name in LOCK_PEERS),
+            tuple(name for name in found if name in LIMIT_PEERS),
             not without,
             redis_version(program),
             socket,

@@ -17,7 +17,8 @@ import pytest
 
 from benchmarks.contended import contend
 from benchmarks.frame import Contender, Pace, Run, compare, latencies
-from benchmarks.peers import LOCK_PEERS, found_peers
+from benchmarks.limits import fill, summary
+from benchmarks.peers import LIMIT_PEERS, LOCK_PEERS, found_peers
 from benchmarks.redis_server import find_redis, redis_server
 
 _ROOT = Path(__file__).parents[1]
@@ -75,15 +76,23 @@ def test_contention_counts_handoffs_and_sees_two_holders() -> None:
         contend(take, 1, [0, 2], 0)
 
 
+def test_a_limiter_that_admits_too_many_ends_the_run() -> None:
+    left = itertools.chain([True] * 3, itertools.repeat(False))
+    assert fill(lambda _key: next(left), "hot") == 3
+    assert summary("exact", [(7, 300), (5, 100)], 2.0).extras == {"admitted_of_400": 400}
+    with pytest.raises(RuntimeError, match="lax admitted 401 hits of a limit of 400"):
+        summary("lax", [(7, 300), (5, 101)], 2.0)
+
+
 def test_peers_that_are_not_installed_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with found_peers() as peers:
-        assert (peers.names, peers.pgqueuer) == ((), False)
+        assert (peers.names, peers.limiters, peers.pgqueuer) == ((), (), False)
         missing = [line.partition(":")[0] for line in peers.missing]
-        assert missing == [*LOCK_PEERS, "PgQueuer"]
+        assert missing == [*LOCK_PEERS, *LIMIT_PEERS, "PgQueuer"]
 
 
 def test_the_redis_of_a_run_ends_with_it() -> None:
