@@ -5,6 +5,7 @@ from pgsync.errors import (
     ConnectionFailed,
     InvalidArgument,
     JobLost,
+    LimitUndecided,
     LockCapacityError,
     LockHeld,
     LockLost,
@@ -20,7 +21,7 @@ from pgsync.errors import (
     UnknownTask,
     WorkersFailed,
 )
-from pgsync.limits import Decision, Limit
+from pgsync.limits import Decision, Limit, SlidingWindow, TokenBucket
 from pgsync.locks import lock_key
 from pgsync.operations import Release
 from pgsync.queues import (
@@ -49,6 +50,7 @@ __all__ = [
     "JobLost",
     "JobTimedOut",
     "Limit",
+    "LimitUndecided",
     "LockCapacityError",
     "LockHeld",
     "LockLost",
@@ -64,7 +66,9 @@ __all__ = [
     "SchemaTooNew",
     "SealedArguments",
     "ServerUnsupported",
+    "SlidingWindow",
     "StaleToken",
+    "TokenBucket",
     "Unique",
     "UnknownTask",
     "WorkerDied",

@@ -23,7 +23,7 @@ from pgsync.database.forks import renew_after_fork
 from pgsync.database.migrations import check_schema, migrate
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.errors import InvalidArgument
-from pgsync.limits import AsyncLimiter, Limit, Limiter
+from pgsync.limits import AsyncLimitExchange, AsyncLimits, LimitExchange, Limits
 from pgsync.locks import AsyncLocks, LockKeeper, Locks
 from pgsync.operations import (
     AsyncOperation,
@@ -201,7 +201,7 @@ def _find_server(dsn: str | None, direct_dsn: str | None) -> tuple[str, str, Emb
     return started, started, server
 
 
-class Coordinator(_CoordinatorFace, Locks, Queues, Schedules, Block):
+class Coordinator(_CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
     """Coordination on one PostgreSQL database, for blocking code.
 
     ``dsn`` defaults to the environment's ``PGSYNC_DSN``; where that is missing too, an embedded
@@ -233,6 +233,7 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Schedules, Block):
         super().__init__(dsn, direct_dsn, app)
         self.database = Database(self.dsn, size=pool_size, prepare=self._check)
         self.enqueuer = Enqueuer(self.database, self.tasks.seen)
+        self.limit_exchange = LimitExchange(self.database)
         self._thread: DaemonThread | None = None
 
     def _begin(self) -> None:
@@ -244,6 +245,7 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Schedules, Block):
     def close(self) -> None:
         """Stop the daemon if it runs, release all locks, close all connections."""
         self.stop()
+        self.limit_exchange.close()
         self.database.close()
         self.enqueuer.close()
         self._close_shared()
@@ -251,10 +253,6 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Schedules, Block):
     def migrate(self, *, modules: bool = False) -> list[str]:
         """Bring the database's schema up to this version; returns what was applied."""
         return migrate(self.direct_dsn, modules=modules)
-
-    def limiter(self, name: str, *limits: Limit) -> Limiter:
-        """A rate limiter whose keys all processes on this database share."""
-        return Limiter(self.database, name, limits)
 
     def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]:
         """Declare a function, blocking or coroutine, as a task; see :class:`TaskOptions`."""
@@ -331,7 +329,9 @@ class Coordinator(_CoordinatorFace, Locks, Queues, Schedules, Block):
             thread.stop()
 
 
-class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncSchedules, AsyncBlock):
+class AsyncCoordinator(
+    _CoordinatorFace, AsyncLocks, AsyncLimits, AsyncQueues, AsyncSchedules, AsyncBlock
+):
     """As :class:`Coordinator`, for asyncio; it belongs to the event loop that first uses it."""
 
     def __init__(
@@ -345,6 +345,7 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncSchedules
         super().__init__(dsn, direct_dsn, app)
         self.database = AsyncDatabase(self.dsn, size=pool_size, prepare=self._check)
         self.enqueuer = AsyncEnqueuer(self.database, self.tasks.seen)
+        self.limit_exchange = AsyncLimitExchange(self.database)
         self._running: tuple[Daemon, asyncio.Task[WorkerReport]] | None = None
 
     async def _begin(self) -> None:
@@ -356,6 +357,7 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncSchedules
     async def close(self) -> None:
         """As :meth:`Coordinator.close`."""
         await self.stop()
+        await self.limit_exchange.close()
         await self.database.close()
         await self.enqueuer.close()
         await asyncio.to_thread(self._close_shared)
@@ -363,10 +365,6 @@ class AsyncCoordinator(_CoordinatorFace, AsyncLocks, AsyncQueues, AsyncSchedules
     async def migrate(self, *, modules: bool = False) -> list[str]:
         """As :meth:`Coordinator.migrate`."""
         return await asyncio.to_thread(migrate, self.direct_dsn, modules=modules)
-
-    def limiter(self, name: str, *limits: Limit) -> AsyncLimiter:
-        """As :meth:`Coordinator.limiter`."""
-        return AsyncLimiter(self.database, name, limits)
 
     def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], AsyncTask[P, R]]:
         """As :meth:`Coordinator.task`."""

@@ -10,6 +10,7 @@ from datetime import datetime
 __all__ = [
     "ConnectionFailed",
     "InvalidArgument",
+    "LimitUndecided",
     "LockCapacityError",
     "LockHeld",
     "LockLost",
@@ -37,6 +38,20 @@ class InvalidArgument(PgsyncError, ValueError):
 
 class ConnectionFailed(PgsyncError):
     """The database could not be reached, or refused this user."""
+
+
+class LimitUndecided(ConnectionFailed):
+    """The database could not be asked about a rate limit, so nothing was let pass.
+
+    ``reason`` says why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"rate limits cannot be decided, and nothing passes ({reason}); a limiter with "
+            "on_outage='open' lets pass while the database is away"
+        )
 
 
 class ServerUnsupported(PgsyncError):

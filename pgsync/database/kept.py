@@ -6,7 +6,10 @@ Taking a connection out of the pool and giving it back costs a fifth of a small 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import psycopg
@@ -30,6 +33,9 @@ class _Kept(Generic[C]):
         self._connection: C | None = None
         renew_after_fork(self, type(self)._leave)
 
+    def __del__(self) -> None:
+        self._drop()  # A coordinator that was never closed.
+
     def holds(self) -> bool:
         """Whether the connection is there, as far as this end has heard. No trip."""
         if self._connection is None:
@@ -38,6 +44,15 @@ class _Kept(Generic[C]):
             self._drop()
             return False
         return True
+
+    def cut(self) -> None:
+        """Have the call that is under way fail, from outside: the server has not answered it."""
+        connection = self._connection
+        with suppress(psycopg.Error, OSError):
+            if connection is not None:
+                # A copy of the descriptor, whose end is not the connection's own.
+                with socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
+                    line.shutdown(socket.SHUT_RDWR)
 
     def _drop(self) -> None:
         if self._connection is not None:

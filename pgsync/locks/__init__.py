@@ -6,7 +6,7 @@ from pgsync.locks.front import AsyncLocks, Locks
 from pgsync.locks.held import HeldLock, LockRequest, ReleaseRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock
-from pgsync.locks.naming import NameTemplate, default_owner
+from pgsync.locks.naming import default_owner
 from pgsync.locks.options import LockOptions
 from pgsync.locks.several import AsyncLockSet, LockSet
 
@@ -25,7 +25,6 @@ __all__ = [
     "LockRequest",
     "LockSet",
     "Locks",
-    "NameTemplate",
     "ReleaseRequest",
     "default_owner",
     "lock_key",

@@ -14,7 +14,7 @@ from pgsync.errors import InvalidArgument, LockLost
 from pgsync.locks.calls import assert_lock
 from pgsync.locks.held import HeldLock, LockRequest, ReleaseRequest
 from pgsync.locks.keeper import LockKeeper
-from pgsync.locks.naming import name_maker
+from pgsync.naming import name_maker
 from pgsync.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncLock", "Lock", "guard_failed"]
@@ -80,7 +80,7 @@ class _LockFace:
         return self._held
 
     def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        name_for = name_maker(self.name, function)
+        name_for = name_maker(self.name, function, "the lock's name")
 
         def scope_for(*args: Any, **kwargs: Any) -> Any:
             name = name_for(*args, **kwargs)

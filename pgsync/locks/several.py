@@ -12,7 +12,7 @@ from pgsync.errors import InvalidArgument
 from pgsync.locks.held import HeldLock, LockRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock
-from pgsync.locks.naming import name_maker
+from pgsync.naming import name_maker
 from pgsync.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncLockSet", "LockSet"]
@@ -37,7 +37,10 @@ class _SetFace:
             raise InvalidArgument("these locks are held by this object already: release them first")
 
     def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        makers = [(request, name_maker(request.name, function)) for request in self._requests]
+        makers = [
+            (request, name_maker(request.name, function, "the lock's name"))
+            for request in self._requests
+        ]
 
         def scope_for(*args: Any, **kwargs: Any) -> Any:
             named = [replace(request, name=make(*args, **kwargs)) for request, make in makers]

@@ -12,7 +12,8 @@ from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, LockHeld
 from pgsync.locks.calls import Grant, lock_transaction
-from pgsync.locks.naming import check_name, name_maker
+from pgsync.locks.naming import check_name
+from pgsync.naming import name_maker
 from pgsync.scopes import AsyncScope, Scope
 
 __all__ = ["AsyncTransactionLock", "TransactionLock"]
@@ -31,7 +32,10 @@ class _TransactionFace:
         return lock_transaction(self.name, self._patience, self._mode)
 
     def _scope_maker(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        signature, name_for = inspect.signature(function), name_maker(self.name, function)
+        signature, name_for = (
+            inspect.signature(function),
+            name_maker(self.name, function, "the lock's name"),
+        )
         parameter = self._connection
         if not isinstance(parameter, str) or parameter not in signature.parameters:
             raise InvalidArgument(

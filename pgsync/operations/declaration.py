@@ -11,7 +11,7 @@ from typing import Any, Required, TypedDict
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 from pgsync.limits import Decision, Limit
-from pgsync.locks import NameTemplate
+from pgsync.naming import NameTemplate
 
 __all__ = ["OperationDeclaration", "OperationOptions", "Release"]
 

@@ -237,9 +237,10 @@ BEGIN
             NULL, NULL, NULL)::pgsync.limit_decision;
     END IF;
     seen.readings := pgsync.take_limits(key, granted * cost::bigint, moment, NULL, seen.readings);
-    judged := pgsync.judge_limits(seen.readings, 1, moment, NULL);
+    judged := pgsync.judge_limits(seen.readings, CASE WHEN granted < times THEN cost ELSE 1 END, moment, NULL);
     taken := pgsync.limit_marks(seen.readings);
-    RETURN ROW(granted, judged.remaining, interval '0', judged.resets_at, judged.binding, judged.quota,
+    RETURN ROW(granted, judged.remaining,
+        CASE WHEN granted < times THEN judged.opens_at - moment ELSE interval '0' END, judged.resets_at, judged.binding, judged.quota,
         moment, taken.valid_until, taken.marks)::pgsync.limit_decision;
 END
 $$;

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.core
 def test_the_eleventh_of_ten_is_refused_until_the_window_ends(
     sync: Coordinator, clock: Clock
 ) -> None:
-    limiter = sync.limiter("graph", Limit(10, per=60))
+    limiter = sync.limiter("graph", Limit(10, per=60), remember=0)
     assert [limiter.hit("7").remaining for _ in range(10)] == list(range(9, -1, -1))
     clock.move(20)
     refused = limiter.hit("7")
@@ -38,7 +38,7 @@ def test_the_eleventh_of_ten_is_refused_until_the_window_ends(
 
 
 def test_the_first_hit_opens_the_window(sync: Coordinator, clock: Clock) -> None:
-    limiter = sync.limiter("graph", Limit(2, per=60))
+    limiter = sync.limiter("graph", Limit(2, per=60), remember=0)
     clock.move(59)
     first = limiter.hit("7")
     assert first.resets_at == clock.now + timedelta(seconds=60)
@@ -49,7 +49,7 @@ def test_the_first_hit_opens_the_window(sync: Coordinator, clock: Clock) -> None
 
 def test_of_several_limits_a_refusal_takes_nothing(sync: Coordinator, clock: Clock) -> None:
     minute, day = Limit(3, per=60), Limit(4, per=86400)
-    both = sync.limiter("graph", minute, day)
+    both = sync.limiter("graph", minute, day, remember=0)
     assert [both.hit("7").remaining for _ in range(3)] == [2, 1, 0]
     assert both.hit("7").retry_after == 60
     clock.move(60)
@@ -58,11 +58,11 @@ def test_of_several_limits_a_refusal_takes_nothing(sync: Coordinator, clock: Clo
     assert not refused
     assert refused.retry_after == 86400 - 60
     # The minute has room for two still: the day's refusal took none of it.
-    assert sync.limiter("graph", minute).peek("7").remaining == 2
+    assert sync.limiter("graph", minute, remember=0).peek("7").remaining == 2
 
 
 def test_a_cost_is_taken_whole_or_not_at_all(sync: Coordinator, clock: Clock) -> None:
-    limiter = sync.limiter("graph", Limit(10, per=60))
+    limiter = sync.limiter("graph", Limit(10, per=60), remember=0)
     assert limiter.hit("7", cost=7).remaining == 3
     refused = limiter.hit("7", cost=4)
     assert (refused.allowed, refused.remaining, refused.retry_after) == (False, 3, 60)
@@ -80,10 +80,10 @@ def test_peek_takes_nothing(face: Any) -> None:
 def test_a_penalty_closes_the_key_and_is_never_shortened(
     sync: Coordinator, database: Any, clock: Clock
 ) -> None:
-    limiter = sync.limiter("graph", Limit(10, per=60))
+    limiter = sync.limiter("graph", Limit(10, per=60), remember=0)
     limiter.penalize("7", 300, "Retry-After")
     limiter.penalize("7", 10, "later, but shorter")
-    refused = sync.limiter("graph", Limit(10, per=60), Limit(99, per=3600)).hit("7")
+    refused = sync.limiter("graph", Limit(10, per=60), Limit(99, per=3600), remember=0).hit("7")
     assert (refused.allowed, refused.remaining, refused.retry_after) == (False, 0, 300)
     row = database.execute("SELECT key, state, remaining FROM pgsync.rate_limits").fetchone()
     assert row == ("graph:7", "penalised", 0)
@@ -157,9 +157,9 @@ def test_names_and_windows_are_checked_at_the_door(sync: Coordinator, database: 
 def test_the_view_shows_open_full_and_ended_windows(
     sync: Coordinator, database: Any, clock: Clock
 ) -> None:
-    sync.limiter("a", Limit(2, per=60)).hit("open")
-    sync.limiter("a", Limit(1, per=60)).hit("full")
-    sync.limiter("a", Limit(1, per=1)).hit("over")
+    sync.limiter("a", Limit(2, per=60), remember=0).hit("open")
+    sync.limiter("a", Limit(1, per=60), remember=0).hit("full")
+    sync.limiter("a", Limit(1, per=1), remember=0).hit("over")
     clock.move(1)
     rows = database.execute(
         "SELECT key, state, hits, max, remaining FROM pgsync.rate_limits ORDER BY key"
@@ -174,8 +174,8 @@ def test_the_view_shows_open_full_and_ended_windows(
 def test_ended_windows_are_removed_and_others_kept(
     sync: Coordinator, database: Any, clock: Clock
 ) -> None:
-    sync.limiter("a", Limit(2, per=60)).hit("ended")
-    sync.limiter("a", Limit(2, per=3600)).hit("current")
+    sync.limiter("a", Limit(2, per=60), remember=0).hit("ended")
+    sync.limiter("a", Limit(2, per=3600), remember=0).hit("current")
     clock.move(121)
     assert database.execute("SELECT pgsync.prune_rate_limits()").fetchone() == (1,)
     assert database.execute("SELECT key FROM pgsync.rate_limits").fetchall() == [("a:current",)]
@@ -189,7 +189,7 @@ def test_hits_agree_with_a_model_of_windows(sync: Coordinator, database: Any, cl
     @given(st.lists(step, max_size=20))
     def agree(steps: list[tuple[float, int]]) -> None:
         database.execute("TRUNCATE pgsync.rate_limit_counter")
-        limiter = sync.limiter("model", *limits)
+        limiter = sync.limiter("model", *limits, remember=0)
         windows: dict[timedelta, tuple[datetime, int]] = {}
         for seconds, cost in steps:
             now = clock.move(seconds)
