@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgsync.database.calls import Call
 from pgsync.database.combining import AsyncCombiner, Combiner, Party
@@ -29,6 +29,7 @@ from pgsync.limits.outage import PATIENCE, Outage, Watch
 __all__ = ["AsyncLimitExchange", "LimitExchange", "Question"]
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 _CONNECTIONS = 4
 _TOGETHER = 1000
@@ -60,6 +61,16 @@ class _Hit(Party):
     def __init__(self, times: int) -> None:
         super().__init__(times)
         self.grant: Grant | None = None
+
+
+class _Line(Generic[C]):
+    """Those who ask the same just now; it goes when the last of them has."""
+
+    __slots__ = ("combiner", "users")
+
+    def __init__(self, combiner: C) -> None:
+        self.combiner = combiner
+        self.users = 0
 
 
 def _share(hits: Iterable[_Hit], grant: Grant) -> None:
@@ -97,7 +108,7 @@ class LimitExchange:
         self.leases = Leases()
         self._watch = Watch()
         self._mutex = threading.Lock()
-        self._combiners: dict[Question, tuple[Combiner[_Hit], list[int]]] = {}
+        self._lines: dict[Question, _Line[Combiner[_Hit]]] = {}
         self._places = threading.Semaphore(_CONNECTIONS)
         self._free: list[KeptConnection] = []
         self._closed = False
@@ -106,19 +117,18 @@ class LimitExchange:
         """Take permits, together with all who ask the same just now."""
         hit = _Hit(times)
         with self._mutex:
-            entry = self._combiners.get(question)
-            if entry is None:
-                serve = partial(self._serve, question)
-                entry = self._combiners[question] = (Combiner(serve, _TOGETHER), [0])
-            combiner, users = entry
-            users[0] += 1
+            line = self._lines.get(question)
+            if line is None:
+                line = _Line(Combiner(partial(self._serve, question), _TOGETHER))
+                self._lines[question] = line
+            line.users += 1
         try:
-            combiner.ask(hit)
+            line.combiner.ask(hit)
         finally:
             with self._mutex:
-                users[0] -= 1
-                if not users[0]:
-                    self._combiners.pop(question, None)
+                line.users -= 1
+                if not line.users:
+                    del self._lines[question]
         assert hit.grant is not None
         return hit.grant
 
@@ -175,7 +185,7 @@ class AsyncLimitExchange:
     def _begin(self) -> None:
         self.denials = Denials()
         self.leases = Leases()
-        self._combiners: dict[Question, tuple[AsyncCombiner[_Hit], list[int]]] = {}
+        self._lines: dict[Question, _Line[AsyncCombiner[_Hit]]] = {}
         self._places = asyncio.Semaphore(_CONNECTIONS)
         self._free: list[AsyncKeptConnection] = []
         self._closed = False
@@ -183,18 +193,17 @@ class AsyncLimitExchange:
     async def ask(self, question: Question, times: int) -> Grant:
         """As :meth:`LimitExchange.ask`."""
         hit = _Hit(times)
-        entry = self._combiners.get(question)
-        if entry is None:
-            serve: Callable[[list[_Hit]], Awaitable[None]] = partial(self._serve, question)
-            entry = self._combiners[question] = (AsyncCombiner(serve, _TOGETHER), [0])
-        combiner, users = entry
-        users[0] += 1
+        line = self._lines.get(question)
+        if line is None:
+            line = _Line(AsyncCombiner(partial(self._serve, question), _TOGETHER))
+            self._lines[question] = line
+        line.users += 1
         try:
-            await combiner.ask(hit)
+            await line.combiner.ask(hit)
         finally:
-            users[0] -= 1
-            if not users[0]:
-                self._combiners.pop(question, None)
+            line.users -= 1
+            if not line.users:
+                del self._lines[question]
         assert hit.grant is not None
         return hit.grant
 

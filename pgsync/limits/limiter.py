@@ -112,7 +112,9 @@ class _LimiterFace(Generic[E]):
                 lease.fill(grant, asked_at)
         finally:
             lease.turn.release()
-        return self._noted(grant, asked_at)
+        decision = self._noted(grant, asked_at)
+        leased = max(0, grant.times - 1) * cost
+        return decision._replace(remaining=decision.remaining + leased)
 
     def _ask(self, key: str, cost: int, times: int) -> Steps[Grant]:
         declared = self._declared

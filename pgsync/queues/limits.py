@@ -35,6 +35,8 @@ def limit_queue(queue: str, limits: QueueLimits) -> Call[None]:
         if most is not None and (not isinstance(most, int) or most < 1):
             raise InvalidArgument(f"{name} must be 1 or more, not {most!r}; to stop it, pause it")
     starts, per_key = limits.get("max_starts"), limits.get("max_starts_per_key")
+    if any(limit is not None and limit.algorithm != "fixed" for limit in (starts, per_key)):
+        raise InvalidArgument("starts are limited by a fixed window: use Limit(max, per=seconds)")
     return Call(
         "SELECT pgsync.limit_queue(%(queue)s, %(max_running)s::integer,"
         " %(max_running_per_key)s::integer, %(max_starts)s::integer, %(starts_per)s::interval,"
