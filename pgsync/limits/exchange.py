@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -144,6 +145,7 @@ class LimitExchange:
         self.outage.check()
         if self._closed:
             raise PgsyncError("the coordinator has been closed")
+        asked_at = time.monotonic()
         if not self._places.acquire(timeout=PATIENCE):
             raise LimitUndecided("all connections for limits are waiting for the server")
         try:
@@ -155,7 +157,7 @@ class LimitExchange:
             finally:
                 self._free.append(kept)
         except _AWAY as error:
-            raise self.outage.begin(error) from error
+            raise self.outage.begin(error, asked_at) from error
         finally:
             self._places.release()
         self.outage.end()
@@ -219,6 +221,7 @@ class AsyncLimitExchange:
         self.outage.check()
         if self._closed:
             raise PgsyncError("the coordinator has been closed")
+        asked_at = time.monotonic()
         try:
             async with self._places:
                 kept = self._free.pop() if self._free else AsyncKeptConnection(self.database)
@@ -230,7 +233,7 @@ class AsyncLimitExchange:
                     deadline.cancel()
                     self._free.append(kept)
         except _AWAY as error:
-            raise self.outage.begin(error) from error
+            raise self.outage.begin(error, asked_at) from error
         self.outage.end()
         return answer
 

@@ -55,10 +55,15 @@ class Outage:
             raise LimitUndecided(self.last_error)
         self._ask_again_at = now + _RETRY_SECONDS  # The others need not wait for this one's answer.
 
-    def begin(self, error: Exception) -> LimitUndecided:
-        """The database could not be asked: what to raise."""
+    def begin(self, error: Exception, asked_at: float) -> LimitUndecided:
+        """The database could not be asked, at ``asked_at`` (monotonic): what to raise."""
         now = time.monotonic()
         self.last_error = str(error)
+        if now - asked_at >= PATIENCE:
+            # Perhaps just this row is locked: other keys are decided as before.
+            self.last_error = f"the server has not answered in {now - asked_at:.1f} seconds"
+            logger.error("a rate limit cannot be decided: %s", self.last_error)
+            return LimitUndecided(self.last_error)
         if self._since is None:
             self._since = now
             self.count += 1
