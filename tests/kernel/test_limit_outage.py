@@ -95,7 +95,7 @@ def test_limits_are_decided_again_when_the_database_is_back(
         eventually(lambda: not limiter.hit("7").undecided)
     assert any("decided again" in record.message for record in caplog.records)
     # A session that was ended while it idled is replaced, and no hit hears of it.
-    database.execute(end_sessions)
+    eventually(lambda: not database.execute(end_sessions).fetchall())
     assert not limiter.hit("7").undecided
 
 
