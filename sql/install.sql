@@ -213,8 +213,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '0b4d9e585f10a637a6331bd83ce04e93dd156494010f8e44eb8cb9335398b4e1')
-VALUES ('api', 0, '0.1.0', 'd05a97e2e0a8b355e92e49ebbcbb7459ed872de1001f6d56c820b1eab72c108c')
+VALUES ('api', 0, '0.1.0', '2d4017208947e5ba1141350e1b44d13465c63ed6b36b04928aa1b6fe4011bf07')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
