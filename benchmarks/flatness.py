@@ -39,7 +39,7 @@ def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
             place.settle()
         yield compare("drain, beside itself on empty tables", contenders, pace.rounds)
     with places(dsn) as new_place, new_place() as empty, new_place() as place:
-        yield _snapshot(place, empty, pace)
+        yield from _snapshot(place, empty, pace)
 
 
 def _drain(place: Place, count: int) -> Run:
@@ -98,9 +98,9 @@ def _idle(place: Place, pace: Pace, count: int) -> Contender:
     return Contender(f"pgsync, {workers} workers idle", drain)
 
 
-def _snapshot(place: Place, empty: Place, pace: Pace) -> Comparison:
+def _snapshot(place: Place, empty: Place, pace: Pace) -> Iterator[Comparison]:
     """A snapshot is held open while all jobs pass through; each part beside one without."""
-    parts = max(2, pace.count(_PARTS))
+    parts = max(4, pace.count(_PARTS))
     each = pace.count(_THROUGH_SNAPSHOT) // parts
     held: list[Run] = []
     free: list[Run] = []
@@ -109,13 +109,9 @@ def _snapshot(place: Place, empty: Place, pace: Pace) -> Comparison:
         for _ in range(parts):
             free.append(_drain(empty, each))
             held.append(_drain(place, each))
-    return summarised(
-        f"drain, a snapshot held open while {each * parts:,} jobs pass through",
-        {
-            "pgsync, no snapshot": free,
-            "pgsync, all the time": held,
-            "pgsync, the first fifth": held[: max(2, parts // 5)],
-            "pgsync, the last fifth": held[-max(2, parts // 5) :],
-            "pgsync, no snapshot, then": free[-max(2, parts // 5) :],
-        },
-    )
+    fifth = max(2, parts // 5)
+    for name, part in {"first": slice(fifth), "last": slice(-fifth, None)}.items():
+        yield summarised(
+            f"drain, the {name} {fifth * each:,} of {parts * each:,} jobs under one snapshot",
+            {"pgsync, no snapshot": free[part], "pgsync, a snapshot held open": held[part]},
+        )
