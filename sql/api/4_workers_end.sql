@@ -8,6 +8,8 @@ CREATE OR REPLACE FUNCTION pgsync.complete_jobs(
 ) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
+    -- One for all: the history's index on it is written where a later end comes, not for each job.
+    moment timestamptz := pgsync.clock();
     accepted bigint[];
     queues text[];
     keys text[];
@@ -34,7 +36,7 @@ BEGIN
             finished_at, result)
         SELECT t.id, t.queue, t.task, t.args, t.priority, t.attempt, t.max_attempts, t.created_at, t.run_at,
                t.unique_key, t.errors, t.key, t.key_limit, t.ordered, t.batch, t.after, t.after_failed, t.lock_name, t.tenant,
-               'completed', t.worker, t.started_at, pgsync.clock(), t.result
+               'completed', t.worker, t.started_at, moment, t.result
         FROM taken AS t
     )
     SELECT coalesce(array_agg(t.id), '{}'),
