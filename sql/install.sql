@@ -213,7 +213,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '2d4017208947e5ba1141350e1b44d13465c63ed6b36b04928aa1b6fe4011bf07')
+VALUES ('api', 0, '0.1.0', 'a08a9514c4f361ecaf98e25b1c0d9952840862c17363193a9a07c436d465d61b')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
