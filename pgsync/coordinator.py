@@ -19,6 +19,7 @@ from pgsync.daemon import (
 )
 from pgsync.database.dsn import check_same_database, check_server, connect, masked
 from pgsync.database.embedded import EmbeddedServer
+from pgsync.database.faults import looking
 from pgsync.database.forks import renew_after_fork
 from pgsync.database.migrations import check_schema, migrate
 from pgsync.database.pool import AsyncDatabase, Database
@@ -106,7 +107,7 @@ class _CoordinatorFace:
             if self._server is not None:
                 migrate(self.dsn)
             else:
-                with connect(self.direct_dsn) as connection:
+                with looking(), connect(self.direct_dsn) as connection:
                     check_server(connection)
                     check_schema(connection)
                     if self.dsn != self.direct_dsn:

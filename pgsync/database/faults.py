@@ -24,7 +24,7 @@ from pgsync.errors import (
     StaleToken,
 )
 
-__all__ = ["is_connection_lost", "translate", "translated"]
+__all__ = ["is_connection_lost", "looking", "translate", "translated"]
 
 
 def is_connection_lost(error: BaseException) -> bool:
@@ -89,6 +89,17 @@ def translated() -> Iterator[None]:
         if meaning is None or meaning is error:
             raise
         raise meaning from error
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Raise ConnectionFailed where the connection breaks, for statements that change nothing."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if not is_connection_lost(error):
+            raise
+        raise ConnectionFailed(f"the connection broke: {_words(error)}") from error
 
 
 def _words(error: psycopg.Error) -> str:

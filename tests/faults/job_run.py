@@ -21,6 +21,7 @@ from tests.faults.crew import Crew
 from tests.faults.job_worker import JobOrders, declare
 from tests.faults.ledger import events
 from tests.faults.lock_run import Report, new_folder
+from tests.faults.proxy import COMMITTED, Proxy
 from tests.faults.storm import Fault, Storm, plan
 
 __all__ = ["JOB_FAULTS", "JobSettings", "run"]
@@ -33,6 +34,10 @@ JOB_FAULTS = {
     "end any session": 4,
     "kill -9 a backend": 0.5,
     "immediate shutdown": 0.5,
+    "reset a connection": 4,
+    "stall a connection": 3,
+    "swallow an answer": 2,
+    "swallow the answer to a commit": 2,
 }
 """How often each kind comes, beside the others."""
 
@@ -52,14 +57,20 @@ class JobSettings:
 
 
 class JobStorm(Storm):
-    """A storm among workers."""
+    """A storm among workers, and on their way to the server."""
 
-    def __init__(self, server: EmbeddedServer, crew: Crew, faults: Iterator[Fault]) -> None:
+    def __init__(
+        self, server: EmbeddedServer, proxy: Proxy, crew: Crew, faults: Iterator[Fault]
+    ) -> None:
         super().__init__(server, crew, faults)
         self.acts |= {
             "end a worker's session": lambda fault: self.end("pgsync worker", fault),
             "end a record's session": lambda fault: self.end("pgsync worker records", fault),
             "end any session": lambda fault: self.end("%", fault),
+            "reset a connection": lambda fault: proxy.reset(fault.pick),
+            "stall a connection": lambda fault: proxy.stall(fault.pick, fault.length),
+            "swallow an answer": lambda _: proxy.swallow(b"", 1.0),
+            "swallow the answer to a commit": lambda _: proxy.swallow(COMMITTED, 1.0),
         }
 
 
@@ -67,13 +78,13 @@ def run(settings: JobSettings) -> Report:
     """Kill workers and see their jobs run again; blow; let all end; and check."""
     folder = new_folder()
     # Durable, since it is shut down without mercy.
-    with EmbeddedServer(folder / "server") as server:
+    with EmbeddedServer(folder / "server") as server, Proxy(server.dsn) as proxy:
         migrate(server.dsn)
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute("CREATE TABLE effect (job bigint, attempt integer)")
-        orders = JobOrders(server.dsn, "", "", settings.seed, settings.guarded)
+        orders = JobOrders(proxy.dsn, "", "", settings.seed, settings.guarded)
         crew = Crew("tests.faults.job_worker", orders, folder, settings.processes)
-        storm = JobStorm(server, crew, plan(settings.seed, 1.0, JOB_FAULTS))
+        storm = JobStorm(server, proxy, crew, plan(settings.seed, 1.0, JOB_FAULTS))
         report = Report(faults=storm.done)
         rescues: list[float] = []
         try:

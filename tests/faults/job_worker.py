@@ -51,7 +51,7 @@ def declare(sync: Coordinator, dsn: str, *, guarded: bool) -> list[Any]:
 
     def effect() -> None:
         job = current_job()
-        with psycopg.connect(dsn, application_name="effect") as connection:
+        with sync.database.connection() as connection, connection.transaction():
             connection.execute(_EFFECT, [job.id, job.attempt])
             if guarded:
                 job.complete(within=connection)
@@ -122,7 +122,7 @@ def main(orders: JobOrders) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     parent = os.getppid()
     threading.Thread(target=_end_with, args=[parent], daemon=True).start()
-    with Coordinator(orders.dsn) as sync:
+    with Coordinator(orders.dsn, pool_size=12) as sync:
         tasks = declare(sync, orders.dsn, guarded=orders.guarded)
         producer = threading.Thread(target=produce, args=[sync, tasks, orders, stop])
         producer.start()

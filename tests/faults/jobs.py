@@ -1,8 +1,9 @@
 """Jobs under faults: ``python -m tests.faults.jobs --minutes 10 --seed S``.
 
-Processes enqueue and work while they are killed and frozen, their sessions are ended, and the
-server is shut down. Then all is worked off, and a checker compares what was acknowledged, what the
-history says, and which effects there are.
+Processes enqueue and work through a proxy, while they are killed and frozen, their sessions are
+ended, their connections reset and stalled, answers lost, and the server is shut down. Then all is
+worked off, and a checker compares what was acknowledged, what the history says, and which effects
+there are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs under kills, freezes, ended sessions and shutdowns; and the checker that would see it."""
+"""Jobs under all kinds of faults at once; and the checker that would see it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def test_no_acknowledged_job_is_lost_and_each_effect_happens_once_whatever_happe
     assert report.violations == [], f"see {report.folder}"
     assert {"kill a worker", "kill -9 a backend", "immediate shutdown"} <= set(report.faults)
     assert {"freeze a worker", "end a worker's session"} <= set(report.faults)
+    assert {"reset a connection", "swallow the answer to a commit"} <= set(report.faults)
     assert report.figures["jobs completed"] > 300
 
 

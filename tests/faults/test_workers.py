@@ -11,14 +11,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgsync import Coordinator
+from pgsync import ConnectionFailed, Coordinator
 from tests.eventually import eventually
+from tests.faults.proxy import Proxy
 
 pytestmark = [pytest.mark.core, pytest.mark.faults]
 
 _WORKER = """
 import sys, time
-from pgsync import Coordinator
+from pgsync import ConnectionFailed, Coordinator
 sync = Coordinator(sys.argv[1])
 @sync.task()
 def work(n):
@@ -113,6 +114,17 @@ def test_storms_of_terminations_lose_no_job(
         sync.stop()
     states = database.execute("SELECT DISTINCT state FROM pgsync.job_history").fetchall()
     assert states == [("completed",)]
+
+
+def test_a_connection_that_breaks_in_the_first_check_has_failed(dsn: str) -> None:
+    with Proxy(dsn) as proxy, Coordinator(proxy.dsn) as sync:
+        swallower = threading.Thread(target=proxy.swallow, args=[b"pg_is_in_recovery", 20.0])
+        swallower.start()
+        eventually(proxy.swallows)
+        with pytest.raises(ConnectionFailed, match="the connection broke"):
+            sync.run_worker(drain=True)
+        swallower.join()
+        assert sync.run_worker(drain=True).completed == 0
 
 
 def test_a_worker_can_be_stopped_while_the_database_is_away(

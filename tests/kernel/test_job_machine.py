@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tests.kernel.test_jobs import claim, complete, enqueue, fail
+from tests.eventually import eventually
+from tests.kernel.conftest import Clock
+from tests.kernel.test_jobs import claim, complete, enqueue, fail, state
 
 pytestmark = pytest.mark.core
 
@@ -24,8 +26,9 @@ def _running(database: Any) -> int:
     return count
 
 
-def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStateMachine]:
-    """The state machine over a database and two registered workers."""
+def machine(database: Any, clock: Clock, new_worker: Any) -> type[RuleBasedStateMachine]:
+    """The state machine over a database and two workers, each registered anew when it died."""
+    workers = [new_worker(), new_worker()]
 
     class Jobs(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -33,7 +36,7 @@ def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStat
             database.execute(
                 "TRUNCATE pgsync.job_ready, pgsync.job_scheduled, pgsync.job_running,"
                 " pgsync.job_finished, pgsync.job_unique, pgsync.queue, pgsync.job_waiting,"
-                " pgsync.job_key, pgsync.queue_slots"
+                " pgsync.job_key, pgsync.queue_slots, pgsync.job_untold_discard"
             )
             self.paused = False
             self.most: int | None = None
@@ -73,40 +76,53 @@ def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStat
                 attempt = database.execute(
                     "SELECT attempt::int FROM pgsync.job_running WHERE id = %s", [job]
                 ).fetchone()[0]
-                self.claimed.append((who, job, attempt))
+                self.claimed.append((workers[who][1], job, attempt))
 
-        @rule(pick=_PICK, who=_WHO)
-        def complete(self, pick: int, who: int) -> None:
+        def runs(self, worker: int, job: int, attempt: int) -> bool:
+            """Whether it is that attempt of that worker which runs."""
+            rows = database.execute(
+                "SELECT worker, attempt::int FROM pgsync.job_running WHERE id = %s", [job]
+            )
+            return rows.fetchall() == [(worker, attempt)]
+
+        @rule(pick=_PICK, who=st.sampled_from([None, 0, 1]))
+        def complete(self, pick: int, who: int | None) -> None:
             if self.claimed:
-                _, job, attempt = self.claimed[pick % len(self.claimed)]
-                for accepted in complete(*workers[who], (job, attempt)):
+                worker, job, attempt = self.claimed[-1 - pick % len(self.claimed)]
+                worker = worker if who is None else workers[who][1]
+                expected = [job] if self.runs(worker, job, attempt) else []
+                assert complete(database, worker, (job, attempt)) == expected
+                for accepted in expected:
                     self.completed[accepted] = self.completed.get(accepted, 0) + 1
 
         @rule(pick=_PICK, again=st.booleans())
         def fail(self, pick: int, again: bool) -> None:
             if self.claimed:
-                who, job, attempt = self.claimed[pick % len(self.claimed)]
-                fail(*workers[who], job, attempt, retry_in=0 if again else None)
+                attempt = self.claimed[-1 - pick % len(self.claimed)]
+                expected = self.runs(*attempt)
+                answer = fail(database, *attempt, retry_in=0 if again else None)
+                assert (answer is not None) is expected
 
         @rule(pick=_PICK)
         def release(self, pick: int) -> None:
             if self.claimed:
-                who, job, attempt = self.claimed[pick % len(self.claimed)]
-                session, worker = workers[who]
-                session.execute(
-                    "SELECT pgsync.release_job(%s, %s, %s, '0')", [worker, job, attempt]
-                )
+                attempt = self.claimed[-1 - pick % len(self.claimed)]
+                expected = self.runs(*attempt)
+                answer = database.execute(
+                    "SELECT pgsync.release_job(%s, %s, %s, '0')", attempt
+                ).fetchone()[0]
+                assert (answer is not None) is expected
 
         @rule(pick=_PICK, verb=st.sampled_from(["cancel_job", "discard_job"]))
         def end(self, pick: int, verb: str) -> None:
             if self.acknowledged:
-                job = self.acknowledged[pick % len(self.acknowledged)]
+                job = self.acknowledged[-1 - pick % len(self.acknowledged)]
                 database.execute(f"SELECT pgsync.{verb}(%s)", [job])
 
         @rule(pick=_PICK)
         def retry(self, pick: int) -> None:
             if self.acknowledged:
-                job = self.acknowledged[pick % len(self.acknowledged)]
+                job = self.acknowledged[-1 - pick % len(self.acknowledged)]
                 blocked = database.execute(
                     "SELECT EXISTS (SELECT FROM pgsync.job_finished AS f JOIN pgsync.job_unique"
                     " AS u ON u.key = f.unique_key WHERE f.id = %s AND f.state <> 'completed')",
@@ -121,10 +137,49 @@ def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStat
             database.execute(f"SELECT pgsync.{verb}_queue('default')")
             self.paused = pause
 
-        @rule(who=_WHO, dead=st.booleans())
-        def give_back(self, who: int, dead: bool) -> None:
-            reason = "the worker died" if dead else None
-            database.execute("SELECT pgsync.give_back_jobs(%s, %s)", [workers[who][1], reason])
+        @rule(who=_WHO)
+        def give_back(self, who: int) -> None:
+            database.execute("SELECT pgsync.give_back_jobs(%s, NULL)", [workers[who][1]])
+
+        @rule(who=_WHO, silent=st.booleans())
+        def rescue(self, who: int, silent: bool) -> None:
+            session, worker = workers[who]
+            other = workers[1 - who]
+            had = database.execute(
+                "SELECT id, attempt >= max_attempts, cancel_requested_at IS NOT NULL"
+                " FROM pgsync.job_running WHERE worker = %s",
+                [worker],
+            ).fetchall()
+            if silent:
+                clock.move(61)
+                other[0].execute("SELECT FROM pgsync.worker_heartbeat(%s, false)", [other[1]])
+            else:
+                session.close()
+            known = "SELECT FROM pgsync.worker WHERE id = %s"
+
+            def forgotten() -> bool:
+                database.execute("SELECT pgsync.rescue_jobs()")
+                return database.execute(known, [worker]).fetchone() is None
+
+            eventually(forgotten)
+            session.close()
+            workers[who] = new_worker()
+            for job, spent, cancelled in had:
+                expected = "cancelled" if cancelled else "discarded" if spent else "available"
+                assert state(database, job)[0] == expected
+                told = "SELECT FROM pgsync.job_untold_discard WHERE job = %s"
+                untold = database.execute(told, [job]).fetchone() is not None
+                assert untold is (expected == "discarded")
+
+        @rule()
+        def prune(self) -> None:
+            """Days go by, and what ended before them is forgotten."""
+            ended = {row[0] for row in database.execute("SELECT id FROM pgsync.job_finished")}
+            clock.move(9 * 86_400)
+            for session, worker in workers:
+                session.execute("SELECT FROM pgsync.worker_heartbeat(%s, false)", [worker])
+            database.execute("SELECT pgsync.prune_history()")
+            self.acknowledged = [job for job in self.acknowledged if job not in ended]
 
         @invariant()
         def each_job_is_in_one_place(self) -> None:
@@ -189,12 +244,13 @@ def machine(database: Any, workers: list[tuple[Any, int]]) -> type[RuleBasedStat
     return Jobs
 
 
-def test_every_job_is_in_one_place_whatever_happens(database: Any, new_worker: Any) -> None:
-    workers = [new_worker(), new_worker()]
+def test_every_job_is_in_one_place_whatever_happens(
+    database: Any, clock: Clock, new_worker: Any
+) -> None:
     run_state_machine_as_test(
-        machine(database, workers),
+        machine(database, clock, new_worker),
         settings=settings(
-            max_examples=30,
+            max_examples=40,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
