@@ -69,8 +69,8 @@ class JobStorm(Storm):
             "end any session": lambda fault: self.end("%", fault),
             "reset a connection": lambda fault: proxy.reset(fault.pick),
             "stall a connection": lambda fault: proxy.stall(fault.pick, fault.length),
-            "swallow an answer": lambda _: proxy.swallow(b"", 1.0),
-            "swallow the answer to a commit": lambda _: proxy.swallow(COMMITTED, 1.0),
+            "swallow an answer": lambda _: proxy.swallow(b"", 3.0),
+            "swallow the answer to a commit": lambda _: proxy.swallow(COMMITTED, 3.0),
         }
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgsync import ConnectionFailed, Coordinator
+from pgsync import ConnectionFailed, Coordinator, current_job
+from pgsync.database.embedded import EmbeddedServer
 from tests.eventually import eventually
 from tests.faults.proxy import Proxy
 
@@ -19,7 +23,8 @@ pytestmark = [pytest.mark.core, pytest.mark.faults]
 
 _WORKER = """
 import sys, time
-from pgsync import ConnectionFailed, Coordinator
+from pgsync import ConnectionFailed, Coordinator, current_job
+from pgsync.database.embedded import EmbeddedServer
 sync = Coordinator(sys.argv[1])
 @sync.task()
 def work(n):
@@ -114,6 +119,51 @@ def test_storms_of_terminations_lose_no_job(
         sync.stop()
     states = database.execute("SELECT DISTINCT state FROM pgsync.job_history").fetchall()
     assert states == [("completed",)]
+
+
+def test_a_restart_of_the_database_amid_a_batch_loses_no_job_and_needs_no_new_worker(
+    tmp_path: Path,
+) -> None:
+    # Of its own, and durable.
+    with EmbeddedServer(tmp_path / "server") as server, Coordinator(server.dsn) as sync:
+        sync.migrate()
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("CREATE TABLE effect (n integer)")
+
+        @sync.task(backoff=0.1, max_attempts=100)
+        def work(n: int) -> None:
+            job = current_job()
+            assert job is not None
+            with sync.database.connection() as connection, connection.transaction():
+                connection.execute("INSERT INTO effect VALUES (%s)", [n])
+                job.complete(within=connection)
+
+        def effects() -> list[int]:
+            try:
+                with psycopg.connect(server.dsn, autocommit=True) as connection:
+                    rows = connection.execute("SELECT n FROM effect ORDER BY n").fetchall()
+            except psycopg.OperationalError:
+                return []  # It recovers.
+            return [n for (n,) in rows]
+
+        work.enqueue_many({"n": n} for n in range(500))
+        sync.start(concurrency=5)
+        for done in (50, 200):
+            eventually(lambda done=done: len(effects()) > done, within=60)
+            pid = server.status().pid
+            assert pid is not None
+            os.kill(pid, signal.SIGQUIT)
+            eventually(lambda pid=pid: server.status().pid != pid)
+            server.start()
+        eventually(lambda: len(effects()) >= 500, within=60)
+        sync.stop()
+        assert effects() == list(range(500))
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            ended = connection.execute(
+                "SELECT count(*), count(DISTINCT id), min(state), max(state)"
+                " FROM pgsync.job_history"
+            ).fetchone()
+        assert ended == (500, 500, "completed", "completed")
 
 
 def test_a_connection_that_breaks_in_the_first_check_has_failed(dsn: str) -> None:
