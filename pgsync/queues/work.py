@@ -79,7 +79,9 @@ def claim_jobs(
     return Listing(
         "SELECT c.id, c.queue, c.task, c.args, c.priority, c.attempt, c.max_attempts,"
         " c.created_at, c.run_at, c.key, c.in_batch, c.lock_token"
-        " FROM pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s, %(weights)s::integer[]) AS c",
+        # What a crash of the server undoes of a claim it undoes as a whole: the job is available.
+        " FROM set_config('synchronous_commit', 'off', true) AS s,"
+        " pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s, %(weights)s::integer[]) AS c",
         {
             "worker": worker,
             "queues": list(queues),

@@ -54,11 +54,34 @@ LANGUAGE sql VOLATILE AS $$
         -- What their shares leave.
         SELECT o.name, o.limited, o.place, 1, batch FROM open AS o
     )
-    SELECT t.name, t.quota, t.limited FROM turns AS t ORDER BY t.pass, t.place, t.name
+    SELECT t.name, t.quota, t.limited FROM turns AS t ORDER BY t.pass, t.place, t.name;
+END
 $$;
 
 COMMENT ON FUNCTION pgsync.claim_turns(text[], integer[], integer) IS
     'Internal: the queues to claim from by weight, with how many jobs to take and whether the queue has limits. Without the paused; * stands for all others that have jobs. Each queue has its share of the batch first, in an order drawn by weight.';
+
+CREATE OR REPLACE FUNCTION pgsync.any_ready_jobs(queues text[]) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM FROM unnest(queues) AS q (name)
+    CROSS JOIN LATERAL pgsync.claim_ranges(q.name) AS f
+    CROSS JOIN LATERAL (
+        SELECT FROM pgsync.job_ready AS r
+        WHERE r.queue = q.name
+          AND (r.priority, r.position) >= (f.from_priority, f.from_position)
+          AND (r.priority, r.position) < (f.to_priority, f.to_position)
+        LIMIT 1) AS found
+    LIMIT 1;
+    IF NOT FOUND AND '*' = ANY (queues) THEN
+        PERFORM FROM pgsync.ready_queues() LIMIT 1;
+    END IF;
+    RETURN FOUND;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.any_ready_jobs(text[]) IS
+    'Internal: whether any of these queues (* for all) has a job that may be claimed, or is about to be by others.';
 
 CREATE OR REPLACE FUNCTION pgsync.started_jobs(ids bigint[])
 RETURNS TABLE (
@@ -86,7 +109,9 @@ RETURNS TABLE (
     max_attempts smallint, created_at timestamptz, run_at timestamptz, key text, in_batch bigint,
     lock_token bigint
 )
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql VOLATILE
+-- In the order of its index: the bitmap of a queue, and its sort, would be of all that waits there.
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     moment timestamptz := pgsync.clock();
@@ -101,7 +126,7 @@ DECLARE
     refused integer;
     followers record;
     judged record;
-    notes boolean := pgsync.notes_floors();
+    notes boolean;
 BEGIN
     PERFORM FROM pgsync.job_scheduled AS s
     WHERE s.run_at >= pgsync.due_floor() AND s.run_at <= moment LIMIT 1;
@@ -112,6 +137,10 @@ BEGIN
     IF FOUND THEN
         PERFORM pgsync.settle_dependencies();
     END IF;
+    -- The polls of an idle worker must not write: the lock of its own row would be flushed to disk.
+    IF NOT pgsync.any_ready_jobs(claim_jobs.queues) THEN
+        RETURN;
+    END IF;
     -- A worker that was given up for dead must not claim: nobody would rescue its jobs.
     PERFORM FROM pgsync.worker AS w WHERE w.id = claim_jobs.worker AND NOT w.given_up FOR KEY SHARE;
     IF NOT FOUND THEN
@@ -119,6 +148,7 @@ BEGIN
             MESSAGE = format('worker %s is not registered', claim_jobs.worker),
             HINT = 'It was given up for dead: register again.';
     END IF;
+    notes := pgsync.notes_floors();
     PERFORM FROM pgsync.queue AS q WHERE coalesce(q.max_running, q.max_starts) IS NOT NULL LIMIT 1;
     IF FOUND THEN
         -- All of them first and in one order, whatever order this worker claims in.
