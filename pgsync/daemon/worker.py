@@ -18,6 +18,7 @@ from pgsync.daemon.lanes import Lanes
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.progress import Progress
 from pgsync.daemon.recorder import Recorder, WorkerReport
+from pgsync.daemon.signals import Signals
 from pgsync.daemon.threads import HandlerThreads
 from pgsync.daemon.time_limits import TimeLimits
 from pgsync.database.listener import listen
@@ -72,21 +73,22 @@ class Worker:
         # All that is claimed and not recorded yet, and of that what has not begun.
         self._attempts: dict[int, Attempt] = {}
         self._next: deque[Attempt] = deque()
-        self._waits = False
+        # The worker of whom the database says that it waits for notifications.
+        self._waits_as: int | None = None
         self._ahead = 0
         self._stopping = asyncio.Event()
         self._told_handlers = threading.Event()
         self._aborting = False
         self._ending: asyncio.Timeout | None = None
         self._processes = HandlerProcesses()
-        self._wake = asyncio.Event()
+        self._signals = Signals(self._queues)
         self._beat_now = asyncio.Event()
 
     def stop(self) -> None:
         """Claim no more and end in order. Call it on the worker's loop."""
         self._stopping.set()
         self._told_handlers.set()
-        self._wake.set()
+        self._signals.stir()
         self._processes.stop()
 
     def stop_at_once(self) -> None:
@@ -145,8 +147,8 @@ class Worker:
     async def _claim_until_done(self) -> None:
         emptied = False
         while not self._stopping.is_set():
-            self._wake.clear()
-            room = self._room_for_claims()
+            self._signals.clear()
+            room = 0 if self._signals.quiet else self._room_for_claims()
             jobs = await self._claim(room) if room > 0 else []
             self._take(jobs)
             if room > 0 and len(jobs) < room:
@@ -158,13 +160,18 @@ class Worker:
                     emptied = True
                     continue
                 emptied = False
+                if self._signals.flooded and not self._drain:
+                    await self._say_waits(False)
+                    await self._signals.pause(self._stopping)
+                    continue
                 if await self._say_waits(True):
                     continue  # Once more: who enqueued before this was seen sent no word.
+                if not self._drain:
+                    self._signals.settle()
             elif room > 0:
                 await self._say_waits(False)
                 continue
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
+            await self._signals.wait()
 
     def _room_for_claims(self) -> int:
         """How many jobs to claim now; under load none, until it is a batch that pays."""
@@ -179,7 +186,10 @@ class Worker:
     async def _claim(self, batch: int) -> list[Job]:
         worker = self._link.worker
         try:
-            return await self._link.run(claim_jobs(worker, self._queues, batch, self._weights))
+            jobs = await self._link.run(claim_jobs(worker, self._queues, batch, self._weights))
+            if jobs:
+                self._signals.found()
+            return jobs
         except psycopg.Error as error:
             if error.sqlstate == "PS003":
                 logger.warning("worker %s was given up for dead", worker)
@@ -193,12 +203,17 @@ class Worker:
                 await asyncio.sleep(_POLL_SECONDS)
             return []
 
+    @property
+    def _waits(self) -> bool:
+        return self._waits_as == self._link.worker
+
     async def _say_waits(self, waits: bool) -> bool:
         """Say whether enqueuing is to notify this worker; True where that is news."""
         if waits is self._waits or self._drain:
             return False
-        self._waits = waits
-        await self._link.run(heartbeat(self._link.worker, idle=waits))
+        worker = self._link.worker
+        await self._link.run(heartbeat(worker, idle=waits))
+        self._waits_as = worker if waits else None
         return True
 
     # --- performing --------------------------------------------------------------------------
@@ -255,21 +270,21 @@ class Worker:
     def _ended(self, attempt: Attempt) -> None:
         if self._time_limits.in_time(attempt):
             self._recorder.add(attempt)
-        self._wake.set()
+        self._signals.nudge()
 
     def _recorded(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
             self._attempts.pop(attempt.context.id, None)
         self._ahead = self._pace.ahead(len(attempts), self._ahead)
         self._start_next()
-        self._wake.set()
+        self._signals.nudge()
 
     def _hear(self, word: str) -> None:
         """A queue that has something new, or which worker has a job to cancel."""
         if word == f"cancel {self._link.worker}":
             self._beat_now.set()
         else:
-            self._wake.set()
+            self._signals.heard(word)
 
     async def _beat(self) -> None:
         while True:
@@ -308,8 +323,8 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace) as self._ending:
                 while self._attempts:
-                    self._wake.clear()
-                    await self._wake.wait()
+                    self._signals.clear()
+                    await self._signals.wait()
                 await self._discards.finish()
         self._ending = None
 
