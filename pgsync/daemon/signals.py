@@ -15,8 +15,8 @@ from contextlib import suppress
 
 __all__ = ["Signals"]
 
-_PER_SECOND = 100.0
-_BURST = 100.0
+_PER_SECOND = 50.0
+_BURST = 50.0
 _LOOK_SECONDS = 0.02
 _POLL_SECONDS = 1.0
 # The longer nothing comes the more seldom: word of the first is likely to come by notification.

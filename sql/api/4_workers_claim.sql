@@ -54,8 +54,7 @@ LANGUAGE sql VOLATILE AS $$
         -- What their shares leave.
         SELECT o.name, o.limited, o.place, 1, batch FROM open AS o
     )
-    SELECT t.name, t.quota, t.limited FROM turns AS t ORDER BY t.pass, t.place, t.name;
-END
+    SELECT t.name, t.quota, t.limited FROM turns AS t ORDER BY t.pass, t.place, t.name
 $$;
 
 COMMENT ON FUNCTION pgsync.claim_turns(text[], integer[], integer) IS
