@@ -138,6 +138,7 @@ BEGIN
     END IF;
     -- The polls of an idle worker must not write: the lock of its own row would be flushed to disk.
     IF NOT pgsync.any_ready_jobs(claim_jobs.queues) THEN
+        PERFORM pgsync.resume_all_lock_lines();
         RETURN;
     END IF;
     -- A worker that was given up for dead must not claim: nobody would rescue its jobs.
