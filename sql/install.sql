@@ -221,6 +221,7 @@ VALUES ('api', 0, '0.1.0', '338b476f7ca2f6038c0934d4e1b45d62aaabf2b31ea3bd2c0fcb
 VALUES ('api', 0, '0.1.0', 'c342028f19747342a865f2612d3b00f2c8969c626f802c00435a8f0d68b3628f')
 VALUES ('api', 0, '0.1.0', '7d44a3c73c742203e90cdced20f83b8321097a7c8f6262c87b4e7c9716f3bdc9')
 VALUES ('api', 0, '0.1.0', '1adac00570b35d17bb87cc04f3378a683b811ae7a3100d1506f5c9f8dc8fef56')
+VALUES ('api', 0, '0.1.0', 'fed13a174189eb462dddc5fc13865c16b6e074eb0fbb0aef977b63988dbed34c')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
