@@ -40,7 +40,7 @@ class Signals:
         """Note a notification; one without a queue is for all."""
         if queue in ("", "*") or self._queues is None or queue in self._queues:
             self._refill()
-            self._left -= 1.0
+            self._left = max(0.0, self._left - 1.0)
             self._poll = _POLL_SECONDS
             self.stir()
 
@@ -67,7 +67,7 @@ class Signals:
     def flooded(self) -> bool:
         """Whether so many notifications came that they should stop for a while."""
         self._refill()
-        if self._left <= 0.0:
+        if self._left < 1.0:
             self._flooded = True
         elif self._left >= _BURST / 2:
             self._flooded = False
