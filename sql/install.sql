@@ -213,15 +213,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'a08a9514c4f361ecaf98e25b1c0d9952840862c17363193a9a07c436d465d61b')
-VALUES ('api', 0, '0.1.0', '2d4017208947e5ba1141350e1b44d13465c63ed6b36b04928aa1b6fe4011bf07')
-VALUES ('api', 0, '0.1.0', '0b4d9e585f10a637a6331bd83ce04e93dd156494010f8e44eb8cb9335398b4e1')
-VALUES ('api', 0, '0.1.0', 'f03e3ef42180361706615a1d9f871c2552f915d777a34914cabe10351e8dda78')
-VALUES ('api', 0, '0.1.0', '338b476f7ca2f6038c0934d4e1b45d62aaabf2b31ea3bd2c0fcb74477ed48cc4')
-VALUES ('api', 0, '0.1.0', 'c342028f19747342a865f2612d3b00f2c8969c626f802c00435a8f0d68b3628f')
-VALUES ('api', 0, '0.1.0', '7d44a3c73c742203e90cdced20f83b8321097a7c8f6262c87b4e7c9716f3bdc9')
-VALUES ('api', 0, '0.1.0', '1adac00570b35d17bb87cc04f3378a683b811ae7a3100d1506f5c9f8dc8fef56')
-VALUES ('api', 0, '0.1.0', 'fed13a174189eb462dddc5fc13865c16b6e074eb0fbb0aef977b63988dbed34c')
+VALUES ('api', 0, '0.1.0', 'f6f1a98a3052426e961c0c9b08c16fbcd20fc9dea9ef7b56fd0f0c676d421bc3')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
