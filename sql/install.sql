@@ -202,6 +202,7 @@ BEGIN;
 \ir api/4_workers_history.sql
 \ir api/4_workers_locks.sql
 \ir api/4_workers_slots.sql
+\ir api/4_workers_tenants.sql
 \ir api/4_workers_together.sql
 \ir api/5_queue_explain.sql
 \ir api/5_queue_views.sql
@@ -213,7 +214,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'f6f1a98a3052426e961c0c9b08c16fbcd20fc9dea9ef7b56fd0f0c676d421bc3')
+VALUES ('api', 0, '0.1.0', 'd40a97ef54c50991b1a67e030df64536d8aa3160ea4ad4907b3fef898e0725d6')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -12,7 +12,7 @@ from pgsync.queues import calls
 from pgsync.queues.calls import JobState
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.explain import JobExplanation, why_not_running
-from pgsync.queues.limits import QueueLimits, limit_queue, retain_queue
+from pgsync.queues.limits import QueueLimits, limit_queue, retain_queue, weigh_tenant
 from pgsync.queues.resealing import resealing
 from pgsync.queues.together import (
     BatchState,
@@ -65,6 +65,14 @@ class Queues:
             InvalidArgument: if a limit is less than 1.
         """
         self.database.run(limit_queue(queue, limits))
+
+    def weigh_tenant(self, queue: str, tenant: str, weight: int | None) -> None:
+        """Give a tenant ``weight`` jobs a turn in a queue, from 1 to 100; None: 1, as all others.
+
+        Raises:
+            InvalidArgument: for another weight.
+        """
+        self.database.run(weigh_tenant(queue, tenant, weight))
 
     def retain_queue(self, queue: str, retention: Duration | None) -> None:
         """Keep a queue's ended jobs for so many seconds; None: as long as others', 7 days."""
@@ -151,6 +159,10 @@ class AsyncQueues:
     async def limit_queue(self, queue: str, **limits: Unpack[QueueLimits]) -> None:
         """As :meth:`Queues.limit_queue`."""
         await self.database.run(limit_queue(queue, limits))
+
+    async def weigh_tenant(self, queue: str, tenant: str, weight: int | None) -> None:
+        """As :meth:`Queues.weigh_tenant`."""
+        await self.database.run(weigh_tenant(queue, tenant, weight))
 
     async def retain_queue(self, queue: str, retention: Duration | None) -> None:
         """As :meth:`Queues.retain_queue`."""

@@ -10,7 +10,7 @@ from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 from pgsync.limits import Limit
 
-__all__ = ["QueueLimits", "limit_queue", "retain_queue"]
+__all__ = ["QueueLimits", "limit_queue", "retain_queue", "weigh_tenant"]
 
 
 class QueueLimits(TypedDict, total=False):
@@ -56,6 +56,15 @@ def limit_queue(queue: str, limits: QueueLimits) -> Call[None]:
 
 def _window(limit: Limit | None) -> timedelta | None:
     return None if limit is None else limit.per
+
+
+def weigh_tenant(queue: str, tenant: str, weight: int | None) -> Call[None]:
+    """Set how many jobs a tenant has each turn."""
+    return Call(
+        "SELECT pgsync.weigh_tenant(%(queue)s, %(tenant)s, %(weight)s::integer)",
+        {"queue": queue, "tenant": tenant, "weight": weight},
+        nothing,
+    )
 
 
 def retain_queue(queue: str, retention: Duration | None) -> Call[None]:

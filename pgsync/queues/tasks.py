@@ -51,6 +51,7 @@ class JobChanges(TypedDict, total=False):
     unique_key: str | None
     max_attempts: int | None
     key: str | None
+    tenant: str | None
     unique: Unique | None
     batch: int | None
     after: int | Enqueued | Sequence[int | Enqueued] | None
@@ -76,7 +77,8 @@ class TaskOptions(TypedDict, total=False):
 
     ``key`` is the concurrency key of a job: a function of its arguments' dict, or a text in which
     ``{name}`` stands for an argument. Over all workers at most ``max_running_per_key`` jobs of one
-    key run at once; ``ordered`` ones run one by one, each after the end of the one before. With
+    key run at once; ``ordered`` ones run one by one, each after the end of the one before. Within a
+    queue the jobs of each ``tenant`` (given as ``key`` is) have their turn. With
     ``unique`` (True: by all arguments) a second job is not added while there is one.
 
     With ``encrypt`` only processes that have a key of ``PGSYNC_ARGS_KEYS`` can read the arguments.
@@ -96,6 +98,7 @@ class TaskOptions(TypedDict, total=False):
     max_exceptions: int | None
     on_discard: Callable[[Job, BaseException], Any] | None
     key: str | Callable[[dict[str, Any]], str] | None
+    tenant: str | Callable[[dict[str, Any]], str] | None
     max_running_per_key: int | None
     ordered: bool
     unique: Unique | bool | None
@@ -114,10 +117,14 @@ def job_options(options: Mapping[str, Any]) -> JobOptions:
             f"max_running_per_key must be 1 or more, and 1 where jobs run in order; not {most!r}"
         )
     if isinstance(key, str):
-        key = partial(_fill_in, key)
+        key = partial(_fill_in, "key", key)
+    tenant = options.get("tenant")
+    if isinstance(tenant, str):
+        tenant = partial(_fill_in, "tenant", tenant)
     return JobOptions(
         **given,
         key=key,
+        tenant=tenant,
         key_limit=most,
         ordered=ordered,
         unique=Unique() if unique is True else unique or None,
@@ -125,11 +132,11 @@ def job_options(options: Mapping[str, Any]) -> JobOptions:
     )
 
 
-def _fill_in(template: str, args: dict[str, Any]) -> str:
+def _fill_in(what: str, template: str, args: dict[str, Any]) -> str:
     try:
         return template.format_map(args)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise InvalidArgument(f"the key {template!r} needs an argument: {error}") from None
+        raise InvalidArgument(f"the {what} {template!r} needs an argument: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +332,7 @@ class _TaskFace(Generic[P, R]):
             raise InvalidArgument("give run_at or delay, not both")
         if run_at is not None and run_at.tzinfo is None:
             raise InvalidArgument("run_at must have a time zone, for example datetime.now(UTC)")
-        for name in ("queue", "unique_key", "key"):
+        for name in ("queue", "unique_key", "key", "tenant"):
             if not isinstance(given.get(name, ""), str):
                 raise InvalidArgument(f"{name} must be text, not {given[name]!r}")
         for name in ("priority", "max_attempts"):

@@ -126,6 +126,8 @@ DECLARE
     followers record;
     judged record;
     notes boolean;
+    shared boolean;
+    places tid[] := '{}';
 BEGIN
     PERFORM FROM pgsync.job_scheduled AS s
     WHERE s.run_at >= pgsync.due_floor() AND s.run_at <= moment LIMIT 1;
@@ -158,6 +160,9 @@ BEGIN
               AND (q.name = ANY (claim_jobs.queues) OR '*' = ANY (claim_jobs.queues))
               AND pgsync.has_ready_jobs(q.name)));
     END IF;
+    -- In the order of the one index that has them alone, and is empty where nobody has a tenant.
+    PERFORM FROM pgsync.job_ready AS r WHERE r.tenant IS NOT NULL ORDER BY r.queue, r.tenant LIMIT 1;
+    shared := FOUND;
     FOR round IN 1..10 LOOP
         asked := false;
         following := false;
@@ -175,17 +180,21 @@ BEGIN
                 room := pgsync.take_queue_room(turn.queue, room);
                 CONTINUE WHEN room = 0;
             END IF;
+            IF shared THEN
+                places := pgsync.take_turns(turn.queue, room);
+            END IF;
             RETURN QUERY
             WITH taken AS (
-                DELETE FROM pgsync.job_ready AS r WHERE r.ctid = ANY (ARRAY(
+                DELETE FROM pgsync.job_ready AS r WHERE r.ctid = ANY (places || ARRAY(
                     SELECT c.ctid FROM pgsync.claim_ranges(turn.queue) AS f
                     CROSS JOIN LATERAL (
                         SELECT j.ctid FROM pgsync.job_ready AS j
-                        WHERE j.queue = turn.queue
+                        WHERE j.queue = turn.queue AND j.ctid <> ALL (places)
                           AND (j.priority, j.position) >= (f.from_priority, f.from_position)
                           AND (j.priority, j.position) < (f.to_priority, f.to_position)
-                        ORDER BY j.priority, j.position LIMIT room FOR UPDATE SKIP LOCKED) AS c
-                    LIMIT room))
+                        ORDER BY j.priority, j.position
+                        LIMIT room - cardinality(places) FOR UPDATE SKIP LOCKED) AS c
+                    LIMIT room - cardinality(places)))
                 RETURNING r.*
             ), noted AS (
                 INSERT INTO pgsync.queue_floor (queue, priority, resumed, position)
