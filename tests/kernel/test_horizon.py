@@ -1,4 +1,4 @@
-"""Who pins the vacuum horizon: an open snapshot and a prepared transaction, seen and named."""
+"""Who pins the vacuum horizon: an open snapshot, a prepared transaction, a slot: seen and named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgsync.cli.main import cli
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
 
-_SETTINGS = {"fsync": "off", "max_prepared_transactions": "5"}
+_SETTINGS = {"fsync": "off", "max_prepared_transactions": "5", "wal_level": "logical"}
 
 
 def test_the_culprits_are_named_oldest_first(tmp_path: Path) -> None:
@@ -54,4 +54,19 @@ def test_the_culprits_are_named_oldest_first(tmp_path: Path) -> None:
             assert database.execute("SELECT count(*) FROM pg_prepared_xacts").fetchone() == (0,)
             database.execute("SELECT pg_terminate_backend(%s, 5000)", [analyst.info.backend_pid])
             analyst.close()
+            assert database.execute(seen).fetchall() == []
+
+
+def test_a_replication_slot_that_nobody_reads_is_named(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "server", settings=_SETTINGS) as server:
+        migrate(server.dsn)
+        with psycopg.connect(server.dsn, autocommit=True) as database:
+            seen = "SELECT kind, pid, name, state, ended_by FROM pgsync.oldest_snapshot"
+            database.execute("SELECT pg_create_logical_replication_slot('left_behind', 'pgoutput')")
+            database.execute("CREATE TABLE other (n integer)")
+            rows = database.execute(seen).fetchall()
+            assert [row[:4] for row in rows] == [
+                ("replication slot", None, "left_behind", "inactive")
+            ]
+            database.execute(rows[0][4].encode())
             assert database.execute(seen).fetchall() == []

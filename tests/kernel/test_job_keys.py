@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from pgsync import Limit
 from pgsync.errors import InvalidArgument
+from tests.eventually import eventually
 from tests.kernel.conftest import Clock
 from tests.kernel.test_jobs import claim, complete, enqueue, fail, state
 
@@ -129,6 +131,41 @@ def test_ordered_jobs_of_a_key_end_one_after_another_whatever_happens(
     assert claim(session, worker) == [first]
     fail(session, worker, first, 2, retry_in=None)
     assert claim(session, worker) == [second]
+
+
+def test_ordered_jobs_keep_their_order_through_failures_and_deaths_of_workers(
+    database: Any, new_worker: Any
+) -> None:
+    draw = random.Random(7)
+    jobs = [enqueue(database, key=f"k{n % 2}", ordered=True, max_attempts=4) for n in range(24)]
+    of_key = {0: jobs[::2], 1: jobs[1::2]}
+    started: list[int] = []
+    workers = [new_worker() for _ in range(3)]
+    while database.execute("SELECT count(*) FROM pgsync.jobs").fetchone()[0]:
+        place = draw.randrange(3)
+        session, worker = workers[place]
+        for job in claim(session, worker, batch=draw.choice([1, 3])):
+            started.append(job)
+            _, attempt = state(database, job)
+            ending = draw.choice(["complete", "complete", "fail", "discard", "release", "die"])
+            if ending == "complete":
+                complete(session, worker, (job, attempt))
+            elif ending in ("fail", "discard"):
+                fail(session, worker, job, attempt, retry_in=0 if ending == "fail" else None)
+            elif ending == "release":
+                session.execute(
+                    "SELECT pgsync.release_job(%s, %s, %s, '0')", [worker, job, attempt]
+                )
+            else:
+                session.close()
+                eventually(lambda: database.execute("SELECT pgsync.rescue_jobs()").fetchone()[0])
+                workers[place] = new_worker()
+                break
+    for number, line in of_key.items():
+        mine = [job for job in started if job in line]
+        # Whatever became of its attempts, a job began after the end of those before it.
+        assert mine == sorted(mine), f"of key k{number}"
+        assert set(mine) == set(line)
 
 
 def test_ordered_jobs_keep_their_order_between_claims_at_once(
