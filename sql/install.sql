@@ -214,7 +214,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'd40a97ef54c50991b1a67e030df64536d8aa3160ea4ad4907b3fef898e0725d6')
+VALUES ('api', 0, '0.1.0', 'dd9705ce8c5e4bee2b5ae90dc8652f51ec5d2e87dcf691ec90522ebc39e607c1')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
