@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 
 import psycopg
@@ -18,6 +20,8 @@ from pgsync.queues import Task
 __all__ = ["measure"]
 
 _SINGLE = 300
+_CROWD = 250  # for each of the threads
+_THREADS = 8
 _BULK = 10_000
 _CONCURRENCY = 100
 
@@ -46,6 +50,9 @@ def measure(dsn: str, pace: Pace, peers: Peers) -> Iterator[Comparison]:
 
         single, bulk = pace.count(_SINGLE), pace.count(_BULK)
         yield compare("enqueue one, one thread", _single(raw, noop, peer, single), pace.rounds)
+        with ExitStack() as stack:
+            crowd = _crowd(dsn, noop, pace.count(_CROWD), stack)
+            yield compare("enqueue one, 8 threads of one process", crowd, pace.rounds)
         yield compare("enqueue in bulk", _bulk(raw, noop, peer, bulk), pace.rounds)
         drains = _drain(raw, sync, (noop, noop_async), peer, bulk)
         yield compare("drain, one worker process, no-op job", drains, pace.rounds)
@@ -68,6 +75,24 @@ def _single(
     yield Contender("pgsync", enqueue)
     if peer is not None:
         yield Contender("PgQueuer", lambda: peer.enqueue_one_by_one(count))
+
+
+def _crowd(dsn: str, noop: Task[..., None], count: int, stack: ExitStack) -> Iterator[Contender]:
+    raws = [stack.enter_context(psycopg.connect(dsn, autocommit=True)) for _ in range(_THREADS)]
+    threads = stack.enter_context(ThreadPoolExecutor(_THREADS))
+
+    def insert(raw: psycopg.Connection[object]) -> int:
+        for number in range(count):
+            raw.execute("INSERT INTO bench_job (args) VALUES (%s)", [f'{{"n": {number}}}'])
+        return count
+
+    def enqueue(_thread: int) -> int:
+        for number in range(count):
+            noop.enqueue(n=number)
+        return count
+
+    yield Contender("INSERT + commit, 8 connections", lambda: sum(threads.map(insert, raws)))
+    yield Contender("pgsync", lambda: sum(threads.map(enqueue, range(_THREADS))))
 
 
 def _bulk(

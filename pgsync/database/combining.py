@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 __all__ = ["AsyncCombiner", "Combiner", "Party"]
+
+
+_USUAL_SECONDS = 0.005
+"""A round trip that takes longer is no measure of how long to wait for others."""
 
 
 class Party:
@@ -68,12 +73,21 @@ class Combiner(Generic[P]):
     """The requests of many threads.
 
     ``serve`` answers each of a list of parties, in the thread of one of them; together they weigh
-    at most ``most``, unless it is only one.
+    at most ``most``, unless it is only one. Where it ``gathers``, whoever asks next waits for those
+    who were answered together in the last round trip, half of what that took at most, since else
+    they would go one first and the rest after. Who comes alone still waits for nobody.
     """
 
-    def __init__(self, serve: Callable[[list[P]], None], most: int) -> None:
+    def __init__(
+        self, serve: Callable[[list[P]], None], most: int, *, gathers: bool = False
+    ) -> None:
         self._serve = serve
         self._most = most
+        self._gathers = gathers
+        self._company = 0
+        self._took = 0.0
+        self._ended = 0.0
+        self._gathering: P | None = None
         self._mutex = threading.Lock()
         self._asking = False
         self._queue: deque[P] = deque()
@@ -90,6 +104,9 @@ class Combiner(Generic[P]):
             else:
                 party.stand()
                 self._queue.append(party)
+                if self._gathering is not None and len(self._queue) >= self._company:
+                    self._gathering.ring()
+                    self._gathering = None
         if leads:
             self._lead(party)
         else:
@@ -122,11 +139,17 @@ class Combiner(Generic[P]):
 
     def _lead(self, party: P) -> None:
         """Ask for all who stand in the queue, and make one of those who came since lead."""
-        with self._mutex:
-            if party.leads:
-                self._queue.remove(party)
-            batch = _batch(self._queue, self._most, [party])
+        batch = [party]
+        began = time.monotonic()
         try:
+            with self._mutex:
+                if party.leads:
+                    self._queue.remove(party)
+            if self._gathers:
+                self._gather(party)
+            with self._mutex:
+                _batch(self._queue, self._most, batch)
+            began = time.monotonic()
             self._serve(batch)
         except BaseException:
             # Interrupted: nobody's answer is known. The others ask again.
@@ -134,10 +157,27 @@ class Combiner(Generic[P]):
                 self._queue.extendleft(p for p in reversed(batch[1:]) if not p.answered)
             raise
         finally:
+            self._company = len(batch) - 1
+            self._ended = time.monotonic()
+            self._took = min(self._ended - began, _USUAL_SECONDS)
             self._pass_on()
             for other in batch[1:]:
                 if other.answered:
                     other.ring()
+
+    def _gather(self, party: P) -> None:
+        """Wait for the company of the last round trip, if that has just ended."""
+        with self._mutex:
+            late = time.monotonic() > self._ended + self._took
+            if late or len(self._queue) >= self._company:
+                return
+            party.stand()
+            self._gathering = party
+        try:
+            party.wait(self._took / 2)
+        finally:
+            with self._mutex:
+                self._gathering = None
 
     def _pass_on(self) -> None:
         with self._mutex:
@@ -176,11 +216,17 @@ class AsyncCombiner(Generic[P]):
         try:
             while self._queue:
                 batch = _batch(self._queue, self._most, [])
-                await self._serve(batch)
+                try:
+                    await self._serve(batch)
+                except Exception as error:  # noqa: BLE001 - it is the callers'
+                    for party in batch:
+                        if not party.answered:
+                            party.fail(error)
                 for party in batch:
                     answer = self._answers.pop(party)
                     if not answer.done():
                         answer.set_result(None)
+                await asyncio.sleep(0)  # The answered may have more to ask.
         finally:
             self._asking = None
             # Some are left where the loop ends: nobody's answer is known.

@@ -31,7 +31,7 @@ class Enqueuer:
         self._database = database
         self._kept = KeptConnection(database)
         self._numbers = Numbers(self._kept.holds)
-        self._combiner: Combiner[NumberedJob] = Combiner(self._serve, _MOST)
+        self._combiner: Combiner[NumberedJob] = Combiner(self._serve, _MOST, gathers=True)
 
     def add(self, job: NewJob, within: Any = None) -> Enqueued:
         """Add a job; returns when it is committed, or is in the caller's transaction."""

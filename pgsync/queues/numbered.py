@@ -89,7 +89,7 @@ def adding(jobs: Sequence[NumberedJob], numbers: Numbers) -> Steps[None]:
         ids = numbers.take(len(jobs)) or (yield from _patiently(_draw(len(jobs))))
     except OutcomeUnknown as error:  # of drawing ids only
         _fail(jobs, ConnectionFailed(str(error)))
-    except ConnectionFailed as error:
+    except Exception as error:  # noqa: BLE001 - it is the callers'
         _fail(jobs, error)
     else:
         yield from _add(jobs, ids, numbers)

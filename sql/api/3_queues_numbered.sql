@@ -1,6 +1,8 @@
 -- Numbered jobs: whoever adds them has drawn their ids before, and can ask again after a lost answer.
 -- Why nothing is added twice: docs/decisions/0010-jobs-are-numbered-before-they-are-added.md.
 
+DROP FUNCTION IF EXISTS pgsync.insert_numbered_jobs(jsonb, timestamptz);
+
 CREATE OR REPLACE FUNCTION pgsync.job_numbers(count integer) RETURNS bigint[]
 LANGUAGE sql VOLATILE AS $$
     SELECT ARRAY(SELECT nextval('pgsync.job_id') FROM generate_series(1, job_numbers.count))
@@ -9,17 +11,29 @@ $$;
 COMMENT ON FUNCTION pgsync.job_numbers(integer) IS
     'Draws ids of jobs that are to be added.';
 
+CREATE OR REPLACE FUNCTION pgsync.can_be_job(
+    task text, args jsonb, queue text, priority integer, max_attempts integer
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+-- An expression of its arguments and nothing else, so that it is put in place of its calls.
+RETURN octet_length(task) BETWEEN 1 AND 1024 AND octet_length(queue) BETWEEN 1 AND 1024
+    AND jsonb_typeof(args) = 'object' AND octet_length(args::text) <= 1048576
+    AND priority BETWEEN -32768 AND 32767 AND max_attempts BETWEEN 1 AND 32767;
+
+COMMENT ON FUNCTION pgsync.can_be_job(text, jsonb, text, integer, integer) IS
+    'Internal: whether check_job would let the job pass; false or null where it would not.';
+
 CREATE OR REPLACE FUNCTION pgsync.add_numbered_job(
     id bigint, task text, args jsonb, queue text, priority integer, max_attempts integer
 ) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
-DECLARE
-    moment timestamptz := pgsync.clock();
 BEGIN
-    PERFORM pgsync.check_job(task, args, queue, priority, max_attempts, NULL);
+    IF pgsync.can_be_job(task, args, queue, priority, max_attempts) IS NOT TRUE THEN
+        PERFORM pgsync.check_job(task, args, queue, priority, max_attempts, NULL);
+    END IF;
     INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
-    VALUES (id, queue, task, args, priority, 0, max_attempts, moment, moment);
+    SELECT id, queue, task, args, priority, 0, max_attempts, moment, moment FROM pgsync.clock() AS moment;
     IF EXISTS (SELECT FROM pgsync.job_asked_again AS a WHERE a.id = add_numbered_job.id) THEN
         RAISE object_not_in_prerequisite_state USING MESSAGE = 'the job was asked for again meanwhile';
     END IF;
@@ -31,38 +45,40 @@ $$;
 COMMENT ON FUNCTION pgsync.add_numbered_job(bigint, text, jsonb, text, integer, integer) IS
     'Enqueues a job, to run at once, under an id drawn before. Returns an id for the next.';
 
-CREATE OR REPLACE FUNCTION pgsync.insert_numbered_jobs(jobs jsonb, moment timestamptz) RETURNS text[]
+CREATE OR REPLACE FUNCTION pgsync.insert_numbered_jobs(jobs jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    their_queues text[];
+    moment timestamptz := pgsync.clock();
+    inserted integer;
 BEGIN
-    PERFORM pgsync.check_job(j ->> 1, j -> 2, j ->> 3, (j ->> 4)::integer, (j ->> 5)::integer, NULL)
-    FROM jsonb_array_elements(jobs) AS j;
-    WITH added AS (
-        INSERT INTO pgsync.job_ready AS r (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
-        SELECT (j.job ->> 0)::bigint, j.job ->> 3, j.job ->> 1, j.job -> 2, (j.job ->> 4)::smallint, 0,
-               (j.job ->> 5)::smallint, moment, moment
-        FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (job, number) ORDER BY j.number
-        RETURNING r.queue
-    )
-    SELECT array_agg(DISTINCT a.queue) INTO their_queues FROM added AS a;
-    RETURN their_queues;
+    INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
+    SELECT (j ->> 0)::bigint, j ->> 3, j ->> 1, j -> 2, (j ->> 4)::integer, 0, (j ->> 5)::integer, moment, moment
+    FROM jsonb_array_elements(jobs) AS j
+    WHERE pgsync.can_be_job(j ->> 1, j -> 2, j ->> 3, (j ->> 4)::integer, (j ->> 5)::integer);
+    GET DIAGNOSTICS inserted = ROW_COUNT;
+    IF inserted <> jsonb_array_length(jobs) THEN
+        PERFORM pgsync.check_job(j ->> 1, j -> 2, j ->> 3, (j ->> 4)::integer, (j ->> 5)::integer, NULL)
+        FROM jsonb_array_elements(jobs) AS j;
+    END IF;
+    IF EXISTS (SELECT FROM pgsync.worker AS w WHERE w.idle) THEN
+        PERFORM pgsync.notify_workers(q) FROM (SELECT DISTINCT j ->> 3 FROM jsonb_array_elements(jobs) AS j) AS d (q);
+    END IF;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.insert_numbered_jobs(jsonb, timestamptz) IS
-    'Internal: adds jobs that are each [id, task, args, queue, priority, max_attempts], and returns their queues.';
+COMMENT ON FUNCTION pgsync.insert_numbered_jobs(jsonb) IS
+    'Internal: adds jobs that are each [id, task, args, queue, priority, max_attempts], and wakes workers.';
 
 CREATE OR REPLACE FUNCTION pgsync.add_numbered_jobs(jobs jsonb) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    their_queues text[] := pgsync.insert_numbered_jobs(jobs, pgsync.clock());
+    first bigint := jobs -> 0 ->> 0;
 BEGIN
-    IF EXISTS (SELECT FROM pgsync.job_asked_again AS a WHERE a.id = (jobs -> 0 ->> 0)::bigint) THEN
+    PERFORM pgsync.insert_numbered_jobs(jobs);
+    IF EXISTS (SELECT FROM pgsync.job_asked_again AS a WHERE a.id = first) THEN
         RAISE object_not_in_prerequisite_state USING MESSAGE = 'the jobs were asked for again meanwhile';
     END IF;
-    PERFORM pgsync.notify_workers(q) FROM unnest(their_queues) AS q;
-    RETURN pgsync.job_numbers(jsonb_array_length(jobs));
+    RETURN ARRAY(SELECT nextval('pgsync.job_id') FROM generate_series(1, jsonb_array_length(jobs)));
 END
 $$;
 
@@ -97,7 +113,7 @@ BEGIN
         jobs := (SELECT jsonb_agg(jsonb_set(j.job, '{0}', to_jsonb(nextval('pgsync.job_id'))) ORDER BY j.number)
                  FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (job, number));
     END IF;
-    PERFORM pgsync.notify_workers(q) FROM unnest(pgsync.insert_numbered_jobs(jobs, moment)) AS q;
+    PERFORM pgsync.insert_numbered_jobs(jobs);
     RETURN ARRAY(SELECT (j ->> 0)::bigint FROM jsonb_array_elements(jobs) AS j);
 END
 $$;

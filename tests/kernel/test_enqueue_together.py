@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgsync import InvalidArgument
+from pgsync import InvalidArgument, SchemaMissing
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.core
@@ -158,6 +158,25 @@ def test_ids_grow_and_are_never_given_twice(face: Any, database: Any) -> None:
     found = database.execute("SELECT id FROM pgsync.job_ready ORDER BY id").fetchall()
     assert [job_id for (job_id,) in found] == sorted(ids)
     assert commits(database) < 200
+
+
+def test_each_caller_hears_why_nothing_can_be_enqueued(face: Any, dsn: str, database: Any) -> None:
+    database.execute("DROP SCHEMA pgsync CASCADE")
+    task = face.task()(send)
+    errors: list[str] = []
+
+    def work() -> None:
+        with pytest.raises(SchemaMissing) as raised:
+            task.enqueue(n=1)
+        errors.append(str(raised.value))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(errors) == 3
+    assert all("pgsync migrate" in error for error in errors)
 
 
 _LED_BY_THE_MAIN_THREAD = """
