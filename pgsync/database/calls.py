@@ -16,6 +16,7 @@ from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
 
 __all__ = [
     "Call",
+    "Copy",
     "Invoke",
     "Listing",
     "Row",
@@ -71,6 +72,22 @@ class Listing(Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """Rows for ``COPY ... FROM STDIN``, in its text format.
+
+    ``meanwhile`` is called while the server takes them.
+    """
+
+    statement: LiteralString
+    rows: str
+    meanwhile: Callable[[], None] | None = None
+
+    def __iter__(self) -> Generator[Copy, Any, None]:
+        """Copy the rows inside a plan: ``yield from copy``."""
+        yield self
+
+
+@dataclass(frozen=True, slots=True)
 class Sleep:
     """A pause of ``seconds`` inside a plan."""
 
@@ -97,7 +114,7 @@ class Invoke(Generic[T]):
         return answer
 
 
-Step: TypeAlias = Call[Any] | Listing[Any] | Sleep | Invoke[Any]
+Step: TypeAlias = Call[Any] | Listing[Any] | Copy | Sleep | Invoke[Any]
 Steps: TypeAlias = Generator[Step, Any, T]
 
 

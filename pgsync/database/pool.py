@@ -17,7 +17,7 @@ import psycopg
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from pgsync.database.calls import Call, Listing, Row, Steps
+from pgsync.database.calls import Call, Copy, Listing, Row, Steps
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.dsn import (
     connect,
@@ -49,9 +49,19 @@ _IDLE_SECONDS = 300.0
 def execute(connection: psycopg.Connection[Any], call: Call[T]) -> T: ...
 @overload
 def execute(connection: psycopg.Connection[Any], call: Listing[T]) -> list[T]: ...
-def execute(connection: psycopg.Connection[Any], call: Call[T] | Listing[T]) -> T | list[T]:
+@overload
+def execute(connection: psycopg.Connection[Any], call: Copy) -> None: ...
+def execute(
+    connection: psycopg.Connection[Any], call: Call[T] | Listing[T] | Copy
+) -> T | list[T] | None:
     """Run a call on this connection, in the transaction it is in."""
     with translated(), connection.cursor(row_factory=tuple_row) as cursor:
+        if isinstance(call, Copy):
+            with cursor.copy(call.statement) as stream:
+                stream.write(call.rows)
+                if call.meanwhile is not None:
+                    call.meanwhile()
+            return None
         cursor.execute(call.statement, call.parameters, binary=_is_binary(call))
         return _read(call, cursor.fetchall())
 
@@ -60,12 +70,20 @@ def execute(connection: psycopg.Connection[Any], call: Call[T] | Listing[T]) -> 
 async def execute_async(connection: psycopg.AsyncConnection[Any], call: Call[T]) -> T: ...
 @overload
 async def execute_async(connection: psycopg.AsyncConnection[Any], call: Listing[T]) -> list[T]: ...
+@overload
+async def execute_async(connection: psycopg.AsyncConnection[Any], call: Copy) -> None: ...
 async def execute_async(
-    connection: psycopg.AsyncConnection[Any], call: Call[T] | Listing[T]
-) -> T | list[T]:
+    connection: psycopg.AsyncConnection[Any], call: Call[T] | Listing[T] | Copy
+) -> T | list[T] | None:
     """Run a call on this connection, in the transaction it is in."""
     with translated():
         async with connection.cursor(row_factory=tuple_row) as cursor:
+            if isinstance(call, Copy):
+                async with cursor.copy(call.statement) as stream:
+                    await stream.write(call.rows)
+                    if call.meanwhile is not None:
+                        call.meanwhile()
+                return None
             await cursor.execute(call.statement, call.parameters, binary=_is_binary(call))
             return _read(call, await cursor.fetchall())
 

@@ -6,12 +6,12 @@ Understood are psycopg connections and, without importing it, SQLAlchemy's ``Ses
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import psycopg
 from psycopg import pq
 
-from pgsync.database.calls import Call
+from pgsync.database.calls import Call, Copy
 from pgsync.database.pool import execute, execute_async
 from pgsync.errors import InvalidArgument
 
@@ -20,7 +20,11 @@ __all__ = ["run_within", "run_within_async"]
 T = TypeVar("T")
 
 
-def run_within(target: Any, call: Call[T], *, lasting: bool = False) -> T:
+@overload
+def run_within(target: Any, call: Call[T], *, lasting: bool = False) -> T: ...
+@overload
+def run_within(target: Any, call: Copy, *, lasting: bool = False) -> None: ...
+def run_within(target: Any, call: Call[T] | Copy, *, lasting: bool = False) -> T | None:
     """Run a call in the transaction of ``target``; commit and rollback stay the caller's.
 
     ``lasting`` says that it is worth nothing unless that transaction goes on after it.
@@ -42,7 +46,11 @@ def run_within(target: Any, call: Call[T], *, lasting: bool = False) -> T:
     raise _unsupported(target, driver)
 
 
-async def run_within_async(target: Any, call: Call[T], *, lasting: bool = False) -> T:
+@overload
+async def run_within_async(target: Any, call: Call[T], *, lasting: bool = False) -> T: ...
+@overload
+async def run_within_async(target: Any, call: Copy, *, lasting: bool = False) -> None: ...
+async def run_within_async(target: Any, call: Call[T] | Copy, *, lasting: bool = False) -> T | None:
     """As :func:`run_within`, for the asyncio kinds of connections and sessions."""
     if isinstance(target, psycopg.AsyncConnection):
         _refuse_autocommit(target, lasting)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from pgsync.database.calls import Call, Listing, in_utc, moment, scalar
@@ -67,6 +68,16 @@ class JobOptions:
         rest = (self.key, self.unique, self.batch, self.after, self.lock, self.tenant)
         return all(option is None for option in rest)
 
+    @property
+    def is_place(self) -> bool:
+        """Whether it has nothing beyond a queue, a priority and attempts: it may run at once."""
+        return self.batch is None and self.is_place_or_batch
+
+    @property
+    def is_place_or_batch(self) -> bool:
+        """As :attr:`is_place`, but it may be of a batch."""
+        return bool(_beyond_place(self) == _NO_MORE)
+
     def key_of(self, args: dict[str, Any]) -> str | None:
         """The concurrency key of a job with these arguments."""
         return self.key(args) if callable(self.key) else self.key
@@ -78,6 +89,11 @@ class JobOptions:
     def tenant_of(self, args: dict[str, Any]) -> str | None:
         """Whose job one with these arguments is."""
         return self.tenant(args) if callable(self.tenant) else self.tenant
+
+
+_PLACE = {"queue", "priority", "max_attempts", "encrypt", "batch"}
+_beyond_place = attrgetter(*(f.name for f in fields(JobOptions) if f.name not in _PLACE))
+_NO_MORE = _beyond_place(JobOptions())
 
 
 @dataclass(frozen=True, slots=True)

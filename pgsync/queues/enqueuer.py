@@ -10,9 +10,11 @@ from pgsync.database.drive import drive, drive_async
 from pgsync.database.kept import AsyncKeptConnection, KeptConnection
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.database.within import run_within, run_within_async
-from pgsync.queues.calls import Enqueued, add_job
+from pgsync.queues.calls import Enqueued, JobOptions, add_job
+from pgsync.queues.copying import add_alike
+from pgsync.queues.middleware import BeforeEnqueue
 from pgsync.queues.numbered import NumberedJob, Numbers, adding, numbered
-from pgsync.queues.together import Enqueuing, NewJob, Seen, add_each
+from pgsync.queues.together import Enqueuing, NewJob, add_each
 
 __all__ = ["AsyncEnqueuer", "Enqueuer"]
 
@@ -26,7 +28,7 @@ class Enqueuer:
     ``seen`` makes of each job what is enqueued.
     """
 
-    def __init__(self, database: Database, seen: Seen) -> None:
+    def __init__(self, database: Database, seen: BeforeEnqueue) -> None:
         self.seen = seen
         self._database = database
         self._kept = KeptConnection(database)
@@ -44,9 +46,12 @@ class Enqueuer:
         self._combiner.ask(numbered_job)
         return Enqueued(numbered_job.id, True)
 
-    def add_many(self, jobs: Iterable[NewJob], within: Any = None) -> Any:
-        """Add jobs in one transaction, the caller's with ``within``; returns their ids."""
-        return self.add_together(add_each(jobs, self.seen), within, lasting=False)
+    def add_alike(
+        self, task: str, many_args: Iterable[dict[str, Any]], options: JobOptions, within: Any
+    ) -> Any:
+        """Add jobs of one task in one transaction, the caller's with ``within``; returns ids."""
+        calls = _alike(task, many_args, options, self.seen)
+        return self.add_together(calls, within, lasting=False)
 
     def add_together(self, calls: Enqueuing, within: Any = None, *, lasting: bool = True) -> Any:
         """Make calls in one transaction, the caller's with ``within``; returns what they return."""
@@ -66,7 +71,7 @@ class Enqueuer:
 class AsyncEnqueuer:
     """As :class:`Enqueuer`, for the tasks of an event loop."""
 
-    def __init__(self, database: AsyncDatabase, seen: Seen) -> None:
+    def __init__(self, database: AsyncDatabase, seen: BeforeEnqueue) -> None:
         self.seen = seen
         self._database = database
         self._kept = AsyncKeptConnection(database)
@@ -84,9 +89,12 @@ class AsyncEnqueuer:
         await self._combiner.ask(numbered_job)
         return Enqueued(numbered_job.id, True)
 
-    async def add_many(self, jobs: Iterable[NewJob], within: Any = None) -> Any:
-        """As :meth:`Enqueuer.add_many`."""
-        return await self.add_together(add_each(jobs, self.seen), within, lasting=False)
+    async def add_alike(
+        self, task: str, many_args: Iterable[dict[str, Any]], options: JobOptions, within: Any
+    ) -> Any:
+        """As :meth:`Enqueuer.add_alike`."""
+        calls = _alike(task, many_args, options, self.seen)
+        return await self.add_together(calls, within, lasting=False)
 
     async def add_together(
         self, calls: Enqueuing, within: Any = None, *, lasting: bool = True
@@ -105,3 +113,11 @@ class AsyncEnqueuer:
 
     async def _serve(self, jobs: list[NumberedJob]) -> None:
         await drive_async(adding(jobs, self._numbers), self._kept.run)
+
+
+def _alike(
+    task: str, many_args: Iterable[dict[str, Any]], options: JobOptions, seen: BeforeEnqueue
+) -> Enqueuing:
+    if seen:
+        return add_each((NewJob(task, args, options) for args in many_args), seen)
+    return add_alike(task, many_args, options)

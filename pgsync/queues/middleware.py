@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 from pgsync.errors import InvalidArgument
 from pgsync.queues.context import JobContext
+from pgsync.queues.together import NewJob
 
-__all__ = ["Middleware", "check_enqueue_middleware", "check_middleware", "wrapped"]
+__all__ = ["BeforeEnqueue", "Middleware", "check_middleware", "wrapped"]
 
 Middleware = Callable[[JobContext, Callable[[], Any]], Any]
 """``def middleware(job, call): return call()``; with ``async`` and ``await`` for coroutines."""
 
 M = TypeVar("M", bound=Middleware)
-E = TypeVar("E", bound=Callable[..., Any])
 
 
 def check_middleware(middleware: M) -> M:
@@ -34,24 +34,52 @@ def check_middleware(middleware: M) -> M:
     return middleware
 
 
-def check_enqueue_middleware(middleware: E) -> E:
-    """Return it if it can be called with a job that is to be enqueued.
+class BeforeEnqueue:
+    """The functions that see each job before it is enqueued, in their order.
 
-    Raises:
-        InvalidArgument: if it does not take one job, or is a coroutine function.
+    ``check`` raises for a job that its handler cannot take.
     """
-    try:
-        inspect.signature(middleware).bind(None)
-    except TypeError:
-        fits = False
-    else:
-        fits = not is_coroutine_function(middleware)
-    if not fits:
-        raise InvalidArgument(
-            f"middleware of enqueue must be a blocking function of (job), which {middleware!r}"
-            " is not"
-        )
-    return middleware
+
+    def __init__(self, check: Callable[[NewJob], None]) -> None:
+        self._check = check
+        self._functions: list[Callable[[NewJob], NewJob]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._functions)
+
+    def __call__(self, job: NewJob) -> NewJob:
+        """The job as it is to be enqueued.
+
+        Raises:
+            InvalidArgument: if a function returns no job, or one that its handler cannot take.
+        """
+        if not self._functions:
+            return job
+        for function in self._functions:
+            job = function(job)
+            if not isinstance(job, NewJob):
+                raise InvalidArgument(f"{function!r} must return a job, not {job!r}")
+        self._check(job)
+        return job
+
+    def add(self, function: Callable[[NewJob], NewJob]) -> None:
+        """Add a function.
+
+        Raises:
+            InvalidArgument: if it does not take one job, or is a coroutine function.
+        """
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError:
+            fits = False
+        else:
+            fits = not is_coroutine_function(function)
+        if not fits:
+            raise InvalidArgument(
+                f"middleware of enqueue must be a blocking function of (job), which {function!r}"
+                " is not"
+            )
+        self._functions.append(function)
 
 
 def wrapped(

@@ -8,9 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import lru_cache
-from operator import attrgetter
 from typing import TypeVar
 
 from pgsync.database.calls import Call, Row, Sleep, Steps, scalar
@@ -27,10 +25,6 @@ T = TypeVar("T")
 _PATIENCE = 30.0
 _FRESH_SECONDS = 1.0
 _BYTES_A_UNIT = 10_000
-
-_PLACE = {"queue", "priority", "max_attempts", "encrypt"}
-_beyond = attrgetter(*(field.name for field in fields(JobOptions) if field.name not in _PLACE))
-_NOTHING = _beyond(JobOptions())
 
 
 class NumberedJob(Party):
@@ -52,7 +46,7 @@ def numbered(job: NewJob) -> NumberedJob | None:
     Raises:
         InvalidArgument: if JSON cannot say its arguments, or they have more than 1 MB.
     """
-    if _beyond(job.options) != _NOTHING:
+    if not job.options.is_place:
         return None
     return NumberedJob(job.task, args_text(job.args, job.task, job.options), job.options)
 

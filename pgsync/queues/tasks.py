@@ -14,11 +14,7 @@ from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, JobOptions
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.job import Job
-from pgsync.queues.middleware import (
-    Middleware,
-    check_enqueue_middleware,
-    check_middleware,
-)
+from pgsync.queues.middleware import BeforeEnqueue, Middleware, check_middleware
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
 from pgsync.queues.together import NewJob, job_ids
@@ -229,7 +225,7 @@ class TaskRegistry:
         self._tasks: dict[str, TaskDeclaration] = {}
         self.middleware: list[Middleware] = []
         """What is around each handler, the first outermost."""
-        self._before_enqueue: list[Callable[[NewJob], NewJob]] = []
+        self.before_enqueue = BeforeEnqueue(self._check)
 
     def __iter__(self) -> Iterator[TaskDeclaration]:
         return iter(self._tasks.values())
@@ -270,25 +266,13 @@ class TaskRegistry:
         Raises:
             InvalidArgument: if it does not take one job, or is a coroutine function.
         """
-        self._before_enqueue.append(check_enqueue_middleware(middleware))
+        self.before_enqueue.add(middleware)
         return middleware
 
-    def seen(self, job: NewJob) -> NewJob:
-        """The job as it is to be enqueued, when all middleware has seen it.
-
-        Raises:
-            InvalidArgument: if a middleware returns no job, or one that its handler cannot take.
-        """
-        if not self._before_enqueue:
-            return job
-        for middleware in self._before_enqueue:
-            job = middleware(job)
-            if not isinstance(job, NewJob):
-                raise InvalidArgument(f"{middleware!r} must return a job, not {job!r}")
+    def _check(self, job: NewJob) -> None:
         declaration = self._tasks.get(job.task)
         if declaration is not None:
             declaration.check(job.args)
-        return job
 
     def find(self, name: str) -> TaskDeclaration:
         """The task of that name.
@@ -358,13 +342,15 @@ class _TaskFace(Generic[P, R]):
         declaration = self.declaration
         return NewJob(declaration.name, declaration.check(args), declaration.options)
 
-    def _jobs(self, many_args: Iterable[dict[str, Any]]) -> Iterator[NewJob]:
-        options = self.declaration.options
-        if options.unique_key is not None or options.unique is not None:
+    def _alike(
+        self, many_args: Iterable[dict[str, Any]]
+    ) -> tuple[str, Iterator[dict[str, Any]], JobOptions]:
+        declaration = self.declaration
+        if declaration.options.unique_key is not None or declaration.options.unique is not None:
             raise InvalidArgument(
                 "enqueue_many takes no unique_key and no unique: enqueue those jobs one by one"
             )
-        return map(self._job, many_args)
+        return declaration.name, map(declaration.check, many_args), declaration.options
 
 
 class Task(_TaskFace[P, R]):
@@ -396,7 +382,7 @@ class Task(_TaskFace[P, R]):
 
     def enqueue_many(self, many_args: Iterable[dict[str, Any]], *, within: Any = None) -> list[int]:
         """Add a job for each dict of arguments, all in one transaction; returns their ids."""
-        ids: list[int] = self._enqueuer.add_many(self._jobs(many_args), within)
+        ids: list[int] = self._enqueuer.add_alike(*self._alike(many_args), within)
         return ids
 
 
@@ -419,5 +405,5 @@ class AsyncTask(_TaskFace[P, R]):
         self, many_args: Iterable[dict[str, Any]], *, within: Any = None
     ) -> list[int]:
         """As :meth:`Task.enqueue_many`."""
-        ids: list[int] = await self._enqueuer.add_many(self._jobs(many_args), within)
+        ids: list[int] = await self._enqueuer.add_alike(*self._alike(many_args), within)
         return ids

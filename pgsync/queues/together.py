@@ -9,10 +9,11 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, TypeAlias
 
-from pgsync.database.calls import Call, Listing, Row, in_utc, scalar
+from pgsync.database.calls import Call, Copy, Listing, Row, in_utc, scalar
 from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument
-from pgsync.queues.calls import Enqueued, JobOptions, add_job, add_jobs
+from pgsync.queues.calls import Enqueued, JobOptions, add_job
+from pgsync.queues.copying import CHUNK, add_chunk
 
 __all__ = [
     "BatchState",
@@ -27,9 +28,7 @@ __all__ = [
     "job_ids",
 ]
 
-_CHUNK = 5_000
-
-Enqueuing: TypeAlias = Generator[Call[Any], Any, Any]
+Enqueuing: TypeAlias = Generator[Call[Any] | Copy, Any, Any]
 """Calls to be made one after another in one transaction."""
 
 
@@ -141,22 +140,22 @@ def add_each(
     *,
     batch: int | None = None,
     after: list[int] | None = None,
-) -> Generator[Call[Any], Any, list[int]]:
+) -> Generator[Call[Any] | Copy, Any, list[int]]:
     """Enqueue jobs, those of one task and the same options that follow each other in few calls."""
     ids: list[int] = []
     to_add = (seen(_checked(job, "a batch or chain")) for job in jobs)
     for _, same in groupby(to_add, key=attrgetter("task", "options")):
-        while chunk := list(islice(same, _CHUNK)):
+        while chunk := list(islice(same, CHUNK)):
             options = chunk[0].options
             if batch is not None:
                 options = replace(options, batch=batch)
             if after is not None:
                 options = replace(options, after=[*(options.after or ()), *after])
             if options.unique is None and options.unique_key is None:
-                ids += yield add_jobs(chunk[0].task, [job.args for job in chunk], options)
-                continue
-            for job in chunk:
-                ids.append((yield add_job(job.task, job.args, options)).id)
+                ids += yield from add_chunk(chunk[0].task, [job.args for job in chunk], options)
+            else:
+                for job in chunk:
+                    ids.append((yield add_job(job.task, job.args, options)).id)
     return ids
 
 
