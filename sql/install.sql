@@ -220,6 +220,7 @@ VALUES ('api', 0, '0.1.0', 'f6f1a98a3052426e961c0c9b08c16fbcd20fc9dea9ef7b56fd0f
 VALUES ('api', 0, '0.1.0', '0b4d9e585f10a637a6331bd83ce04e93dd156494010f8e44eb8cb9335398b4e1')
 VALUES ('api', 0, '0.1.0', '8bc442838d4952da957277a81f6a7d14ebbb5860d293375ac7f8caeba18cd6f9')
 VALUES ('api', 0, '0.1.0', 'c540b32702d81ad92d324681ce504047144424f67da5a2f65d28e74f0124e1f6')
+VALUES ('api', 0, '0.1.0', '15434a6c25f55571e6a2fbafd77e65d30f00604c220b7928708f78410c342d12')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -42,6 +42,8 @@ def run_within(target: Any, call: Call[T] | Copy, *, lasting: bool = False) -> T
     driver = getattr(pooled, "driver_connection", None)
     if isinstance(driver, psycopg.Connection):
         _refuse_autocommit(driver, lasting)
+        if not connection.in_transaction():
+            connection.begin()  # As its own execute() does; else its commit() would do nothing.
         return execute(driver, call)
     raise _unsupported(target, driver)
 
@@ -64,6 +66,8 @@ async def run_within_async(target: Any, call: Call[T] | Copy, *, lasting: bool =
     driver = getattr(await connection.get_raw_connection(), "driver_connection", None)
     if isinstance(driver, psycopg.AsyncConnection):
         _refuse_autocommit(driver, lasting)
+        if not connection.in_transaction():
+            await connection.begin()
         return await execute_async(driver, call)
     raise _unsupported(target, driver)
 

@@ -96,13 +96,21 @@ def test_a_job_within_a_sqlalchemy_session_or_connection(
     with engine.connect() as connection:
         task.enqueue(campaign_id=3, within=connection)
         connection.rollback()
-    assert jobs(database) == [(kept.id, {"campaign_id": 2}, "available")]
+        also = task.enqueue(campaign_id=4, within=connection)
+        connection.commit()
+    with engine.begin() as connection:
+        last = task.enqueue(campaign_id=5, within=connection)
+    assert jobs(database) == [
+        (kept.id, {"campaign_id": 2}, "available"),
+        (also.id, {"campaign_id": 4}, "available"),
+        (last.id, {"campaign_id": 5}, "available"),
+    ]
 
 
 def test_a_job_within_an_async_session_or_connection(dsn: str, url: str, database: Any) -> None:
     import asyncio
 
-    async def enqueue() -> int:
+    async def enqueue() -> list[int]:
         engine = create_async_engine(
             url, async_creator=lambda: psycopg.AsyncConnection.connect(dsn), poolclass=NullPool
         )
@@ -116,14 +124,20 @@ def test_a_job_within_an_async_session_or_connection(dsn: str, url: str, databas
             async with engine.connect() as connection:
                 await task.enqueue(campaign_id=3, within=connection)
                 await connection.rollback()
+                also = await task.enqueue(campaign_id=5, within=connection)
+                await connection.commit()
+            async with engine.begin() as connection:
+                last = await task.enqueue(campaign_id=6, within=connection)
             async with await psycopg.AsyncConnection.connect(dsn) as raw:
                 await task.enqueue_many([{"campaign_id": 4}], within=raw)
                 await raw.rollback()
         await engine.dispose()
-        return kept.id
+        return [kept.id, also.id, last.id]
 
-    kept = asyncio.run(enqueue())
-    assert jobs(database) == [(kept, {"campaign_id": 2}, "available")]
+    ids = asyncio.run(enqueue())
+    assert jobs(database) == [
+        (job_id, {"campaign_id": n}, "available") for job_id, n in zip(ids, (2, 5, 6), strict=True)
+    ]
 
 
 def test_what_cannot_carry_a_transaction_is_refused(face: Any, dsn: str) -> None:
