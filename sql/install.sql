@@ -221,6 +221,7 @@ VALUES ('api', 0, '0.1.0', '0b4d9e585f10a637a6331bd83ce04e93dd156494010f8e44eb8c
 VALUES ('api', 0, '0.1.0', '8bc442838d4952da957277a81f6a7d14ebbb5860d293375ac7f8caeba18cd6f9')
 VALUES ('api', 0, '0.1.0', 'c540b32702d81ad92d324681ce504047144424f67da5a2f65d28e74f0124e1f6')
 VALUES ('api', 0, '0.1.0', '15434a6c25f55571e6a2fbafd77e65d30f00604c220b7928708f78410c342d12')
+VALUES ('api', 0, '0.1.0', '02d95bd1f72640e00c6ef077b5627a82b935dcff5edb9cf59b8bee156285050e')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
