@@ -214,14 +214,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'dd9705ce8c5e4bee2b5ae90dc8652f51ec5d2e87dcf691ec90522ebc39e607c1')
-VALUES ('api', 0, '0.1.0', 'd40a97ef54c50991b1a67e030df64536d8aa3160ea4ad4907b3fef898e0725d6')
-VALUES ('api', 0, '0.1.0', 'f6f1a98a3052426e961c0c9b08c16fbcd20fc9dea9ef7b56fd0f0c676d421bc3')
-VALUES ('api', 0, '0.1.0', '0b4d9e585f10a637a6331bd83ce04e93dd156494010f8e44eb8cb9335398b4e1')
-VALUES ('api', 0, '0.1.0', '8bc442838d4952da957277a81f6a7d14ebbb5860d293375ac7f8caeba18cd6f9')
-VALUES ('api', 0, '0.1.0', 'c540b32702d81ad92d324681ce504047144424f67da5a2f65d28e74f0124e1f6')
-VALUES ('api', 0, '0.1.0', '15434a6c25f55571e6a2fbafd77e65d30f00604c220b7928708f78410c342d12')
-VALUES ('api', 0, '0.1.0', '02d95bd1f72640e00c6ef077b5627a82b935dcff5edb9cf59b8bee156285050e')
+VALUES ('api', 0, '0.1.0', 'c193fecb728e0403d402b698d4a1e8cf94ac8888d364c3bfa8bf8d6623bb9a5b')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
