@@ -27,9 +27,9 @@ _LOOK_SECONDS = 5.0
 class DiscardCallbacks:
     """Calls ``on_discard`` of jobs whose discarding is recorded, beside the worker's own work.
 
-    Those of this worker's own it is told of. Those whose worker died it looks for: each is called
-    here or by another worker that knows the task, at least once. Blocking callbacks run in threads,
-    a few at once. An error in one is logged.
+    It is told of this worker's own. Those whose worker died before it could tell it looks for: each
+    is called here or by another worker that knows the task, at least once. Blocking callbacks run
+    in threads, a few at once. An error in one is logged.
     """
 
     def __init__(self, link: WorkerLink, tasks: TaskRegistry) -> None:
@@ -42,17 +42,19 @@ class DiscardCallbacks:
     def tell(self, attempt: Attempt, error: BaseException) -> None:
         """Have the callback of a discarded job called, if its task has one."""
         if attempt.task is not None and attempt.task.on_discard is not None:
-            self._start(attempt, error, rescued=False)
+            call = asyncio.create_task(self._call(attempt, error))
+            self._calls[call] = attempt.context.id
+            call.add_done_callback(self._calls.pop)
 
     async def run(self) -> None:
-        """Look for jobs that were discarded with the death of their worker, until cancelled."""
+        """Look for discarded jobs whose worker died before it could tell, until cancelled."""
         while True:
             names = [task.name for task in self._tasks if task.on_discard is not None]
             if names:
                 for job, error in await self._link.run(take_discards(names)):
                     context = JobContext(job, worker=self._link.worker)
                     attempt = Attempt(context.worker, context, self._tasks.find(job.task))
-                    self._start(attempt, WorkerDied(error), rescued=True)
+                    self.tell(attempt, WorkerDied(error))
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def finish(self) -> None:
@@ -68,12 +70,7 @@ class DiscardCallbacks:
         for call in self._calls:
             call.cancel()
 
-    def _start(self, attempt: Attempt, error: BaseException, *, rescued: bool) -> None:
-        call = asyncio.create_task(self._call(attempt, error, rescued))
-        self._calls[call] = attempt.context.id
-        call.add_done_callback(self._calls.pop)
-
-    async def _call(self, attempt: Attempt, error: BaseException, rescued: bool) -> None:
+    async def _call(self, attempt: Attempt, error: BaseException) -> None:
         assert attempt.task is not None
         callback, job = attempt.task.on_discard, attempt.context.job
         assert callback is not None
@@ -88,7 +85,6 @@ class DiscardCallbacks:
             if self._closed:
                 raise
             logger.exception("on_discard of job %s (%s) failed", job.id, job.task)
-        if rescued:
-            # Where the database is away, it is told again.
-            with suppress(psycopg.Error, PgsyncError):
-                await self._link.run(discards_told([job.id]))
+        # Where the database is away, it is told again.
+        with suppress(psycopg.Error, PgsyncError):
+            await self._link.run(discards_told([job.id]))

@@ -145,7 +145,13 @@ class Recorder:
             type(error).__name__,
         )
         call = fail_job(
-            worker, job, describe_error(error), retry_in, policy.until, policy.max_exceptions
+            worker,
+            job,
+            describe_error(error),
+            retry_in,
+            policy.until,
+            policy.max_exceptions,
+            will_tell=attempt.task is not None and attempt.task.on_discard is not None,
         )
         state = await self._ask(call)
         if attempt.context.completed and state is None:

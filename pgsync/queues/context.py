@@ -195,7 +195,7 @@ class ProcessDied(PgsyncError):
 
 
 class WorkerDied(PgsyncError):
-    """What ``on_discard`` is given where the last attempt ended with its worker's death."""
+    """What ``on_discard`` is given, with the last error's text, where the job's worker died."""
 
 
 class DiscardJob(Exception):

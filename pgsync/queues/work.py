@@ -169,11 +169,16 @@ def fail_job(
     retry_in: timedelta | None,
     retry_until: timedelta | None = None,
     max_exceptions: int | None = None,
+    *,
+    will_tell: bool = False,
 ) -> Call[str | None]:
-    """Record a failed attempt; returns the job's new state, None where the attempt is late."""
+    """Record a failed attempt; returns the job's new state, None where the attempt is late.
+
+    With ``will_tell`` the caller calls ``on_discard`` and then says so (:func:`discards_told`).
+    """
     return Call(
         "SELECT pgsync.fail_job(%(worker)s, %(id)s, %(attempt)s, %(error)s::jsonb, %(retry_in)s,"
-        " %(retry_until)s, %(max_exceptions)s::integer)",
+        " %(retry_until)s, %(max_exceptions)s::integer, %(will_tell)s)",
         {
             "worker": worker,
             "id": job.id,
@@ -182,6 +187,7 @@ def fail_job(
             "retry_in": retry_in,
             "retry_until": retry_until,
             "max_exceptions": max_exceptions,
+            "will_tell": will_tell,
         },
         scalar,
     )
@@ -225,7 +231,7 @@ def rescue_jobs(silence: timedelta) -> Call[int]:
 
 
 def take_discards(tasks: Sequence[str]) -> Listing[tuple[Job, str | None]]:
-    """Take jobs of these tasks that were discarded with their worker's death, and their errors.
+    """Take jobs of these tasks that were discarded and not told, and their last errors.
 
     To be run on a connection that :func:`read_jobs` has been called for.
     """
@@ -234,7 +240,7 @@ def take_discards(tasks: Sequence[str]) -> Listing[tuple[Job, str | None]]:
         " d.created_at, d.run_at, d.key, d.in_batch, d.error"
         " FROM pgsync.take_discards(%(tasks)s) AS d",
         {"tasks": list(tasks)},
-        lambda row: (Job._make(row[:-1]), row[-1]),
+        lambda row: (Job(*row[:-1]), row[-1]),
         binary=True,
     )
 

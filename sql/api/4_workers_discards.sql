@@ -1,5 +1,5 @@
--- Telling tasks of jobs that were discarded with the death of their worker. A worker that fails a job for the last
--- time calls on_discard itself; where it died, another one that knows the task does.
+-- Telling tasks of jobs that were discarded. A worker that fails a job for the last time calls on_discard itself;
+-- where it died, before that or before it has called, another one that knows the task does.
 
 CREATE OR REPLACE FUNCTION pgsync.take_discards(
     tasks text[], lease interval DEFAULT '5 minutes', batch integer DEFAULT 100
@@ -29,7 +29,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.take_discards(text[], interval, integer) IS
-    'Takes jobs of these tasks that were discarded with the death of their worker, each with its last error, to call on_discard for them. One that is not said to be told within the lease is given to another: told at least once.';
+    'Takes jobs of these tasks that were discarded, and whose worker died before it could tell, each with its last error, to call on_discard for them. One that is not said to be told within the lease is given to another: told at least once.';
 
 CREATE OR REPLACE FUNCTION pgsync.discards_told(jobs bigint[]) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$

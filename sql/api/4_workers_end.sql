@@ -133,9 +133,11 @@ $$;
 COMMENT ON FUNCTION pgsync.schedule_again(pgsync.job_running, text, integer, timestamptz, jsonb) IS
     'Internal: has a job that ran wait until it is due again.';
 
+DROP FUNCTION IF EXISTS pgsync.fail_job(bigint, bigint, integer, jsonb, interval, interval, integer);
+
 CREATE OR REPLACE FUNCTION pgsync.fail_job(
     worker bigint, id bigint, attempt integer, error jsonb, retry_in interval DEFAULT NULL,
-    retry_until interval DEFAULT NULL, max_exceptions integer DEFAULT NULL
+    retry_until interval DEFAULT NULL, max_exceptions integer DEFAULT NULL, will_tell boolean DEFAULT false
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -159,14 +161,20 @@ BEGIN
         -- Those of dead workers have no traceback.
         OR jsonb_array_length(jsonb_path_query_array(all_errors, '$[*] ? (exists(@.traceback))')) >= max_exceptions
     THEN
+        IF will_tell THEN
+            INSERT INTO pgsync.job_untold_discard AS u (job, task, discarded_at, taken_at)
+            VALUES (job.id, job.task, moment, moment)
+            ON CONFLICT ON CONSTRAINT job_untold_discard_pkey
+            DO UPDATE SET discarded_at = excluded.discarded_at, taken_at = excluded.taken_at;
+        END IF;
         RETURN pgsync.finish_job(job, 'discarded', all_errors, NULL);
     END IF;
     RETURN pgsync.schedule_again(job, 'retryable', job.attempt, moment + retry_in, all_errors);
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.fail_job(bigint, bigint, integer, jsonb, interval, interval, integer) IS
-    'Records a failed attempt: retryable in retry_in; discarded where that is null, or attempts are spent, or the next would begin later than retry_until after the first, or max_exceptions attempts have failed (those whose worker died are not counted); or cancelled where that was asked for. Null where the attempt is no longer the running one.';
+COMMENT ON FUNCTION pgsync.fail_job(bigint, bigint, integer, jsonb, interval, interval, integer, boolean) IS
+    'Records a failed attempt: retryable in retry_in; discarded where that is null, or attempts are spent, or the next would begin later than retry_until after the first, or max_exceptions attempts have failed (those whose worker died are not counted); or cancelled where that was asked for. With will_tell the caller calls on_discard of a discarded job, and another worker will where it does not say discards_told. Null where the attempt is no longer the running one.';
 
 CREATE OR REPLACE FUNCTION pgsync.release_job(
     worker bigint, id bigint, attempt integer, delay interval

@@ -22,6 +22,7 @@ from pgsync import (
     ReleaseJob,
     current_job,
 )
+from pgsync.database.calls import Call, scalar
 from pgsync.queues.retry import RetryPolicy
 from tests.eventually import eventually
 
@@ -452,7 +453,10 @@ def test_on_discard_is_called_once_for_each_discarded_job(
             jobs, ("discarded", "discarded", "completed", "cancelled"), strict=True
         ):
             state_of(sync, job, state)
-    # A stop waits for the callbacks.
+    # A stop waits for the callbacks, and they are told.
+    assert (
+        sync.database.run(Call("SELECT count(*) FROM pgsync.job_untold_discard", {}, scalar)) == 0
+    )
     assert sorted(told) == [
         (jobs[0], 1, "DiscardJob('no')", jobs[0]),
         (jobs[1], 2, "ValueError('no')", jobs[1]),
@@ -506,6 +510,27 @@ def test_a_discard_that_was_taken_and_not_told_is_given_to_another(
     assert database.execute("SELECT pgsync.discards_told(%s)", [[job]]).fetchone() == (1,)
     clock.move(301)
     assert take() == []
+
+
+def test_a_worker_that_dies_before_it_tells_leaves_that_to_another(
+    database: Any, new_worker: Any, clock: Any
+) -> None:
+    def take() -> list[tuple[int, str]]:
+        taken: list[tuple[int, str]] = database.execute(
+            "SELECT id, error FROM pgsync.take_discards('{x}')"
+        ).fetchall()
+        return taken
+
+    job = database.execute("SELECT pgsync.enqueue('x', max_attempts => 1)").fetchone()[0]
+    session, worker = new_worker()
+    session.execute("SELECT FROM pgsync.claim_jobs(%s, '{default}', 1)", [worker])
+    session.execute(
+        'SELECT pgsync.fail_job(%s, %s, 1, \'{"error": "no"}\', will_tell => true)', [worker, job]
+    )
+    session.close()
+    assert take() == []
+    clock.move(301)
+    assert take() == [(job, "no")]
 
 
 def test_discards_that_nobody_asks_for_are_forgotten(
