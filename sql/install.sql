@@ -214,8 +214,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'c193fecb728e0403d402b698d4a1e8cf94ac8888d364c3bfa8bf8d6623bb9a5b')
-VALUES ('api', 0, '0.1.0', '7b3658eb2ea4b7bc136a66d0c384b6ce8305edab2c76ceefb33af2847295b075')
+VALUES ('api', 0, '0.1.0', '81c0ec0a8d77ed8bd0b33372819e2d8110c86b6d3e756951fffc72b2acc6ca37')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
