@@ -15,6 +15,7 @@ from pgsync.cli.db import db
 from pgsync.cli.demo import demo
 from pgsync.cli.jobs import jobs
 from pgsync.cli.locks import locks
+from pgsync.cli.maintenance import maintenance
 from pgsync.cli.overview import limits, operations, status, workers
 from pgsync.cli.queues import queues
 from pgsync.cli.schedules import schedules
@@ -62,6 +63,7 @@ for command in (
     queues,
     limits,
     schedules,
+    maintenance,
     operations,
     workers,
 ):

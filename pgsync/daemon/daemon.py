@@ -25,7 +25,9 @@ __all__ = ["Daemon", "DaemonThread", "run_until_signalled"]
 
 logger = logging.getLogger("pgsync.daemon")
 
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 10.0
+# A loop that ran so long had its connection, and lost it for a reason of its own.
+_WORKED_SECONDS = 3.0
 
 
 class Daemon:
@@ -99,7 +101,7 @@ async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, the loop begins anew
             logger.warning("%s failed, starting it again: %s", name, error)
         lasted = asyncio.get_running_loop().time() - began
-        pause = 0.5 if lasted > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
+        pause = 0.5 if lasted > _WORKED_SECONDS else min(pause * 2, _LONGEST_PAUSE)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
 

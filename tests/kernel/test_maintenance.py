@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from pgsync import Coordinator
+from pgsync.cli.main import cli
 from pgsync.daemon.maintenance import LANES, Lane, Maintenance
 from tests.eventually import eventually
 
@@ -206,7 +209,39 @@ def test_lanes_do_not_wait_for_each_other(database: psycopg.Connection[Any], mai
     assert "cancelled" in seen(database, "slow")[4]
 
 
-def test_scheduled_fires_are_told_of(sync: Coordinator, database: Any) -> None:
-    sync.add_schedule("tick", "tick", 1)
-    database.execute("SELECT pgsync.record_duty('fire schedules', 'me', now(), '1 s', 7)")
-    assert seen(database, "fire schedules") == ("done", 7, 7, 0, None)
+def test_a_daemon_that_was_cut_off_takes_up_again(
+    sync: Coordinator, database: psycopg.Connection[Any]
+) -> None:
+    sync.schedule(1, name="tick", misfire="all")(lambda: None)
+    sync.start()
+
+    def all_loops() -> set[str]:
+        rows = database.execute(
+            "SELECT application_name, pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name ~ '^pgsync (maintenance|scheduler)'"
+        ).fetchall()
+        return {f"{name} {pid}" for name, pid in rows} if len(rows) == 3 else set()
+
+    first = eventually(all_loops)
+    eventually(lambda: seen(database, "promote due jobs")[0] == "done")
+    database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    database.execute("TRUNCATE pgsync.duty_run")
+    assert not eventually(all_loops) & first
+    eventually(lambda: seen(database, "promote due jobs")[0] == "done")
+    eventually(lambda: seen(database, "fire schedules")[4])  # why it was cut off is told
+    sync.stop()
+
+
+def test_the_command_line_shows_the_duties(database: psycopg.Connection[Any], dsn: str) -> None:
+    def run() -> tuple[int, dict[str, str]]:
+        done = CliRunner().invoke(cli, ["maintenance", "--json", "--dsn", dsn])
+        return done.exit_code, {row["duty"]: row["outcome"] for row in json.loads(done.output)}
+
+    assert run()[0] == 0
+    database.execute("SELECT pgsync.record_duty('drop old history', 'me', now(), '1 s', 0, 'no')")
+    code, duties = run()
+    assert (code, duties["drop old history"]) == (4, "failed")
+    assert next(iter(duties)) == "drop old history"
