@@ -74,9 +74,45 @@ class PgQueuer:
 
     def drain(self, count: int) -> Run:
         """Work off ``count`` jobs; their enqueuing is not timed."""
+        self.refill(count)
+        return Run(count, self._run(self._work(count)))
+
+    def refill(self, count: int) -> None:
+        """Have just so many jobs in its queue."""
         self._run(self._clear())
         self.enqueue_many(count)
-        return Run(count, self._run(self._work(count)))
+
+    def work_beside(self, done: Any, mine: int) -> tuple[float, float, int]:
+        """Work off jobs beside other processes, until together they have done them all.
+
+        ``done`` is shared: how many each has done, and last how many there are. Returns when this
+        one began, when its last job had ended, and how many it had.
+        """
+        return self._run(self._work_beside(done, mine))
+
+    async def _work_beside(self, done: Any, mine: int) -> tuple[float, float, int]:
+        from pgqueuer.qm import QueueManager
+
+        queries, connection = await self._open()
+        manager = QueueManager(queries)
+        last = began = time.monotonic()
+
+        @manager.entrypoint("noop")
+        async def noop(_job: Any) -> None:
+            nonlocal last
+            done[mine] += 1
+            last = time.monotonic()
+
+        async def watch() -> None:
+            while sum(done[:-1]) < done[-1]:  # noqa: ASYNC110 - set by another process
+                await asyncio.sleep(0.01)
+            manager.shutdown.set()
+
+        watching = asyncio.create_task(watch())
+        await manager.run(dequeue_timeout=timedelta(seconds=1), batch_size=_BATCH)
+        await watching
+        await connection.close()
+        return began, last, done[mine]
 
     async def _work(self, count: int) -> float:
         from pgqueuer.qm import QueueManager

@@ -14,6 +14,7 @@ import psycopg
 from benchmarks.frame import Comparison, Contender, Pace, Run, compare
 from benchmarks.peers import Peers
 from benchmarks.pgqueuer_peer import PgQueuer
+from benchmarks.working import compare_pickup, compare_two_processes
 from pgsync import Coordinator
 from pgsync.queues import Task
 
@@ -56,6 +57,9 @@ def measure(dsn: str, pace: Pace, peers: Peers) -> Iterator[Comparison]:
         yield compare("enqueue in bulk", _bulk(raw, noop, peer, bulk), pace.rounds)
         drains = _drain(raw, sync, (noop, noop_async), peer, bulk)
         yield compare("drain, one worker process, no-op job", drains, pace.rounds)
+        raw.execute("TRUNCATE pgsync.job_ready")
+    yield compare_two_processes(dsn, pace, peer)
+    yield compare_pickup(dsn, pace)
 
 
 def _single(
