@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from types import ModuleType
 from typing import Any
 
 from pgsync.errors import InvalidArgument
@@ -42,10 +43,11 @@ def find_app(coordinator: object) -> str:
         InvalidArgument: if it is no global of a module that can be imported.
     """
     for module_name, module in list(sys.modules.items()):
-        # A program's own module can be loaded from its file, but not from a prompt or ``-c``.
-        if getattr(module, "__file__", None) is None:
+        # A program's own module can be loaded from its file, but not from a prompt or ``-c``. Some
+        # put what is no module there.
+        if not isinstance(module, ModuleType) or getattr(module, "__file__", None) is None:
             continue
-        for name, value in list(vars(module).items()):
+        for name, value in list(module.__dict__.items()):
             if value is coordinator:
                 return f"{module_name}:{name}"
     raise InvalidArgument(

@@ -94,11 +94,16 @@ class WorkerProcesses:
             WorkersFailed: if they kept ending before they were ready, or one had to be killed.
         """
         total = WorkerReport()
-        async with asyncio.TaskGroup() as group:
-            last = group.create_task(self._kill_the_late())
-            places = [group.create_task(self._keep(place, total)) for place in range(self.count)]
-            await asyncio.wait(places)
-            last.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                last = group.create_task(self._kill_the_late())
+                places = [group.create_task(self._keep(each, total)) for each in range(self.count)]
+                await asyncio.wait(places)
+                last.cancel()
+        finally:
+            # Where this was cancelled, or one could not be made, the others must not be left over.
+            for child in self._children.values():
+                child.line.close()
         if self._failure is not None:
             raise WorkersFailed(self._failure)
         return total
@@ -141,15 +146,17 @@ class WorkerProcesses:
         if self._word is not None:
             child.tell(self._word)
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+        ended = asyncio.Event()
 
         def watch() -> None:
-            _listen(child, lambda word: loop.call_soon_threadsafe(self._hear, child, word))
-            process.join()
-            loop.call_soon_threadsafe(ended.set_result, None)
+            # A loop that has ended refuses this, and then nobody waits.
+            with suppress(RuntimeError):
+                _listen(child, lambda word: loop.call_soon_threadsafe(self._hear, child, word))
+                process.join()
+                loop.call_soon_threadsafe(ended.set)
 
         threading.Thread(target=watch, name=f"{process.name}-watch", daemon=True).start()
-        await ended
+        await ended.wait()
         del self._children[place]
         ours.close()
         return child

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pgsync import Coordinator, InvalidArgument
+from pgsync import AsyncCoordinator, Coordinator, InvalidArgument
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.faults
@@ -194,6 +195,29 @@ def test_a_program_drains_with_several_processes(dsn: str, tmp_path: Path) -> No
         timeout=60,
     )
     assert done.stdout == "400 True\n", done.stderr
+
+
+async def cancelled(app: str, dsn: str) -> None:
+    async with AsyncCoordinator(dsn) as sync:
+        working = asyncio.create_task(sync.run_worker(processes=2, app=app))
+        async with asyncio.timeout(30):
+            while not working.done():
+                async with sync.database.connection() as connection:
+                    found = await connection.execute("SELECT count(*) FROM pgsync.worker")
+                    if await found.fetchone() == (2,):
+                        break
+                await asyncio.sleep(0.02)
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
+
+
+def test_processes_end_when_the_task_that_awaits_them_is_cancelled(
+    dsn: str, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSYNC_DSN", dsn)
+    asyncio.run(cancelled("tests.faults.importable:sync", dsn))
+    eventually(lambda: workers(database) == [])
 
 
 def test_a_coordinator_that_no_process_could_import_is_refused(sync: Coordinator) -> None:
