@@ -118,16 +118,16 @@ class Database:
         return f"<Database {masked(self.dsn)}>"
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[Row]]:
+    def connection(self, patience: float | None = None) -> Iterator[psycopg.Connection[Row]]:
         """An autocommit connection of the pool.
 
         Raises:
-            ConnectionFailed: if none becomes free in 30 seconds.
+            ConnectionFailed: if none becomes free in ``patience`` seconds, 30 by default.
         """
         self._open()
         pool = self._pool
         with translated():
-            connection = pool.getconn()
+            connection = pool.getconn(patience)
         try:
             yield connection
         finally:
@@ -146,12 +146,12 @@ class Database:
         return connection
 
     @overload
-    def run(self, call: Call[T]) -> T: ...
+    def run(self, call: Call[T], patience: float | None = None) -> T: ...
     @overload
-    def run(self, call: Listing[T]) -> list[T]: ...
-    def run(self, call: Call[T] | Listing[T]) -> T | list[T]:
+    def run(self, call: Listing[T], patience: float | None = None) -> list[T]: ...
+    def run(self, call: Call[T] | Listing[T], patience: float | None = None) -> T | list[T]:
         """Run one call in a transaction of its own and return what it reads."""
-        with self.connection() as connection:
+        with self.connection(patience) as connection:
             return execute(connection, call)
 
     def drive(self, steps: Steps[T]) -> T:
@@ -220,16 +220,18 @@ class AsyncDatabase:
         return f"<AsyncDatabase {masked(self.dsn)}>"
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
+    async def connection(
+        self, patience: float | None = None
+    ) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
         """An autocommit connection of the pool.
 
         Raises:
-            ConnectionFailed: if none becomes free in 30 seconds.
+            ConnectionFailed: if none becomes free in ``patience`` seconds, 30 by default.
         """
         await self._open()
         pool = self._pool
         with translated():
-            connection = await pool.getconn()
+            connection = await pool.getconn(patience)
         try:
             yield connection
         finally:
@@ -244,12 +246,12 @@ class AsyncDatabase:
         return connection
 
     @overload
-    async def run(self, call: Call[T]) -> T: ...
+    async def run(self, call: Call[T], patience: float | None = None) -> T: ...
     @overload
-    async def run(self, call: Listing[T]) -> list[T]: ...
-    async def run(self, call: Call[T] | Listing[T]) -> T | list[T]:
+    async def run(self, call: Listing[T], patience: float | None = None) -> list[T]: ...
+    async def run(self, call: Call[T] | Listing[T], patience: float | None = None) -> T | list[T]:
         """Run one call in a transaction of its own and return what it reads."""
-        async with self.connection() as connection:
+        async with self.connection(patience) as connection:
             return await execute_async(connection, call)
 
     async def drive(self, steps: Steps[T]) -> T:

@@ -12,26 +12,32 @@ from __future__ import annotations
 
 import time
 import weakref
-from abc import ABC
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from limits.aio import storage as aio
 from limits.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage
 
 from pgsync.coordinator import AsyncCoordinator, Coordinator
+from pgsync.database.calls import Call
+from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import PgsyncError
 from pgsync.limits import storage as calls
 
 __all__ = ["AsyncPostgresStorage", "PostgresStorage"]
 
 _PREFIX = "LIMITS"
+_PATIENCE = 5.0
+
+T = TypeVar("T")
 
 
-class _Face(ABC):
-    """What both faces share: names of keys, and which errors are the storage's own."""
+class _Face:
+    """What both faces share: names of keys, patience, and which errors are the storage's own."""
 
-    key_prefix: str
+    def _declare(self, key_prefix: str, patience: Duration) -> None:
+        self.key_prefix = key_prefix
+        self._patience = to_timedelta(patience, "patience").total_seconds()
 
     @property
     def base_exceptions(self) -> tuple[type[Exception], ...]:
@@ -54,7 +60,8 @@ class PostgresStorage(_Face, Storage, MovingWindowSupport, SlidingWindowCounterS
 
     It works on a ``coordinator`` of the app's, or on one of its own that is made from ``uri`` and
     takes its further ``options`` (``direct_dsn``, ``pool_size``). ``key_prefix`` keeps apps on one
-    database apart: :meth:`reset` forgets those with the same prefix.
+    database apart: :meth:`reset` forgets those with the same prefix. A hit fails where it has no
+    connection after ``patience`` seconds.
     """
 
     STORAGE_SCHEME = ["pgsync", "pgsync+postgresql", "pgsync+postgres"]
@@ -66,10 +73,11 @@ class PostgresStorage(_Face, Storage, MovingWindowSupport, SlidingWindowCounterS
         *,
         coordinator: Coordinator | None = None,
         key_prefix: str = _PREFIX,
+        patience: Duration = _PATIENCE,
         **options: Any,
     ) -> None:
         super().__init__(uri, wrap_exceptions=wrap_exceptions)
-        self.key_prefix = key_prefix
+        self._declare(key_prefix, patience)
         if coordinator is None:
             coordinator = Coordinator(_dsn(uri), **options)
             # The library never closes a storage.
@@ -78,34 +86,34 @@ class PostgresStorage(_Face, Storage, MovingWindowSupport, SlidingWindowCounterS
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         """Count a hit of a fixed window and return how many it has."""
-        return self._database.run(calls.incr(self.prefixed(key), expiry, amount))
+        return self._run(calls.incr(self.prefixed(key), expiry, amount))
 
     def get(self, key: str) -> int:
         """The hits of a fixed window."""
-        return self._database.run(calls.get(self.prefixed(key))).hits
+        return self._run(calls.get(self.prefixed(key))).hits
 
     def get_expiry(self, key: str) -> float:
         """When a fixed window ends, in seconds since the epoch; now where there is none."""
-        return time.time() + self._database.run(calls.get(self.prefixed(key))).expires_in
+        return time.time() + self._run(calls.get(self.prefixed(key))).expires_in
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         """Take permits of a moving window, if it has them."""
-        return self._database.run(calls.acquire_entry(self.prefixed(key), limit, expiry, amount))
+        return self._run(calls.acquire_entry(self.prefixed(key), limit, expiry, amount))
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """When the oldest permit was taken, in seconds since the epoch, and how many are."""
-        hits, oldest = self._database.run(calls.get_moving(self.prefixed(key), expiry))
+        hits, oldest = self._run(calls.get_moving(self.prefixed(key), expiry))
         return time.time() - oldest, hits
 
     def acquire_sliding_window_entry(
         self, key: str, limit: int, expiry: int, amount: int = 1
     ) -> bool:
         """Take permits of a sliding window counter, if it has them."""
-        return self._database.run(calls.acquire_sliding(self.prefixed(key), limit, expiry, amount))
+        return self._run(calls.acquire_sliding(self.prefixed(key), limit, expiry, amount))
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """The hits of the window before and of the current one, each with its seconds left."""
-        return self._database.run(calls.get_sliding(self.prefixed(key), expiry))
+        return self._run(calls.get_sliding(self.prefixed(key), expiry))
 
     def clear_sliding_window(self, key: str, expiry: int) -> None:
         """Forget a key."""
@@ -113,19 +121,22 @@ class PostgresStorage(_Face, Storage, MovingWindowSupport, SlidingWindowCounterS
 
     def clear(self, key: str) -> None:
         """Forget a key."""
-        self._database.run(calls.clear(self.prefixed(key)))
+        self._run(calls.clear(self.prefixed(key)))
 
     def reset(self) -> int:
         """Forget all keys of the prefix and return how many were in use."""
-        return self._database.run(calls.reset(self.prefixed("")))
+        return self._run(calls.reset(self.prefixed("")))
 
     def check(self) -> bool:
         """Whether the database answers."""
         try:
-            self._database.run(calls.ping())
+            self._run(calls.ping())
         except self.base_exceptions:
             return False
         return True
+
+    def _run(self, call: Call[T]) -> T:
+        return self._database.run(call, self._patience)
 
 
 class AsyncPostgresStorage(
@@ -146,10 +157,11 @@ class AsyncPostgresStorage(
         *,
         coordinator: AsyncCoordinator | None = None,
         key_prefix: str = _PREFIX,
+        patience: Duration = _PATIENCE,
         **options: Any,
     ) -> None:
         super().__init__(uri, wrap_exceptions=wrap_exceptions)
-        self.key_prefix = key_prefix
+        self._declare(key_prefix, patience)
         self._coordinator = coordinator or AsyncCoordinator(_dsn(uri), **options)
         self._owned = coordinator is None
         self._database = self._coordinator.database
@@ -161,15 +173,15 @@ class AsyncPostgresStorage(
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         """As :meth:`PostgresStorage.incr`."""
-        return await self._database.run(calls.incr(self.prefixed(key), expiry, amount))
+        return await self._run(calls.incr(self.prefixed(key), expiry, amount))
 
     async def get(self, key: str) -> int:
         """As :meth:`PostgresStorage.get`."""
-        return (await self._database.run(calls.get(self.prefixed(key)))).hits
+        return (await self._run(calls.get(self.prefixed(key)))).hits
 
     async def get_expiry(self, key: str) -> float:
         """As :meth:`PostgresStorage.get_expiry`."""
-        window = await self._database.run(calls.get(self.prefixed(key)))
+        window = await self._run(calls.get(self.prefixed(key)))
         return time.time() + window.expires_in
 
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
@@ -180,7 +192,7 @@ class AsyncPostgresStorage(
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """As :meth:`PostgresStorage.get_moving_window`."""
-        hits, oldest = await self._database.run(calls.get_moving(self.prefixed(key), expiry))
+        hits, oldest = await self._run(calls.get_moving(self.prefixed(key), expiry))
         return time.time() - oldest, hits
 
     async def acquire_sliding_window_entry(
@@ -193,7 +205,7 @@ class AsyncPostgresStorage(
 
     async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """As :meth:`PostgresStorage.get_sliding_window`."""
-        return await self._database.run(calls.get_sliding(self.prefixed(key), expiry))
+        return await self._run(calls.get_sliding(self.prefixed(key), expiry))
 
     async def clear_sliding_window(self, key: str, expiry: int) -> None:
         """As :meth:`PostgresStorage.clear_sliding_window`."""
@@ -201,16 +213,19 @@ class AsyncPostgresStorage(
 
     async def clear(self, key: str) -> None:
         """As :meth:`PostgresStorage.clear`."""
-        await self._database.run(calls.clear(self.prefixed(key)))
+        await self._run(calls.clear(self.prefixed(key)))
 
     async def reset(self) -> int:
         """As :meth:`PostgresStorage.reset`."""
-        return await self._database.run(calls.reset(self.prefixed("")))
+        return await self._run(calls.reset(self.prefixed("")))
 
     async def check(self) -> bool:
         """As :meth:`PostgresStorage.check`."""
         try:
-            await self._database.run(calls.ping())
+            await self._run(calls.ping())
         except self.base_exceptions:
             return False
         return True
+
+    async def _run(self, call: Call[T]) -> T:
+        return await self._database.run(call, self._patience)

@@ -110,7 +110,7 @@ DECLARE
 BEGIN
     SELECT * INTO kept FROM pgsync.limits_storage_sliding AS s
     WHERE s.key = limits_storage_acquire_sliding.key;
-    IF (SELECT n.weighted > room FROM pgsync.limits_storage_slide(kept, moment, length) AS n) THEN
+    IF (SELECT n.weighted <= room FROM pgsync.limits_storage_slide(kept, moment, length) AS n) IS NOT TRUE THEN
         RETURN false;
     END IF;
     INSERT INTO pgsync.limits_storage_sliding AS s (key, previous_hits, hits, expires_at)
@@ -178,7 +178,7 @@ BEGIN
         ORDER BY o.at DESC, o.through DESC LIMIT 1
     ) AS e ON true
     WHERE m.key = limits_storage_acquire_entry.key;
-    IF coalesce(seen.taken - seen.gone, 0) > room THEN
+    IF (coalesce(seen.taken - seen.gone, 0) <= room) IS NOT TRUE THEN
         RETURN false;
     END IF;
 

@@ -254,6 +254,17 @@ def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
         PostgresStorage(f"pgsync+{unused}").acquire_entry("7", 1, 60)
 
 
+def test_a_hit_that_gets_no_connection_fails_when_its_patience_ends(dsn: str) -> None:
+    with Coordinator(dsn, pool_size=1) as busy:
+        storage = PostgresStorage(coordinator=busy, patience=0.1)
+        assert storage.incr("7", 60) == 1
+        with busy.database.connection():
+            with pytest.raises(ConnectionFailed, match="became free in time"):
+                storage.incr("7", 60)
+            assert not storage.check()
+        assert storage.incr("7", 60) == 2
+
+
 def test_bad_keys_and_amounts_are_refused(storage: PostgresStorage, database: Any) -> None:
     for key in ("nul\0", "lone \ud800", "x" * 2000):
         with pytest.raises(InvalidArgument):
@@ -265,6 +276,11 @@ def test_bad_keys_and_amounts_are_refused(storage: PostgresStorage, database: An
             storage.acquire_sliding_window_entry("7", 1, expiry, amount)
     with pytest.raises(InvalidArgument):
         storage.incr("7", 60, 2**63)
+    with pytest.raises(InvalidArgument):
+        storage.incr("7", 10**20)
+    for function in ("acquire_entry", "acquire_sliding"):
+        ask = f"SELECT pgsync.limits_storage_{function}('7', NULL, '1 minute')"
+        assert database.execute(ask).fetchone() == (False,)
     assert _kept(database) == [0, 0, 0, 0]
 
 
