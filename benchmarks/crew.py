@@ -12,18 +12,19 @@ __all__ = ["Member", "crew"]
 
 _PATIENCE = 60.0
 
-# Opens what a process of that number needs; what it yields works for some seconds and answers.
-Member: TypeAlias = Callable[[int], AbstractContextManager[Callable[[float], Any]]]
+# Opens what a process of that number needs; what it yields carries out an order and answers.
+Member: TypeAlias = Callable[[int], AbstractContextManager[Callable[[Any], Any]]]
 
 
 @contextmanager
-def crew(count: int, member: Member) -> Iterator[Callable[[float], list[Any]]]:
-    """So many processes for the ``with``; the function lets them work and gathers their answers.
+def crew(count: int, member: Member) -> Iterator[Callable[[Any], list[Any]]]:
+    """So many processes for the ``with``; the function gives them an order and gathers the answers.
 
-    They begin each turn together. ``member`` is sent to them, and must be what pickle can send.
+    They begin each turn together. ``member`` and orders must be what pickle can send; None is no
+    order.
 
     Raises:
-        RuntimeError: if a process ends, or gives no answer in a minute above its time.
+        RuntimeError: if a process ends, or gives no answer in a minute.
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(count)
@@ -39,10 +40,10 @@ def crew(count: int, member: Member) -> Iterator[Callable[[float], list[Any]]]:
             pipes.append(ours)
             processes.append(process)
 
-        def turn(seconds: float) -> list[Any]:
+        def turn(order: Any) -> list[Any]:
             for pipe in pipes:
-                pipe.send(seconds)
-            return [_answer(pipe, seconds) for pipe in pipes]
+                pipe.send(order)
+            return [_answer(pipe) for pipe in pipes]
 
         yield turn
         for pipe in pipes:
@@ -55,8 +56,8 @@ def crew(count: int, member: Member) -> Iterator[Callable[[float], list[Any]]]:
             process.join()
 
 
-def _answer(pipe: Connection, seconds: float) -> Any:
-    if not pipe.poll(seconds + _PATIENCE):
+def _answer(pipe: Connection) -> Any:
+    if not pipe.poll(_PATIENCE):
         raise RuntimeError(f"a process of the crew gave no answer in {_PATIENCE:g} s")
     try:
         return pipe.recv()
@@ -66,6 +67,6 @@ def _answer(pipe: Connection, seconds: float) -> Any:
 
 def _serve(member: Member, number: int, barrier: Any, pipe: Connection) -> None:
     with member(number) as work:
-        while (seconds := pipe.recv()) is not None:
+        while (order := pipe.recv()) is not None:
             barrier.wait(_PATIENCE)
-            pipe.send(work(seconds))
+            pipe.send(work(order))
