@@ -214,7 +214,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '81c0ec0a8d77ed8bd0b33372819e2d8110c86b6d3e756951fffc72b2acc6ca37')
+VALUES ('api', 0, '0.1.0', '54b566c1a3dacf4902dfa0c169444e9c8c16960683f48f8228da9c64431878db')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
