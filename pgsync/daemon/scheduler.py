@@ -58,6 +58,7 @@ class Scheduler:
     async def _run(self, connection: psycopg.AsyncConnection[Any]) -> None:
         clock = asyncio.get_running_loop().time
         declare_at = clock()
+        short_sleep = _SHORT_SLEEP
         while True:
             if clock() >= declare_at:
                 await self._declare(connection)
@@ -66,8 +67,11 @@ class Scheduler:
             due_at, now = await execute_async(connection, next_schedule_at())
             pause = _LONGEST_SLEEP if due_at is None else (due_at - now).total_seconds()
             if pause <= 0:
-                pause = 0.0 if await self._fire(connection) else _SHORT_SLEEP
-                pause *= random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                if await self._fire(connection):
+                    short_sleep = _SHORT_SLEEP
+                    continue
+                pause = short_sleep * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                short_sleep = min(short_sleep * 2, _LONGEST_SLEEP)  # somebody keeps it locked
             await asyncio.sleep(min(pause, _LONGEST_SLEEP))
 
     async def _fire(self, connection: psycopg.AsyncConnection[Any]) -> bool:

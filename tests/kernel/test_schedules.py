@@ -268,6 +268,31 @@ def test_a_pause_says_who_and_why_and_outlives_deploys(
     assert database.execute(trail).fetchall() == expected
 
 
+def test_a_daemon_of_the_former_version_fires_beside_those_of_this_one(
+    sync: Coordinator, database: psycopg.Connection[Any], clock: Clock
+) -> None:
+    # Its own words: it declares alone, and fires by the due time that it saw.
+    due = clock.now + timedelta(seconds=60)
+    database.execute(
+        "SELECT d.changed FROM pgsync.declare_schedule('tick', 'tick', '{}', 'default', 0, 5,"
+        " 'interval', '60', 'UTC', 'once', '1 minute', %s) AS d",
+        [due],
+    )
+    database.execute("SELECT pgsync.add_schedule('new', 'x', '60', 'interval')")
+    clock.set(due)
+    seen = database.execute("SELECT name, next_fire_at FROM pgsync.due_schedules()").fetchall()
+    assert seen == [("tick", due)]  # what this version has yet to compute is none of its
+    fire = "SELECT pgsync.fire_schedule('tick', %(due)s, ARRAY[%(due)s], %(next)s)"
+    later = {"due": due, "next": due + timedelta(seconds=60)}
+    row = database.execute(fire, later).fetchone()
+    assert row is not None
+    assert len(row[0]) == 1
+    assert database.execute(fire, later).fetchone() == (None,)
+    assert sync.database.drive(fire_due_plan()) == (1, 0)  # the new one; the other has fired
+    clock.move(60)
+    assert sync.database.drive(fire_due_plan()) == (2, 2)
+
+
 def test_who_takes_a_due_schedule_leaves_the_others_to_others(
     dsn: str, database: psycopg.Connection[Any], clock: Clock
 ) -> None:
