@@ -7,6 +7,7 @@ from typing import Any
 
 from pgsync.database.combining import AsyncCombiner, Combiner
 from pgsync.database.drive import drive, drive_async
+from pgsync.database.forks import renew_after_fork
 from pgsync.database.kept import AsyncKeptConnection, KeptConnection
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.database.within import run_within, run_within_async
@@ -33,6 +34,10 @@ class Enqueuer:
         self._database = database
         self._kept = KeptConnection(database)
         self._numbers = Numbers(self._kept.holds)
+        self._begin()
+        renew_after_fork(self, Enqueuer._begin)
+
+    def _begin(self) -> None:
         self._combiner: Combiner[NumberedJob] = Combiner(self._serve, _MOST, gathers=True)
 
     def add(self, job: NewJob, within: Any = None) -> Enqueued:
@@ -76,6 +81,10 @@ class AsyncEnqueuer:
         self._database = database
         self._kept = AsyncKeptConnection(database)
         self._numbers = Numbers(self._kept.holds)
+        self._begin()
+        renew_after_fork(self, AsyncEnqueuer._begin)
+
+    def _begin(self) -> None:
         self._combiner: AsyncCombiner[NumberedJob] = AsyncCombiner(self._serve, _MOST)
 
     async def add(self, job: NewJob, within: Any = None) -> Enqueued:

@@ -242,3 +242,46 @@ def test_an_interrupted_thread_that_asks_for_others_leaves_them_their_jobs(
     process.stdin.close()
     process.kill()
     process.wait()
+
+
+_FORKED_MEANWHILE = """
+import os, signal, sys, threading, time
+from pgsync import Coordinator
+sync = Coordinator(sys.argv[1])
+
+@sync.task()
+def send(n): ...
+
+send.enqueue(n=1)
+thread = threading.Thread(target=lambda: send.enqueue(n=0))
+thread.start()
+time.sleep(0.3)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    send.enqueue(n=2)
+    os._exit(0)
+thread.join()
+print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+def test_a_child_forked_while_another_thread_enqueues_enqueues_by_itself(
+    dsn: str, database: Any
+) -> None:
+    database.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+        " IF new.args = '{\"n\": 0}' THEN PERFORM pg_sleep(1.5); END IF; RETURN new; END$$"
+    )
+    database.execute(
+        "CREATE TRIGGER slow AFTER INSERT ON pgsync.job_ready FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED_MEANWHILE, dsn],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == b"0\n"
+    rows = database.execute("SELECT (args ->> 'n')::int FROM pgsync.job_ready ORDER BY 1")
+    assert rows.fetchall() == [(0,), (1,), (2,)]
