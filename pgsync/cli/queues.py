@@ -91,3 +91,15 @@ def queues_retain(dsn: str | None, days: float | None, queue: str) -> None:
     with Coordinator(dsn) as sync:
         sync.retain_queue(queue, None if days is None else days * 86_400)
     click.echo(f"{queue}: its ended jobs are kept for {f'{days:g}' if days else '7'} days")
+
+
+@queues.command("weigh")
+@dsn_option
+@click.argument("queue")
+@click.argument("tenant")
+@click.argument("weight", type=click.IntRange(1, 100))
+def queues_weigh(dsn: str | None, queue: str, tenant: str, weight: int) -> None:
+    """Give a tenant so many jobs a turn in a queue; 1, as all others, takes that back."""
+    with Coordinator(dsn) as sync:
+        sync.weigh_tenant(queue, tenant, weight)
+    click.echo(f"{queue}: {tenant} has {weight} a turn")

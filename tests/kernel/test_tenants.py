@@ -7,10 +7,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgsync import Limit
+from pgsync.cli.main import cli
 from pgsync.errors import InvalidArgument
 from tests.kernel.test_jobs import claim, complete, enqueue, state
 
@@ -98,14 +100,18 @@ def test_several_workers_are_fair_together(database: Any, new_worker: Any) -> No
     assert max(taken.values()) - min(taken.values()) <= len(workers)
 
 
-def test_what_one_has_not_is_the_others(database: Any, face: Any, new_worker: Any) -> None:
+def test_what_one_has_not_is_the_others(
+    database: Any, face: Any, dsn: str, new_worker: Any
+) -> None:
     session, worker = new_worker()
     for tenant, jobs in (("a", 2), ("b", 1), ("c", 50), ("d", 50)):
         add(database, tenant, jobs)
     assert claim_of(session, worker, 23) == {"a": 2, "b": 1, "c": 10, "d": 10}
     face.weigh_tenant("default", "d", 3)
     assert claim_of(session, worker, 16) == {"c": 4, "d": 12}
-    face.weigh_tenant("default", "d", None)
+    runner = CliRunner()
+    weigh = ["queues", "weigh", "--dsn", dsn, "default", "d"]
+    assert runner.invoke(cli, [*weigh, "1"]).output == "default: d has 1 a turn\n"
     assert claim_of(session, worker, 16) == {"c": 8, "d": 8}
 
 
