@@ -29,6 +29,7 @@ def _running(database: Any) -> int:
 def machine(database: Any, clock: Clock, new_worker: Any) -> type[RuleBasedStateMachine]:
     """The state machine over a database and two workers, each registered anew when it died."""
     workers = [new_worker(), new_worker()]
+    outsider, _ = new_worker()
 
     class Jobs(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -36,8 +37,11 @@ def machine(database: Any, clock: Clock, new_worker: Any) -> type[RuleBasedState
             database.execute(
                 "TRUNCATE pgsync.job_ready, pgsync.job_scheduled, pgsync.job_running,"
                 " pgsync.job_finished, pgsync.job_unique, pgsync.queue, pgsync.job_waiting,"
-                " pgsync.job_key, pgsync.queue_slots, pgsync.job_untold_discard"
+                " pgsync.job_key, pgsync.queue_slots, pgsync.job_untold_discard,"
+                " pgsync.lock_holder"
             )
+            outsider.execute("SELECT pg_advisory_unlock_all()")
+            self.held: dict[str, int] = {}
             self.paused = False
             self.most: int | None = None
             self.acknowledged: list[int] = []
@@ -55,6 +59,23 @@ def machine(database: Any, clock: Clock, new_worker: Any) -> type[RuleBasedState
             limit = {"key_limit": _LIMITS[key]} if key in _LIMITS else {"ordered": True}
             job = enqueue(database, key=key, max_attempts=most, **limit)
             self.acknowledged.append(job)
+
+        @rule(lock=st.sampled_from(["x", "y"]), key=st.sampled_from([None, "one", "in order"]))
+        def enqueue_with_lock(self, lock: str, key: str | None) -> None:
+            limit: dict[str, Any] = {"key": key} if key else {}
+            limit |= {"key_limit": 1} if key == "one" else {"ordered": key == "in order"}
+            self.acknowledged.append(enqueue(database, lock_name=lock, **limit))
+
+        @rule(lock=st.sampled_from(["x", "y"]))
+        def take_or_release(self, lock: str) -> None:
+            if lock in self.held:
+                outsider.execute("SELECT pgsync.unlock(%s, %s)", [lock, self.held.pop(lock)])
+                return
+            token = outsider.execute(
+                "SELECT token FROM pgsync.try_lock(%s, '10000 days')", [lock]
+            ).fetchone()[0]
+            if token is not None:
+                self.held[lock] = token
 
         @rule(most=st.sampled_from([None, 1, 2]))
         def limit(self, most: int | None) -> None:
@@ -77,6 +98,10 @@ def machine(database: Any, clock: Clock, new_worker: Any) -> type[RuleBasedState
                     "SELECT attempt::int FROM pgsync.job_running WHERE id = %s", [job]
                 ).fetchone()[0]
                 self.claimed.append((workers[who][1], job, attempt))
+                lock = database.execute(
+                    "SELECT lock_name FROM pgsync.job_running WHERE id = %s", [job]
+                ).fetchone()[0]
+                assert lock not in self.held
 
         def runs(self, worker: int, job: int, attempt: int) -> bool:
             """Whether it is that attempt of that worker which runs."""
@@ -219,11 +244,12 @@ def machine(database: Any, clock: Clock, new_worker: Any) -> type[RuleBasedState
             )
             having = " UNION ALL ".join(
                 f"SELECT key, 1 AS taken, 0 AS waiting FROM pgsync.{table} WHERE key_slot"
-                for table in ("job_ready", "job_scheduled", "job_running")
+                for table in ("job_ready", "job_scheduled", "job_running", "job_waiting")
             )
             had = database.execute(
                 f"SELECT key, sum(taken), sum(waiting) FROM ({having} UNION ALL"
-                " SELECT key, 0, 1 FROM pgsync.job_waiting) AS h GROUP BY key ORDER BY 1"
+                " SELECT key, 0, 1 FROM pgsync.job_waiting WHERE waits_for = 'key') AS h"
+                " GROUP BY key ORDER BY 1"
             )
             assert counted.fetchall() == had.fetchall()
             queue = database.execute("SELECT sum(taken) FROM pgsync.queue_slots").fetchone()[0]
@@ -234,8 +260,29 @@ def machine(database: Any, clock: Clock, new_worker: Any) -> type[RuleBasedState
         def nobody_waits_for_a_slot_that_is_free(self) -> None:
             free = database.execute(
                 "SELECT k.key FROM pgsync.job_key AS k WHERE k.waiting > 0 AND k.taken = 0"
+                # Ordered jobs wait for one before them that was retried by hand, and is ready.
+                " AND NOT EXISTS (SELECT FROM pgsync.job_ready AS r WHERE r.key = k.key)"
             )
             assert free.fetchall() == []
+
+        @invariant()
+        def one_job_has_a_lock(self) -> None:
+            twice = database.execute(
+                "SELECT r.lock_name FROM pgsync.job_running AS r JOIN pgsync.lock_holder AS h"
+                " ON h.token = r.lock_token AND h.expires_at > pgsync.clock()"
+                " GROUP BY r.lock_name HAVING count(*) > 1"
+            )
+            assert twice.fetchall() == []
+
+        @invariant()
+        def nobody_waits_for_a_lock_that_is_free(self) -> None:
+            waiting = database.execute(
+                "SELECT DISTINCT lock_name FROM pgsync.job_waiting WHERE waits_for = 'lock'"
+                " AND NOT lock_name = ANY (ARRAY(SELECT lock_name FROM pgsync.job_running"
+                " WHERE lock_name IS NOT NULL UNION SELECT lock_name FROM pgsync.job_ready"
+                " WHERE lock_name IS NOT NULL))"
+            )
+            assert {lock for (lock,) in waiting} <= set(self.held)
 
         @invariant()
         def a_completion_counts_once(self) -> None:
