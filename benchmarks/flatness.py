@@ -6,10 +6,11 @@ drain tells its ``wal_bytes``, ``transactions`` and ``dead_rows``, of which a jo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import LiteralString
 
 from benchmarks.burdens import Place, idle_workers, places, snapshot
 from benchmarks.frame import Comparison, Contender, Pace, Run, compare, summarised
@@ -25,6 +26,16 @@ _THROUGH_SNAPSHOT = 500_000
 _PARTS = 10
 _QUEUES = 1_000
 _IDLE_WORKERS = 50
+_VIEWS: Mapping[str, LiteralString] = {
+    "queues_ms": "SELECT * FROM pgsync.queues",
+    "one_queue_ms": "SELECT * FROM pgsync.queues WHERE name = 'bench'",
+    "newest_jobs_ms": "SELECT * FROM pgsync.jobs ORDER BY id DESC LIMIT 50",
+}
+_HISTORY_VIEWS: Mapping[str, LiteralString] = {
+    "newest_of_all_jobs_ms": "SELECT * FROM pgsync.all_jobs ORDER BY id DESC LIMIT 50",
+    "one_job_ms": "SELECT * FROM pgsync.all_jobs WHERE id = 1000",
+    "figures_ms": "SELECT * FROM pgsync.figures",
+}
 
 
 def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
@@ -47,21 +58,18 @@ def _drain(place: Place, count: int) -> Run:
     return place.drain(count)
 
 
+def _and_read(place: Place, count: int, views: Mapping[str, LiteralString]) -> Run:
+    """A drain, and then how many milliseconds it takes to read what people look at."""
+    run = _drain(place, count)
+    took = {name: place.milliseconds(statement) for name, statement in views.items()}
+    return replace(run, extras={**run.extras, **took})
+
+
 def _elsewhere(place: Place, pace: Pace, count: int) -> Contender:
     waiting = pace.count(_WAITING)
     place.add(waiting, "other")
-    views = {
-        "queues_view_ms": "SELECT * FROM pgsync.queues",
-        "jobs_view_ms": "SELECT * FROM pgsync.jobs ORDER BY id DESC LIMIT 50",
-        "workers_view_ms": "SELECT * FROM pgsync.workers",
-    }
-
-    def drain() -> Run:
-        run = _drain(place, count)
-        took = {name: place.milliseconds(statement) for name, statement in views.items()}
-        return replace(run, extras={**run.extras, **took})
-
-    return Contender(f"pgsync, {waiting:,} jobs waiting in another queue", drain)
+    name = f"pgsync, {waiting:,} jobs waiting in another queue"
+    return Contender(name, partial(_and_read, place, count, _VIEWS))
 
 
 def _in_the_queue(place: Place, pace: Pace, count: int) -> Contender:
@@ -74,7 +82,8 @@ def _in_the_queue(place: Place, pace: Pace, count: int) -> Contender:
 def _history(place: Place, pace: Pace, count: int) -> Contender:
     ended = pace.count(_FULL_HISTORY if pace.full else _HISTORY)
     place.add_history(ended)
-    return Contender(f"pgsync, {ended:,} jobs in the history", partial(_drain, place, count))
+    name = f"pgsync, {ended:,} jobs in the history"
+    return Contender(name, partial(_and_read, place, count, _HISTORY_VIEWS))
 
 
 def _queues(place: Place, pace: Pace, count: int) -> Contender:
