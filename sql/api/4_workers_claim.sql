@@ -126,6 +126,8 @@ DECLARE
     followers record;
     judged record;
     notes boolean;
+    claim_index oid := 'pgsync.job_ready_claim'::regclass;
+    walked bigint;
     shared boolean;
     places tid[] := '{}';
 BEGIN
@@ -183,6 +185,7 @@ BEGIN
             IF shared THEN
                 places := pgsync.take_turns(turn.queue, room);
             END IF;
+            walked := pg_stat_get_xact_tuples_returned(claim_index);
             RETURN QUERY
             WITH taken AS (
                 DELETE FROM pgsync.job_ready AS r WHERE r.ctid = ANY (places || ARRAY(
@@ -200,7 +203,12 @@ BEGIN
                 INSERT INTO pgsync.queue_floor (queue, priority, resumed, position)
                 SELECT DISTINCT t.queue, t.priority, t.position < 0,
                        CASE WHEN t.position < 0 THEN -9223372036854775807 ELSE 0 END
-                FROM taken AS t WHERE notes
+                FROM taken AS t
+                -- Of many queues those where dead rows were passed, or so many jobs go through that they
+                -- soon will be: to step over the floors of a thousand small ones costs more than it saves.
+                WHERE notes AND (NOT EXISTS (SELECT FROM pgsync.queue_floor OFFSET 20) OR (
+                    SELECT count(*) >= 50 OR 100 + count(*) < pg_stat_get_xact_tuples_returned(
+                        CASE WHEN count(*) > 0 THEN claim_index END) - walked FROM taken))
                 ON CONFLICT DO NOTHING
             ), started AS (
                 INSERT INTO pgsync.job_running (id, queue, task, args, priority, attempt, max_attempts,

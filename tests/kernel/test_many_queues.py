@@ -85,3 +85,27 @@ def test_the_view_of_queues_reads_each_job_once(
         one = "SELECT available, waiting FROM pgsync.queues WHERE name = 'queue007'"
         assert session.execute(one).fetchall() == [(2, 0)]
         assert _number(session, _READ) - read <= 10
+
+
+def test_of_many_queues_those_are_given_floors_where_they_pay(
+    worker: tuple[psycopg.Connection[Any], int], dsn: str
+) -> None:
+    session = worker[0]
+    always = "SELECT pgsync.advance_floors(-1, 1)"
+    floored = "SELECT count(*) FROM pgsync.queue_floor"
+    with psycopg.connect(dsn) as holder:
+        holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        holder.execute("SELECT count(*) FROM pgsync.job_ready")
+        session.execute(always)
+        for number in range(1, 101):
+            _claim(worker, 1, f"{{queue{number:03}}}")
+        few = _number(session, floored)
+        assert 20 <= few <= 22
+        # Through one of the others go jobs whose rows nobody can remove.
+        add = "SELECT pgsync.add_jobs('t', array_fill('{}'::jsonb, ARRAY[10]), 'queue090')"
+        for _ in range(12):
+            session.execute(add)
+            _claim(worker, 10, "{queue090}")
+        rows = session.execute("SELECT queue FROM pgsync.queue_floor").fetchall()
+        assert ("queue090",) in rows
+        assert len(rows) == few + 1
