@@ -214,8 +214,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '54b566c1a3dacf4902dfa0c169444e9c8c16960683f48f8228da9c64431878db')
-VALUES ('api', 0, '0.1.0', '96aee121e2a1e694e757fb58d5992c0bb8d565fbd11cf2988e7f6125bbd3b6f6')
+VALUES ('api', 0, '0.1.0', '8e996d6c93d7159ffccfe13006f86e28ad9c1c9e635849ea8f1aaa6b1071bde9')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
