@@ -14,9 +14,10 @@ from pgsync.cli.dashboard import dashboard
 from pgsync.cli.db import db
 from pgsync.cli.demo import demo
 from pgsync.cli.jobs import jobs
+from pgsync.cli.limits import limits
 from pgsync.cli.locks import locks
 from pgsync.cli.maintenance import maintenance
-from pgsync.cli.overview import limits, operations, status, workers
+from pgsync.cli.overview import operations, status, workers
 from pgsync.cli.queues import queues
 from pgsync.cli.schedules import schedules
 from pgsync.cli.schema import doctor, migrate

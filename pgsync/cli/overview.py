@@ -6,7 +6,7 @@ import click
 
 from pgsync.cli.output import dsn_option, fetch, json_option, show
 
-__all__ = ["limits", "operations", "status", "workers"]
+__all__ = ["operations", "status", "workers"]
 
 
 @click.command()
@@ -38,21 +38,6 @@ def workers(dsn: str | None, as_json: bool) -> None:
         " FROM pgsync.workers AS w ORDER BY w.id",
     )
     show(rows, as_json=as_json, empty="no workers")
-
-
-@click.command()
-@dsn_option
-@json_option
-@click.option("--most", type=click.IntRange(1), default=50, show_default=True)
-def limits(dsn: str | None, as_json: bool, most: int) -> None:
-    """The current window of each limited key, the fullest first."""
-    rows = fetch(
-        dsn,
-        "SELECT l.key, l.per, l.state, l.hits, l.max, l.remaining, l.resets_at, l.penalised_until"
-        " FROM pgsync.rate_limits AS l ORDER BY l.hits::float / l.max DESC, l.key LIMIT %(most)s",
-        {"most": most},
-    )
-    show(rows, as_json=as_json, empty="no limits in use")
 
 
 @click.command()

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import click
 
+from pgsync.cli.limits import LIMIT
 from pgsync.cli.output import dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
-from pgsync.limits import Limit
 from pgsync.queues import QueueLimits
 
 __all__ = ["queues"]
-
-
-class _Starts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """So many in so many seconds: 100/60."""
-
-    name = "N/SECONDS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        most, _, per = str(value).partition("/")
-        try:
-            return Limit(int(most), per=float(per))
-        except ValueError:
-            self.fail(f"{value!r} is not of the form 100/60 (100 in 60 seconds)", param, ctx)
-
-
-_STARTS = _Starts()
 
 
 @click.group()
@@ -71,8 +55,8 @@ def queues_resume(dsn: str | None, queue: str) -> None:
 @dsn_option
 @click.option("--max-running", type=click.IntRange(1), help="Jobs at once, over all workers.")
 @click.option("--max-running-per-key", type=click.IntRange(1), help="Jobs of one key at once.")
-@click.option("--max-starts", type=_STARTS, help="Jobs that start in a time: 100/60 in 60 s.")
-@click.option("--max-starts-per-key", type=_STARTS, help="The same, of one key.")
+@click.option("--max-starts", type=LIMIT, help="Jobs that start in a time: 100/60 in 60 s.")
+@click.option("--max-starts-per-key", type=LIMIT, help="The same, of one key.")
 @click.argument("queue")
 def queues_limit(dsn: str | None, queue: str, **limits: Unpack[QueueLimits]) -> None:
     """Set the limits of a queue; those not named are removed."""

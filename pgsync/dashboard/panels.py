@@ -52,9 +52,9 @@ PANELS = (
         "limits",
         "Rate limits",
         "No limit is in use.",
-        "SELECT l.key, l.per, l.hits, l.max, l.remaining, l.resets_at, l.penalised_until"
-        " FROM pgsync.rate_limits AS l WHERE l.resets_at > pgsync.clock()"
-        " ORDER BY l.hits::float / l.max DESC, l.key LIMIT 25",
+        "SELECT l.key, l.algorithm, l.per, l.hits, l.max, l.remaining, l.opens_at, l.waiting,"
+        " l.penalised_until FROM pgsync.rate_limits AS l WHERE l.resets_at > pgsync.clock()"
+        " ORDER BY l.fill DESC, l.key LIMIT 25",
     ),
     Panel(
         "schedules",

@@ -40,6 +40,15 @@ class Locks:
         """
         return Lock(self._keeper, lock_request(name, options, slots))
 
+    def concurrency(self, name: str, most: int, *, wait: Duration = 0, ttl: Duration = 60) -> Lock:
+        """At most ``most`` at a time, in all processes together, for ``with`` or as a decorator.
+
+        A semaphore whose places are renewed while their process is healthy: one that dies gives its
+        own back at once, one that hangs after ``ttl`` seconds. Who finds no place in ``wait``
+        seconds gets :class:`LockHeld`.
+        """
+        return self.semaphore(f"concurrency:{name}", most, ttl=ttl, wait=wait, auto_renew=True)
+
     def lock_all(self, names: Sequence[str], **options: Unpack[LockOptions]) -> LockSet:
         """Several locks for ``with``: all of them or none, and no two callers in a deadlock."""
         return LockSet(self._keeper, [lock_request(name, options) for name in names])
@@ -127,6 +136,12 @@ class AsyncLocks:
     def semaphore(self, name: str, slots: int, **options: Unpack[LockOptions]) -> AsyncLock:
         """As :meth:`Locks.semaphore`."""
         return AsyncLock(self._keeper, lock_request(name, options, slots))
+
+    def concurrency(
+        self, name: str, most: int, *, wait: Duration = 0, ttl: Duration = 60
+    ) -> AsyncLock:
+        """As :meth:`Locks.concurrency`."""
+        return self.semaphore(f"concurrency:{name}", most, ttl=ttl, wait=wait, auto_renew=True)
 
     def lock_all(self, names: Sequence[str], **options: Unpack[LockOptions]) -> AsyncLockSet:
         """As :meth:`Locks.lock_all`."""

@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgsync import Coordinator
+from pgsync import Coordinator, Limit
 from tests.cli.old_server import OldServer
 
 
@@ -132,6 +132,25 @@ def test_an_operator_pauses_retries_and_cancels(
         f"job {job}: t on queue q, available"
         in pgsync("jobs", "show", "--dsn", dsn, str(job)).stdout
     )
+
+
+def test_an_operator_raises_one_tenant(pgsync: Any, dsn: str, sync: Coordinator) -> None:
+    limiter = sync.limiter("graph", Limit(1, per=60), remember=0)
+    limiter.hit("7")
+    assert not limiter.hit("7")
+    done = pgsync("limits", "set", "--dsn", dsn, "graph:7", "5/60", "--by", "ann", "--why", "big")
+    assert done.stdout == "graph:7: 5 per 60 s\n", done
+    assert limiter.hit("7").remaining == 3
+    (shown,) = json.loads(pgsync("limits", "show", "--dsn", dsn, "--json", "graph:7").stdout)
+    assert (shown["max"], shown["hits"], shown["is_set"]) == (5, 2, True)
+    (listed,) = json.loads(pgsync("limits", "list", "--dsn", dsn, "--json").stdout)
+    assert (listed["key"], listed["fill"]) == ("graph:7", 0.4)
+    (setting,) = json.loads(pgsync("limits", "overrides", "--dsn", dsn, "--json").stdout)
+    assert (setting["set_by"], setting["reason"]) == ("ann", "big")
+    assert pgsync("limits", "unset", "--dsn", dsn, "graph:7", "--per", "60").returncode == 0
+    assert not limiter.hit("7")
+    assert pgsync("limits", "unset", "--dsn", dsn, "graph:7", "--per", "60").returncode == 3
+    assert pgsync("limits", "set", "--dsn", dsn, "graph:7", "lots").returncode == 2
 
 
 def test_control_characters_do_not_reach_the_terminal(pgsync: Any, dsn: str, database: Any) -> None:
