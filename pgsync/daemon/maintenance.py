@@ -30,21 +30,22 @@ class Lane:
     """Duties that are done one after another, on one session.
 
     ``lead_every`` is how often the others ask for the lead, in seconds. A leader that is frozen
-    says nothing for ``silence`` seconds: then the server ends its session, and another leads.
+    says nothing for ``silence`` seconds: then the server ends its session, and another leads. A
+    call that takes ``longest`` seconds is cancelled.
     """
 
     name: str
     lead_every: float
     silence: float
+    longest: float
 
 
 LANES = (
     # A leader that was killed must be followed, and its jobs rescued, within two seconds.
-    Lane("quick", 0.5, 10.0),
-    Lane("slow", 5.0, 60.0),
+    Lane("quick", 0.5, 10.0, 60.0),
+    Lane("slow", 5.0, 60.0, 300.0),
 )
 
-_STATEMENT_SECONDS = 300
 # What is due so soon is done in the same call.
 _TOGETHER = 0.05
 
@@ -78,7 +79,7 @@ class Maintenance:
                 await asyncio.sleep(max(0.0, first - clock()))
                 now = clock()
                 due = [duty for duty in duties if duty.due_at <= now + _TOGETHER]
-                done = await _do(connection, due)
+                done = await _do(connection, due, self._lane.longest)
                 for duty in due:
                     _note(duty, done.get(duty.name), clock())
 
@@ -88,16 +89,22 @@ class Maintenance:
             await asyncio.sleep(self._lane.lead_every * random.uniform(0.8, 1.0))  # noqa: S311
 
 
-async def _do(connection: psycopg.AsyncConnection[Any], due: list[_Duty]) -> Mapping[str, Any]:
-    names = [duty.name for duty in due]
+async def _do(
+    connection: psycopg.AsyncConnection[Any], due: list[_Duty], longest: float
+) -> Mapping[str, Any]:
     try:
-        return await execute_async(connection, _do_duties(names))
+        return await execute_async(connection, _do_duties([duty.name for duty in due]))
     except psycopg.errors.QueryCanceled as error:
-        # Took too long: a duty's other errors are caught, and noted, by the procedure.
-        reason = f"cancelled, as one of {', '.join(names)}: {error}"
-        for name in names:
-            await execute_async(connection, record_duty(name, _STATEMENT_SECONDS, 0, reason))
-        return dict.fromkeys(names, reason)
+        # One took too long; other errors are caught, and noted, by the procedure.
+        done: dict[str, Any] = {}
+        if len(due) > 1:  # Alone each shows whether it is the one, and the rest is done.
+            for duty in due:
+                done |= await _do(connection, [duty], longest)
+            return done
+        (duty,) = due
+        reason = f"cancelled: {error}"
+        await execute_async(connection, record_duty(duty.name, longest, 0, reason))
+        return {duty.name: reason}
 
 
 def _note(duty: _Duty, done: int | str | None, now: float) -> None:
@@ -119,7 +126,7 @@ def _bounds(lane: Lane) -> Call[None]:
     return Call(
         "SELECT set_config('idle_session_timeout', %(silence)s, false),"
         " set_config('statement_timeout', %(longest)s, false)",
-        {"silence": f"{lane.silence:g}s", "longest": f"{_STATEMENT_SECONDS}s"},
+        {"silence": f"{lane.silence:g}s", "longest": f"{lane.longest:g}s"},
         nothing,
     )
 

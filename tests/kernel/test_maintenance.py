@@ -57,12 +57,13 @@ def seen(database: psycopg.Connection[Any], duty: str) -> Any:
 def only_duty(
     database: psycopg.Connection[Any], statement: str, every: str = "0.5 s", slow: str = "SELECT 0"
 ) -> None:
-    """Leave the duties ``test`` and, in the other lane, ``slow`` alone in the table of duties."""
+    """Leave the duties ``test``, and ``slow`` and ``other`` of the other lane, in the table."""
     database.execute(
         "CREATE OR REPLACE FUNCTION pgsync.duties() RETURNS TABLE (duty text, lane text,"
         " every interval, again interval, statement text) LANGUAGE sql IMMUTABLE AS $$ VALUES"
         f" ('test', 'quick', interval '{every}', NULL::interval, '{statement}'),"
-        f" ('slow', 'slow', interval '1 s', NULL, '{slow}') $$".encode()
+        f" ('slow', 'slow', interval '1 s', NULL, '{slow}'),"
+        " ('other', 'slow', interval '1 s', NULL, 'SELECT 1') $$".encode()
     )
 
 
@@ -200,13 +201,15 @@ def test_lanes_do_not_wait_for_each_other(database: psycopg.Connection[Any], mai
     )
     for lane in LANES:
         maintain(lane)
-    (pid,) = eventually(lambda: database.execute(sleeps).fetchone()) or (0,)
+    eventually(lambda: database.execute(sleeps).fetchone())
     database.execute("TRUNCATE pgsync.duty_run")
     eventually(lambda: seen(database, "test")[0] == "done")
-    # One that takes too long is cut off by the server, noted, and tried again.
-    database.execute("SELECT pg_cancel_backend(%s)", [pid])
-    eventually(lambda: seen(database, "slow")[0] == "failed")
+    # One that takes too long is cut off, noted, and keeps nothing else from being done.
+    cut_off = f"SELECT pg_cancel_backend(pid) FROM ({sleeps}) AS s"
+    eventually(lambda: database.execute(cut_off.encode()) and seen(database, "slow")[0] == "failed")
     assert "cancelled" in seen(database, "slow")[4]
+    eventually(lambda: seen(database, "other")[0] == "done")
+    assert seen(database, "other")[3] == 0
 
 
 def test_a_daemon_that_was_cut_off_takes_up_again(
