@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -13,6 +12,7 @@ import pytest
 
 from pgsync import Coordinator
 from tests.eventually import eventually
+from tests.kernel.test_worker import working
 
 pytestmark = pytest.mark.core
 
@@ -30,15 +30,6 @@ def heard(dsn: str) -> Iterator[Callable[[], list[str]]]:
             return words
 
         yield hear
-
-
-@contextmanager
-def working(sync: Coordinator, **options: Any) -> Iterator[None]:
-    sync.start(**options)
-    try:
-        yield
-    finally:
-        sync.stop()
 
 
 def waits(database: Any) -> bool | None:
