@@ -41,6 +41,8 @@ class Signals:
         if queue in ("", "*") or self._queues is None or queue in self._queues:
             self._refill()
             self._left = max(0.0, self._left - 1.0)
+            # Kept: by the time that the worker looks there may be some left again.
+            self._flooded = self._flooded or self._left < 1.0
             self._poll = _POLL_SECONDS
             self.stir()
 
@@ -67,9 +69,7 @@ class Signals:
     def flooded(self) -> bool:
         """Whether so many notifications came that they should stop for a while."""
         self._refill()
-        if self._left < 1.0:
-            self._flooded = True
-        elif self._left >= _BURST / 2:
+        if self._left >= _BURST / 2:
             self._flooded = False
         return self._flooded
 
