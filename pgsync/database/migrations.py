@@ -111,16 +111,16 @@ def check_schema(connection: psycopg.Connection[Any]) -> None:
         SchemaMissing: if it is not installed, or older than this code.
         SchemaTooNew: if it was installed by a newer pgsync.
     """
-    installed = max(_installed(connection).get("kernel", {}), default=0)
-    expected = migrations("kernel")[-1].version
+    installed = _installed(connection).get("kernel", {})
     if not installed:
         raise SchemaMissing("the schema pgsync is not in this database; run pgsync migrate")
-    if installed < expected:
+    newest = max(installed)
+    if missing := [s.version for s in migrations("kernel") if s.version not in installed]:
         raise SchemaMissing(
-            f"the schema pgsync is at version {installed}, this code needs {expected}; "
-            "run pgsync migrate"
+            f"the schema pgsync is at version {newest}, and this code needs migration "
+            f"{missing[0]} too; run pgsync migrate"
         )
-    _refuse_newer("kernel", installed)
+    _refuse_newer("kernel", newest)
 
 
 def render(*, modules: bool = False) -> str:
