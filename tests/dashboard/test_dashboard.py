@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import requests
-import uvicorn
 
 from pgsync import AsyncCoordinator, Coordinator, InvalidArgument
 from pgsync.dashboard import create_app
+from tests.serving import serving
 
 TOKEN = "a token for this test"
 
@@ -20,22 +19,12 @@ TOKEN = "a token for this test"
 @pytest.fixture
 def served() -> Iterator[Any]:
     """Serves an app on a free port of the loopback interface."""
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+    with ExitStack() as stack:
 
-    def serve(dsn: str) -> str:
-        listening = socket.create_server(("127.0.0.1", 0))
+        def serve(dsn: str) -> str:
+            return stack.enter_context(serving(create_app(AsyncCoordinator(dsn), TOKEN)))
 
-        app = create_app(AsyncCoordinator(dsn), TOKEN)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-    yield serve
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(30)
+        yield serve
 
 
 @pytest.fixture

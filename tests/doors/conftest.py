@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
 import pytest
-import uvicorn
 
 from pgsync import Coordinator
 from pgsync.doors.limits import PostgresStorage
 from tests.kernel.conftest import Clock
+from tests.serving import serving
 
 __all__ = ["STORAGE_TABLES", "Clock"]
 
@@ -40,17 +39,5 @@ def storage(sync: Coordinator) -> PostgresStorage:
 @pytest.fixture
 def serve() -> Iterator[Callable[[Any], str]]:
     """Serves ASGI apps on free ports of the loopback interface; answers with the URL of each."""
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def begin(app: Any) -> str:
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-    yield begin
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(30)
+    with ExitStack() as stack:
+        yield lambda app: stack.enter_context(serving(app))

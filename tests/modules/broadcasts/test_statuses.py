@@ -6,20 +6,18 @@ import hashlib
 import hmac
 import itertools
 import json
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
-import uvicorn
 
 from pgsync import Coordinator
 from pgsync.modules.broadcasts import Broadcasts, webhook_app
 from pgsync.modules.broadcasts.sending import callback_data
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
+from tests.serving import serving
 
 NewCampaign = Callable[[int], int]
 
@@ -28,13 +26,8 @@ NewCampaign = Callable[[int], int]
 def webhook_url(broadcasts: Broadcasts, standin: GraphStandin) -> Iterator[str]:
     """Serves the webhook endpoint on a free port."""
     app = webhook_app(broadcasts, app_secret=standin.app_secret, verify_token="shake")
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(30)
+    with serving(app) as url:
+        yield f"{url}/"
 
 
 def _recipient(database: Any) -> Any:
