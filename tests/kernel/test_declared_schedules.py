@@ -38,7 +38,7 @@ class Daemon:
     def die(self) -> None:
         pid = self.connection.info.backend_pid
         self.connection.close()
-        with psycopg.connect(self._dsn) as other:
+        with psycopg.connect(self._dsn, autocommit=True) as other:
             gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
             eventually(lambda: other.execute(gone, [pid]).fetchone() == (True,))
 
