@@ -144,6 +144,16 @@ COMMIT;
 \endif
 
 SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 16) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0016_limit_checks.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 16, 'limit_checks', '9d8f40258acfd69b319c680e16987a6e7511030039d00e1e0e6644df832b32d5');
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
                    WHERE component = 'kernel' AND version = 18) AS pending \gset
 \if :pending
 BEGIN;
@@ -214,7 +224,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '8e996d6c93d7159ffccfe13006f86e28ad9c1c9e635849ea8f1aaa6b1071bde9')
+VALUES ('api', 0, '0.1.0', 'aa6ee2298625004a19f1b445c01827f3b12e23f209a92324d097d43cafa877b2')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

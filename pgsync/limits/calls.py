@@ -81,12 +81,15 @@ def take(
     return Call(_SHADOW if shadow else _TAKE, parameters, read)
 
 
+# A function in the select list, and not in FROM, is spared a store for its rows; OFFSET 0 has it
+# called once.
 _TAKE: LiteralString = (
-    "SELECT d.granted, d.remaining, d.retry_after, d.resets_at, d.resets_at - pgsync.clock(),"
-    " d.binding, d.quota, d.taken_at, d.marks, d.valid_until - d.taken_at"
-    " FROM set_config('synchronous_commit', %(commit)s, true) AS s,"
+    "SELECT (t.d).granted, (t.d).remaining, (t.d).retry_after, (t.d).resets_at,"
+    " (t.d).resets_at - pgsync.clock(), (t.d).binding, (t.d).quota, (t.d).taken_at, (t.d).marks,"
+    " (t.d).valid_until - (t.d).taken_at"
+    " FROM (SELECT set_config('synchronous_commit', %(commit)s, true),"
     " pgsync.rate_limit_take(%(key)s, %(max)s::integer[], %(per)s::interval[], %(cost)s,"
-    " %(times)s, %(algorithm)s::text[], %(burst)s::integer[]) AS d"
+    " %(times)s, %(algorithm)s::text[], %(burst)s::integer[]) AS d OFFSET 0) AS t"
 )
 _SHADOW: LiteralString = _TAKE.replace("rate_limit_take", "rate_limit_shadow")
 

@@ -256,34 +256,54 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     decision pgsync.limit_decision;
 BEGIN
-    INSERT INTO pgsync.rate_limit_counter AS c (key, per, hits, max_hits, window_started_at, resets_at)
-    SELECT k.key, k.per, k.cost, coalesce(o.max, k.max), k.moment, k.moment + k.per
-    FROM (SELECT take_fixed_window.key, max, pgsync.span(pgsync.microseconds(take_fixed_window.per)) AS per,
-                 cost * times AS cost, moment) AS k
-    LEFT JOIN pgsync.rate_limit_counter AS s ON s.key = k.key AND s.per = k.per AND s.algorithm = 'fixed'
-    LEFT JOIN pgsync.rate_limit_override AS o ON o.key = k.key AND o.per = k.per
-    LEFT JOIN pgsync.rate_limit_penalty AS p ON p.key = k.key
-    WHERE (p.until > k.moment) IS NOT TRUE
-      AND k.cost <= coalesce(o.max, k.max) - CASE WHEN s.resets_at > k.moment THEN s.hits ELSE 0 END
-    ON CONFLICT (key, per, algorithm) DO UPDATE
-    SET hits = excluded.hits + CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END,
-        max_hits = excluded.max_hits,
+    -- A key in use: the condition is looked at before the row is locked, and again after.
+    UPDATE pgsync.rate_limit_counter AS c
+    SET hits = cost * times + CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END,
+        max_hits = q.max,
         window_started_at = CASE WHEN c.resets_at <= moment THEN moment ELSE c.window_started_at END,
-        resets_at = CASE WHEN c.resets_at <= moment THEN excluded.resets_at ELSE c.resets_at END,
+        resets_at = CASE WHEN c.resets_at <= moment THEN moment + q.per ELSE c.resets_at END,
         without_waiters = NULL
-    WHERE (c.last_slot_at > moment) IS NOT TRUE
-      AND (c.resets_at <= moment
-           -- It may have been opened since that moment, while this waited for the row.
-           OR c.hits + excluded.hits <= excluded.max_hits AND c.window_started_at <= pgsync.clock())
+    FROM (
+        SELECT pgsync.span(pgsync.microseconds(take_fixed_window.per)) AS per, coalesce((
+                   SELECT o.max FROM pgsync.rate_limit_override AS o
+                   WHERE o.key = take_fixed_window.key AND o.per = take_fixed_window.per), max) AS max
+    ) AS q
+    WHERE c.key = take_fixed_window.key AND c.per = q.per AND c.algorithm = 'fixed'
+      AND NOT EXISTS (
+          SELECT FROM pgsync.rate_limit_penalty AS p WHERE p.key = take_fixed_window.key AND p.until > moment)
+      AND (c.last_slot_at > moment) IS NOT TRUE
+      AND cost * times + CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END <= q.max
+      -- It may have been opened since that moment, while this waited for the row; not in the future.
+      AND c.window_started_at <= pgsync.clock()
     RETURNING times, c.max_hits - c.hits, interval '0', c.resets_at, 1, c.max_hits,
               greatest(c.window_started_at, moment), c.resets_at, ARRAY[c.hits]
+    INTO decision;
+    IF FOUND THEN
+        RETURN decision;
+    END IF;
+    INSERT INTO pgsync.rate_limit_counter AS c (key, per, hits, max_hits, window_started_at, resets_at)
+    SELECT take_fixed_window.key, q.per, cost * times, q.max, moment, moment + q.per
+    FROM (
+        SELECT pgsync.span(pgsync.microseconds(take_fixed_window.per)) AS per, coalesce((
+                   SELECT o.max FROM pgsync.rate_limit_override AS o
+                   WHERE o.key = take_fixed_window.key AND o.per = take_fixed_window.per), max) AS max
+    ) AS q
+    WHERE cost * times <= q.max
+      AND NOT EXISTS (
+          SELECT FROM pgsync.rate_limit_penalty AS p WHERE p.key = take_fixed_window.key AND p.until > moment)
+      AND NOT EXISTS (
+          SELECT FROM pgsync.rate_limit_counter AS s
+          WHERE s.key = take_fixed_window.key AND s.per = q.per AND s.algorithm = 'fixed')
+    ON CONFLICT (key, per, algorithm) DO NOTHING
+    RETURNING times, c.max_hits - c.hits, interval '0', c.resets_at, 1, c.max_hits, moment, c.resets_at,
+              ARRAY[c.hits]
     INTO decision;
     RETURN decision;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.take_fixed_window(text, integer, interval, bigint, integer, timestamptz) IS
-    'Internal: takes permits of a fixed window, its key''s only limit; nulls where it has not all of them, or others wait.';
+    'Internal: takes permits of a fixed window, its key''s only limit; nulls where it has not all of them, where others wait, or where another made its row just now.';
 
 CREATE OR REPLACE FUNCTION pgsync.take_token_bucket(
     key text, max integer, burst integer, per interval, cost bigint, times integer, moment timestamptz
