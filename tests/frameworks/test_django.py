@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.doors.django_settings")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.frameworks.django_settings")
 
 import django
 from django.core.exceptions import ImproperlyConfigured
@@ -27,7 +27,7 @@ django.setup()
 
 from pgsync import Coordinator, InvalidArgument  # noqa: E402
 from pgsync.doors.django import TaskBackend, framework, worker  # noqa: E402
-from tests.doors import django_app, django_settings  # noqa: E402
+from tests.frameworks import django_app, django_settings  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 Status = framework.TaskResultStatus
@@ -56,7 +56,7 @@ def test_a_task_runs_and_its_result_is_kept(database: psycopg.Connection[Any]) -
     assert not result.is_finished
     row = database.execute("SELECT task, queue, args FROM pgsync.jobs").fetchone()
     content = {"args": ["a@example.org"], "kwargs": {"copies": 2}}
-    assert row == ("tests.doors.django_app.send", "mail", content)
+    assert row == ("tests.frameworks.django_app.send", "mail", content)
     assert "completed=0" in drain("default")
     assert "completed=1" in drain()
     result.refresh()
@@ -105,7 +105,7 @@ def test_what_a_task_says_of_itself_comes_before_the_options(
     django_app.broken.enqueue()
     django_app.later.using(priority=-7).enqueue(0)
     rows = database.execute("SELECT task, priority, max_attempts FROM pgsync.jobs ORDER BY id")
-    names = ["tests.doors.django_app.broken", "tests.doors.django_app.later"]
+    names = ["tests.frameworks.django_app.broken", "tests.frameworks.django_app.later"]
     assert rows.fetchall() == [(names[0], 0, 1), (names[1], 7, 2)]
     assert "discarded=1" in drain()
 
@@ -187,7 +187,7 @@ def test_what_cannot_be_is_told() -> None:
 
 
 def test_a_job_calls_nothing_that_is_no_task(database: psycopg.Connection[Any]) -> None:
-    for name in ("tests.doors.django_app.no_task", "os.getpid", "no.where"):
+    for name in ("tests.frameworks.django_app.no_task", "os.getpid", "no.where"):
         database.execute("SELECT pgsync.enqueue(%s)", [name])
     assert "completed=0, retryable=3" in drain()
     assert django_app.done == []
@@ -207,7 +207,7 @@ def test_migrate_installs_the_schema_and_the_command_line_performs(empty_dsn: st
         ).stdout
 
     run("-m", "django", "migrate")
-    setup = "import django; django.setup(); from tests.doors.django_app import send; "
+    setup = "import django; django.setup(); from tests.frameworks.django_app import send; "
     run("-c", f"{setup}send.enqueue('a')")
     cli = ["-c", "from pgsync.cli import main; main()"]
     app = "pgsync.doors.django:worker"

@@ -1,4 +1,7 @@
-"""The same tests of Django's tasks once more, on the newest Django, which needs Python 3.12."""
+"""The same tests of Django's tasks once more, on the newest Django, which needs Python 3.12.
+
+In a venv that has nothing else: what these tests import must not need more.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def test_djangos_tasks_on_the_newest_django(server_dsn: str, tmp_path: Path) -> 
     inside = tmp_path / "venv" / "bin" / "python"
     subprocess.run([inside, "-m", "pip", "install", "--quiet", *needed], check=True)
     answer = subprocess.run(
-        [inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/doors/test_django.py"],
+        [inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/frameworks/test_django.py"],
         cwd=ROOT,
         env={**os.environ, "PGSYNC_TEST_DSN": server_dsn, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

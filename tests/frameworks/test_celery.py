@@ -16,7 +16,7 @@ from celery.contrib.testing.worker import start_worker
 from pgsync import Coordinator, InvalidArgument
 from pgsync.doors.celery import App, TaskFailed, shared_task
 from pgsync.doors.results import TaskRevokedError
-from tests.doors import celery_app
+from tests.frameworks import celery_app
 
 
 @contextmanager
