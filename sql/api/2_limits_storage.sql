@@ -2,7 +2,8 @@
 --
 -- Its three strategies keep tables of their own. As in limits.sql the decision is the upsert itself,
 -- with the row locked; where a look before it can refuse, nothing is written. Durations that come
--- back are counted from now, so that no client's clock matters.
+-- back are counted from now, so that no client's clock matters. Sequential scans are off: a plan that
+-- a session caches while a table is empty would scan it ever after.
 
 CREATE OR REPLACE FUNCTION pgsync.limits_storage_length(key text, expiry interval, amount bigint)
 RETURNS interval
@@ -25,7 +26,7 @@ COMMENT ON FUNCTION pgsync.limits_storage_length(text, interval, bigint) IS
 
 CREATE OR REPLACE FUNCTION pgsync.limits_storage_incr(key text, expiry interval, amount bigint DEFAULT 1)
 RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     length interval := pgsync.limits_storage_length(key, expiry, amount);
@@ -46,7 +47,7 @@ COMMENT ON FUNCTION pgsync.limits_storage_incr(text, interval, bigint) IS
     'Counts a hit of a fixed window, which the first one opens, and returns how many it has now.';
 
 CREATE OR REPLACE FUNCTION pgsync.limits_storage_get(key text, OUT hits bigint, OUT expires_in interval)
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
 BEGIN
@@ -100,7 +101,7 @@ COMMENT ON FUNCTION pgsync.limits_storage_slide(pgsync.limits_storage_sliding, t
 CREATE OR REPLACE FUNCTION pgsync.limits_storage_acquire_sliding(
     key text, max bigint, expiry interval, amount bigint DEFAULT 1
 ) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     length interval := pgsync.limits_storage_length(key, expiry, amount);
@@ -135,7 +136,7 @@ CREATE OR REPLACE FUNCTION pgsync.limits_storage_get_sliding(
     OUT hits bigint,
     OUT expires_in interval
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     length interval := pgsync.limits_storage_length(key, expiry, 0);
@@ -159,7 +160,7 @@ COMMENT ON FUNCTION pgsync.limits_storage_get_sliding(text, interval) IS
 CREATE OR REPLACE FUNCTION pgsync.limits_storage_acquire_entry(
     key text, max bigint, expiry interval, amount bigint DEFAULT 1
 ) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     length interval := pgsync.limits_storage_length(key, expiry, amount);
@@ -214,7 +215,7 @@ COMMENT ON FUNCTION pgsync.limits_storage_acquire_entry(text, bigint, interval, 
 CREATE OR REPLACE FUNCTION pgsync.limits_storage_get_moving(
     key text, expiry interval, OUT hits bigint, OUT oldest interval
 )
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     length interval := pgsync.limits_storage_length(key, expiry, 0);
     moment timestamptz := pgsync.clock();
@@ -238,7 +239,7 @@ COMMENT ON FUNCTION pgsync.limits_storage_get_moving(text, interval) IS
 -- All of them ------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION pgsync.limits_storage_clear(key text) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     cleared bigint;
 BEGIN
@@ -282,7 +283,7 @@ COMMENT ON FUNCTION pgsync.limits_storage_reset(text) IS
     'Forgets all keys that begin with the prefix, and returns how many of them were in use.';
 
 CREATE OR REPLACE FUNCTION pgsync.prune_limits_storage(batch integer DEFAULT 1000) RETURNS integer
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     -- A minute's grace keeps the clean-up off rows that are about to be used again.
     ended timestamptz := pgsync.clock() - interval '1 minute';

@@ -228,6 +228,25 @@ def test_the_clean_up_takes_what_has_ended_in_turns(
     ]
 
 
+def test_a_session_that_began_on_empty_tables_does_not_scan_them(database: Any) -> None:
+    def scans() -> int:
+        database.execute("SELECT pg_stat_force_next_flush()")
+        counted = database.execute(
+            "SELECT sum(seq_scan) FROM pg_stat_user_tables WHERE relname LIKE 'limits_storage%'"
+        )
+        return int(counted.fetchone()[0])
+
+    for table in STORAGE_TABLES:
+        database.execute(f"VACUUM {table}")
+    before = scans()
+    for _ in range(10):
+        database.execute("SELECT pgsync.limits_storage_incr('7', '1 hour')")
+        database.execute("SELECT pgsync.limits_storage_acquire_sliding('7', 99, '1 hour')")
+        database.execute("SELECT pgsync.limits_storage_acquire_entry('7', 99, '1 hour')")
+        database.execute("SELECT pgsync.limits_storage_get_moving('7', '1 hour')")
+    assert scans() == before
+
+
 def test_a_storage_is_made_from_its_uri(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = storage_from_string(f"pgsync+{_url(dsn)}", pool_size=1)
     assert isinstance(made, PostgresStorage)
