@@ -224,7 +224,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'aa6ee2298625004a19f1b445c01827f3b12e23f209a92324d097d43cafa877b2')
+VALUES ('api', 0, '0.1.0', 'f775d44e304c3a2c4c2bec47d6011fb216c1d8e2da71573ff65f33bd17f2ff93')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
