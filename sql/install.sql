@@ -194,6 +194,7 @@ BEGIN;
 \ir api/1_locks_transaction.sql
 \ir api/2_limits.sql
 \ir api/2_limits_decide.sql
+\ir api/2_limits_hit.sql
 \ir api/2_limits_operate.sql
 \ir api/2_limits_reserve.sql
 \ir api/2_limits_storage.sql
@@ -224,7 +225,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'f775d44e304c3a2c4c2bec47d6011fb216c1d8e2da71573ff65f33bd17f2ff93')
+VALUES ('api', 0, '0.1.0', 'c3de7fce1ca2740df85a3bb0d82807307fecac43e5c6ae9d46d98753f2606d44')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -17,7 +17,7 @@ LANGUAGE sql IMMUTABLE AS $$
     ('keep floors', 'quick', interval '0.5 s', interval '0.1 s', 'SELECT pgsync.advance_floors()'),
     ('end holders past their deadline', 'quick', interval '1 s', NULL, 'SELECT pgsync.reap_locks()'),
     -- Lane slow: the others.
-    ('remove ended windows', 'slow', interval '10 s', NULL, 'SELECT pgsync.prune_rate_limits()'),
+    ('remove ended windows', 'slow', interval '10 s', interval '0.1 s', 'SELECT pgsync.prune_rate_limits()'),
     ('remove ended windows of the library limits', 'slow', interval '10 s', interval '0.1 s',
      'SELECT pgsync.prune_limits_storage()'),
     ('count throughput', 'slow', interval '20 s', NULL, 'SELECT pgsync.count_throughput()'),
