@@ -65,9 +65,10 @@ def take(
     shadow: bool = False,
 ) -> Call[Grant]:
     """Take ``cost`` permits from every limit of the key, all or nothing, up to ``times`` times."""
+    only = None if shadow else limits.only
     parameters = {
         "key": key,
-        **limits.arguments,
+        **(only or limits.arguments),
         "cost": cost,
         "times": times,
         "commit": _commit(durable),
@@ -78,7 +79,7 @@ def take(
         decision = _decision(key, limits, cost, times > 0, facts)
         return Grant(times, decision, lasts.total_seconds() if times else 0.0)
 
-    return Call(_SHADOW if shadow else _TAKE, parameters, read)
+    return Call(_SHADOW if shadow else _TAKE_ONE if only else _TAKE, parameters, read)
 
 
 # A function in the select list, and not in FROM, is spared a store for its rows; OFFSET 0 has it
@@ -91,6 +92,7 @@ _TAKE: LiteralString = (
     " pgsync.rate_limit_take(%(key)s, %(max)s::integer[], %(per)s::interval[], %(cost)s,"
     " %(times)s, %(algorithm)s::text[], %(burst)s::integer[]) AS d OFFSET 0) AS t"
 )
+_TAKE_ONE: LiteralString = _TAKE.replace("[]", "")
 _SHADOW: LiteralString = _TAKE.replace("rate_limit_take", "rate_limit_shadow")
 
 

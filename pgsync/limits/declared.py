@@ -79,9 +79,9 @@ class TokenBucket(Limit):
 
 
 class LimitSet:
-    """The limits of a key, as the SQL functions take them."""
+    """The limits of a key, as the SQL functions take them: ``only`` where there is but one."""
 
-    __slots__ = ("arguments", "limits", "most")
+    __slots__ = ("arguments", "limits", "most", "only")
 
     def __init__(self, limits: Sequence[Limit], whose: str) -> None:
         if not limits or not all(isinstance(limit, Limit) for limit in limits):
@@ -93,10 +93,11 @@ class LimitSet:
         # Array literals, made once: four lists would be half the work of sending a hit.
         self.arguments = {
             "max": _array(limit.max for limit in limits),
-            "per": _array(f"{limit.per // _MICROSECOND} us" for limit in limits),
+            "per": _array(_microseconds(limit) for limit in limits),
             "algorithm": _array(limit.algorithm for limit in limits),
             "burst": _array(getattr(limit, "burst", None) or "NULL" for limit in limits),
         }
+        self.only = _one(limits[0]) if len(limits) == 1 else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LimitSet) and self.limits == other.limits
@@ -106,6 +107,19 @@ class LimitSet:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.limits))
+
+
+def _one(limit: Limit) -> dict[str, object]:
+    return {
+        "max": limit.max,
+        "per": _microseconds(limit),
+        "algorithm": limit.algorithm,
+        "burst": getattr(limit, "burst", None),
+    }
+
+
+def _microseconds(limit: Limit) -> str:
+    return f"{limit.per // _MICROSECOND} us"
 
 
 def _array(values: Iterable[object]) -> str:

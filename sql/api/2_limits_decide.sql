@@ -215,7 +215,6 @@ DECLARE
     taken record;
     granted integer;
 BEGIN
-    PERFORM pgsync.check_limits(max, per, cost, times, algorithm, burst);
     seen := pgsync.read_limits(key, max, per, algorithm, burst);
     judged := pgsync.judge_limits(seen.readings, cost, moment, seen.penalised_until);
     IF judged.room >= cost THEN

@@ -7,7 +7,7 @@
 -- The functions that decide set enable_seqscan off: a plan made while a table is empty would scan it
 -- ever after. They force generic plans, since planning takes longer than deciding.
 
-CREATE OR REPLACE FUNCTION pgsync.take_fixed_window(
+CREATE OR REPLACE FUNCTION pgsync.open_fixed_window(
     key text, max integer, per interval, cost bigint, times integer, moment timestamptz
 ) RETURNS pgsync.limit_decision
 LANGUAGE plpgsql VOLATILE AS $$
@@ -15,44 +15,19 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     decision pgsync.limit_decision;
 BEGIN
-    -- A key in use: the condition is looked at before the row is locked, and again after.
-    UPDATE pgsync.rate_limit_counter AS c
-    SET hits = cost * times + CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END,
-        max_hits = q.max,
-        window_started_at = CASE WHEN c.resets_at <= moment THEN moment ELSE c.window_started_at END,
-        resets_at = CASE WHEN c.resets_at <= moment THEN moment + q.per ELSE c.resets_at END,
-        without_waiters = NULL
-    FROM (
-        SELECT pgsync.span(pgsync.microseconds(take_fixed_window.per)) AS per, coalesce((
-                   SELECT o.max FROM pgsync.rate_limit_override AS o
-                   WHERE o.key = take_fixed_window.key AND o.per = take_fixed_window.per), max) AS max
-    ) AS q
-    WHERE c.key = take_fixed_window.key AND c.per = q.per AND c.algorithm = 'fixed'
-      AND NOT EXISTS (
-          SELECT FROM pgsync.rate_limit_penalty AS p WHERE p.key = take_fixed_window.key AND p.until > moment)
-      AND (c.last_slot_at > moment) IS NOT TRUE
-      AND cost * times + CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END <= q.max
-      -- It may have been opened since that moment, while this waited for the row; not in the future.
-      AND c.window_started_at <= pgsync.clock()
-    RETURNING times, c.max_hits - c.hits, interval '0', c.resets_at, 1, c.max_hits,
-              greatest(c.window_started_at, moment), c.resets_at, ARRAY[c.hits]
-    INTO decision;
-    IF FOUND THEN
-        RETURN decision;
-    END IF;
     INSERT INTO pgsync.rate_limit_counter AS c (key, per, hits, max_hits, window_started_at, resets_at)
-    SELECT take_fixed_window.key, q.per, cost * times, q.max, moment, moment + q.per
+    SELECT open_fixed_window.key, q.per, cost * times, q.max, moment, moment + q.per
     FROM (
-        SELECT pgsync.span(pgsync.microseconds(take_fixed_window.per)) AS per, coalesce((
+        SELECT pgsync.span(pgsync.microseconds(open_fixed_window.per)) AS per, coalesce((
                    SELECT o.max FROM pgsync.rate_limit_override AS o
-                   WHERE o.key = take_fixed_window.key AND o.per = take_fixed_window.per), max) AS max
+                   WHERE o.key = open_fixed_window.key AND o.per = open_fixed_window.per), max) AS max
     ) AS q
     WHERE cost * times <= q.max
       AND NOT EXISTS (
-          SELECT FROM pgsync.rate_limit_penalty AS p WHERE p.key = take_fixed_window.key AND p.until > moment)
+          SELECT FROM pgsync.rate_limit_penalty AS p WHERE p.key = open_fixed_window.key AND p.until > moment)
       AND NOT EXISTS (
           SELECT FROM pgsync.rate_limit_counter AS s
-          WHERE s.key = take_fixed_window.key AND s.per = q.per AND s.algorithm = 'fixed')
+          WHERE s.key = open_fixed_window.key AND s.per = q.per AND s.algorithm = 'fixed')
     ON CONFLICT (key, per, algorithm) DO NOTHING
     RETURNING times, c.max_hits - c.hits, interval '0', c.resets_at, 1, c.max_hits, moment, c.resets_at,
               ARRAY[c.hits]
@@ -61,8 +36,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.take_fixed_window(text, integer, interval, bigint, integer, timestamptz) IS
-    'Internal: takes permits of a fixed window, its key''s only limit; nulls where it has not all of them, where others wait, or where another made its row just now.';
+COMMENT ON FUNCTION pgsync.open_fixed_window(text, integer, interval, bigint, integer, timestamptz) IS
+    'Internal: takes permits of a fixed window whose key is new; nulls where it is not, or has not all of them.';
 
 CREATE OR REPLACE FUNCTION pgsync.take_token_bucket(
     key text, max integer, burst integer, per interval, cost bigint, times integer, moment timestamptz
@@ -108,7 +83,67 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.take_token_bucket(text, integer, integer, interval, bigint, integer, timestamptz) IS
-    'Internal: as take_fixed_window, of a token bucket.';
+    'Internal: takes permits of a token bucket, its key''s only limit; nulls where it has not all of them, or others wait.';
+
+CREATE OR REPLACE FUNCTION pgsync.rate_limit_take(
+    key text,
+    max integer,
+    per interval,
+    cost integer DEFAULT 1,
+    times integer DEFAULT 1,
+    algorithm text DEFAULT 'fixed',
+    burst integer DEFAULT NULL
+) RETURNS pgsync.limit_decision
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    moment timestamptz := pgsync.clock();
+    decision pgsync.limit_decision;
+BEGIN
+    -- Most calls end here.
+    IF algorithm = 'fixed' AND burst IS NULL AND cost > 0 AND times > 0 THEN
+        -- A key in use: the condition is looked at before the row is locked, and again after.
+        UPDATE pgsync.rate_limit_counter AS c
+        SET hits = cost::bigint * times + CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END,
+            max_hits = q.max,
+            window_started_at = CASE WHEN c.resets_at <= moment THEN moment ELSE c.window_started_at END,
+            resets_at = CASE WHEN c.resets_at <= moment THEN moment + q.per ELSE c.resets_at END,
+            without_waiters = NULL
+        FROM (
+            SELECT pgsync.span(pgsync.microseconds(rate_limit_take.per)) AS per, coalesce((
+                       SELECT o.max FROM pgsync.rate_limit_override AS o
+                       WHERE o.key = rate_limit_take.key AND o.per = rate_limit_take.per), max) AS max
+        ) AS q
+        WHERE c.key = rate_limit_take.key AND c.per = q.per AND c.algorithm = 'fixed'
+          AND NOT EXISTS (
+              SELECT FROM pgsync.rate_limit_penalty AS p WHERE p.key = rate_limit_take.key AND p.until > moment)
+          AND (c.last_slot_at > moment) IS NOT TRUE
+          AND cost::bigint * times + CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END <= q.max
+          -- It may have been opened since that moment, while this waited for the row; not in the future.
+          AND c.window_started_at <= pgsync.clock()
+        RETURNING times, c.max_hits - c.hits, interval '0', c.resets_at, 1, c.max_hits,
+                  greatest(c.window_started_at, moment), c.resets_at, ARRAY[c.hits]
+        INTO decision;
+        IF FOUND THEN
+            RETURN decision;
+        END IF;
+    END IF;
+    PERFORM pgsync.check_name(key, 'limit key');
+    PERFORM pgsync.check_limits(ARRAY[max], ARRAY[per], cost, times, ARRAY[algorithm], ARRAY[burst]);
+    IF algorithm = 'fixed' THEN
+        decision := pgsync.open_fixed_window(key, max, per, cost, times, moment);
+    ELSIF algorithm = 'bucket' THEN
+        decision := pgsync.take_token_bucket(key, max, burst, per, cost, times, moment);
+    END IF;
+    IF decision.granted > 0 THEN
+        RETURN decision;
+    END IF;
+    RETURN pgsync.take_of_all(key, ARRAY[max], ARRAY[per], cost, times, ARRAY[algorithm], ARRAY[burst]);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.rate_limit_take(text, integer, interval, integer, integer, text, integer) IS
+    'Takes cost permits of the key''s only limit, up to times times, and answers with a pgsync.limit_decision.';
 
 CREATE OR REPLACE FUNCTION pgsync.rate_limit_take(
     key text,
@@ -120,26 +155,11 @@ CREATE OR REPLACE FUNCTION pgsync.rate_limit_take(
     burst integer[] DEFAULT NULL
 ) RETURNS pgsync.limit_decision
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
-DECLARE
-    moment timestamptz := pgsync.clock();
-    decision pgsync.limit_decision;
 BEGIN
-    -- Most calls end here. The statement looks before it takes, since a denial is six times cheaper
-    -- without an upsert; and the upsert decides again, with its row locked.
-    IF octet_length(key) <= 1024 AND key <> '' AND cardinality(max) = 1 AND cardinality(per) = 1
-       AND per[1] > interval '0' AND cost > 0 AND times > 0 AND cost <= max[1]
-       AND coalesce(cardinality(algorithm), 1) = 1 THEN
-        IF coalesce(algorithm[1], 'fixed') = 'fixed' AND burst[1] IS NULL THEN
-            decision := pgsync.take_fixed_window(key, max[1], per[1], cost, times, moment);
-        ELSIF algorithm[1] = 'bucket' AND cost <= coalesce(burst[1], cost) AND coalesce(cardinality(burst), 1) = 1 THEN
-            decision := pgsync.take_token_bucket(key, max[1], burst[1], per[1], cost, times, moment);
-        END IF;
-        IF decision.granted > 0 THEN
-            RETURN decision;
-        END IF;
-    ELSE
-        PERFORM pgsync.check_name(key, 'limit key');
-        PERFORM pgsync.check_limits(max, per, cost, times, algorithm, burst);
+    PERFORM pgsync.check_name(key, 'limit key');
+    PERFORM pgsync.check_limits(max, per, cost, times, algorithm, burst);
+    IF cardinality(max) = 1 THEN
+        RETURN pgsync.rate_limit_take(key, max[1], per[1], cost, times, coalesce(algorithm[1], 'fixed'), burst[1]);
     END IF;
     RETURN pgsync.take_of_all(key, max, per, cost, times, algorithm, burst);
 END
@@ -183,7 +203,7 @@ CREATE OR REPLACE FUNCTION pgsync.rate_limit_hit(
 )
 LANGUAGE sql VOLATILE AS $$
     SELECT t.granted = 1, t.remaining, t.retry_after, t.resets_at
-    FROM pgsync.rate_limit_take(key, ARRAY[max], ARRAY[per], cost, 1, ARRAY[algorithm], ARRAY[burst]) AS t;
+    FROM pgsync.rate_limit_take(key, max, per, cost, 1, algorithm, burst) AS t;
 $$;
 
 COMMENT ON FUNCTION pgsync.rate_limit_hit(text, integer, interval, integer, text, integer) IS
