@@ -1,7 +1,7 @@
 """The platform of the seed: its three modules on one coordinator.
 
-``pgsync worker --app pgsync.modules.platform:coordinator --queue default --queue sync
---queue campaigns --queue webhooks`` performs its jobs.
+``pgsync daemon --app pgsync.modules.platform:coordinator --queue default --queue sync
+--queue campaigns --queue webhooks`` performs its jobs and fires its schedules.
 """
 
 from __future__ import annotations

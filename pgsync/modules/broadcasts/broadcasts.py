@@ -12,10 +12,11 @@ from pgsync.coordinator import Coordinator
 from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError
 from pgsync.modules.broadcasts.dispatch import Dispatcher
 from pgsync.modules.broadcasts.models import Campaign
+from pgsync.modules.broadcasts.reaping import Reaper
 from pgsync.modules.broadcasts.recipients import Recipients
 from pgsync.modules.broadcasts.sending import Sender, Verdict
 from pgsync.modules.broadcasts.statuses import Statuses
-from pgsync.modules.whatsapp import ConnectionDisabled, WhatsApp
+from pgsync.modules.whatsapp import ConnectionDisabled, TemplateStopped, WhatsApp
 from pgsync.operations import Operation, OperationRun, Release
 
 __all__ = ["Broadcasts"]
@@ -45,7 +46,7 @@ class Broadcasts:
         senders: int = 8,
     ) -> None:
         self._sessions = sessions
-        self._whatsapp = whatsapp
+        self.whatsapp = whatsapp
         self._senders = senders
         self.campaigns = Campaigns(sessions)
         self.statuses = Statuses(sessions)
@@ -66,6 +67,8 @@ class Broadcasts:
             queue="webhooks",
             blocked=Release(after=1, message="This message's status is being updated"),
         )(self._update_status)
+        self._reaper = Reaper(sessions, "campaigns", self.campaign_sending.name)
+        sync.schedule(60, name="campaign_reaping", queue="campaigns")(self.reap)
 
     def start(self, campaign_id: int, at: datetime | None = None) -> int:
         """Schedule a campaign and enqueue its sending, in one transaction; returns the job.
@@ -80,6 +83,18 @@ class Broadcasts:
             self.campaigns.schedule(campaign_id, at, within=session)
             return job.enqueue(within=session, campaign_id=campaign_id).id
 
+    def reap(self) -> list[int]:
+        """Enqueue again the campaigns that are to send and have no job; returns which.
+
+        Daemons do this each minute.
+        """
+        stranded = self._reaper.stranded()
+        for campaign_id in stranded:
+            logger.warning("campaign %s had no job and gets a new one", campaign_id)
+            job = self.campaign_sending.options(unique_key=f"reaped campaign:{campaign_id}")
+            job.enqueue(campaign_id=campaign_id)
+        return stranded
+
     def _send(self, op: OperationRun, campaign_id: int) -> dict[str, Any]:
         """Send a campaign's message to all that are pending, a few at a time."""
         if not self.campaigns.begin(campaign_id):
@@ -91,7 +106,7 @@ class Broadcasts:
             op.note("lost", recipients=lost)
         try:
             sender = self._sender(campaign_id)
-        except ConnectionDisabled as error:
+        except (ConnectionDisabled, TemplateStopped) as error:
             self._pause(campaign_id, str(error))
         else:
             dispatcher = Dispatcher(op, recipients, sender, self.statuses, senders=self._senders)
@@ -103,8 +118,10 @@ class Broadcasts:
     def _sender(self, campaign_id: int) -> Sender:
         with self._sessions() as session:
             campaign = session.get_one(Campaign, campaign_id)
-        connection = self._whatsapp.connections.find(campaign.connection_id)
-        graph = self._whatsapp.connections.graph(connection)
+        connection = self.whatsapp.connections.find(campaign.connection_id)
+        # The API may have stopped it while the campaign waited for its time.
+        self.whatsapp.check_template(connection.id, campaign.template_name, campaign.language)
+        graph = self.whatsapp.connections.graph(connection)
         return Sender(graph, campaign, connection.phone_number_id)
 
     def _heed(self, campaign_id: int, verdict: Verdict) -> None:
@@ -112,7 +129,7 @@ class Broadcasts:
         if verdict.disable_connection:
             with self._sessions() as session:
                 connection_id = session.get_one(Campaign, campaign_id).connection_id
-            self._whatsapp.connections.disable(connection_id, reason)
+            self.whatsapp.connections.disable(connection_id, reason)
         self._pause(campaign_id, reason)
 
     def _pause(self, campaign_id: int, reason: str) -> None:

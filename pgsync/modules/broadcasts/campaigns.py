@@ -150,6 +150,8 @@ class Campaigns:
     def begin(self, campaign_id: int) -> bool:
         """Move it from scheduled, once its time has come, to sending; True where it is sending."""
         with self._sessions.begin() as session:
+            recipients = select(func.count()).where(CampaignRecipient.campaign_id == campaign_id)
+            idle = ("pending", "sending", "skipped")
             begun: Any = session.execute(
                 update(Campaign)
                 .where(
@@ -162,6 +164,12 @@ class Campaigns:
                     state="sending",
                     state_reason=None,
                     started_at=func.coalesce(Campaign.started_at, func.clock_timestamp()),
+                    processed_before=recipients.where(
+                        CampaignRecipient.state.not_in(idle)
+                    ).scalar_subquery(),
+                    failed_before=recipients.where(
+                        CampaignRecipient.state == "failed"
+                    ).scalar_subquery(),
                 )
             )
             return begun.rowcount == 1 or self._state(session, campaign_id) == "sending"

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from pgsync.modules.broadcasts.error_rate import ErrorRate
 from pgsync.modules.broadcasts.recipients import Claim, Recipients
 from pgsync.modules.broadcasts.sending import Sender, Verdict
 from pgsync.modules.broadcasts.statuses import Statuses
@@ -45,6 +46,7 @@ class Dispatcher:
         self._stopping = threading.Event()
         self._stop: Verdict | None = None
         self._done, self._total, _ = recipients.progress()
+        self._error_rate = ErrorRate(recipients)
 
     def run(self) -> Verdict | None:
         """Send until nothing is due, or the campaign sends no more; returns why it must stop.
@@ -84,6 +86,8 @@ class Dispatcher:
     def _look_for_parked(self) -> None:
         stored, self._stored = self._stored, []
         self._statuses.unpark(stored)
+        self._error_rate.look()
+        self._heed_errors()
         self._look_at = time.monotonic() + _PARKED_SECONDS
 
     def _send(self, claim: Claim) -> Verdict:
@@ -103,3 +107,11 @@ class Dispatcher:
         if verdict.stop is not None and self._stop is None:
             self._stop = verdict
         self._done += verdict.state != "pending"
+        self._error_rate.count(verdict.state)
+        self._heed_errors()
+
+    def _heed_errors(self) -> None:
+        reason = self._error_rate.reason
+        if reason is not None and self._stop is None:
+            self._stop = Verdict("pending", stop=reason)
+            self._stopping.set()

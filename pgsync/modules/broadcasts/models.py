@@ -31,6 +31,8 @@ class Campaign(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
+    processed_before: Mapped[int] = mapped_column(default=0)
+    failed_before: Mapped[int] = mapped_column(default=0)
 
 
 class CampaignRecipient(Base):

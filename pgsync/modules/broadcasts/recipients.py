@@ -114,6 +114,27 @@ _LEFT = text(
     """
 )
 
+# Since the last start: whoever starts it again after a pause knows of the failures before.
+_PROCESSED = text(
+    """
+    SELECT count(*) FILTER (WHERE r.state NOT IN ('pending', 'sending', 'skipped'))
+               - max(c.processed_before),
+           count(*) FILTER (WHERE r.state = 'failed') - max(c.failed_before)
+    FROM pgsync_modules.campaign AS c
+    JOIN pgsync_modules.campaign_recipient AS r ON r.campaign_id = c.id
+    WHERE c.id = :campaign_id
+    """
+)
+
+# The state is written out, so that the small index of the failed answers.
+_FAILED = text(
+    """
+    SELECT (SELECT count(*) FROM pgsync_modules.campaign_recipient AS r
+            WHERE r.campaign_id = c.id AND r.state = 'failed') - c.failed_before
+    FROM pgsync_modules.campaign AS c WHERE c.id = :campaign_id
+    """
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -201,6 +222,17 @@ class Recipients:
         with self._sessions.begin() as session:
             expired: Any = session.execute(_EXPIRE, parameters)
             return int(expired.rowcount)
+
+    def processed(self) -> tuple[int, int]:
+        """How many have an outcome since the last start, and how many of them failed."""
+        with self._sessions() as session:
+            processed, failed = session.execute(_PROCESSED, {"campaign_id": self.campaign_id}).one()
+        return processed or 0, failed or 0
+
+    def failed(self) -> int:
+        """How many failed since the last start; cheap."""
+        with self._sessions() as session:
+            return int(session.scalar(_FAILED, {"campaign_id": self.campaign_id}) or 0)
 
     def progress(self) -> tuple[int, int, float | None]:
         """How many are done, of how many, and in how many seconds there is something to do again.

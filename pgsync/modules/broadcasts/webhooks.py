@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import logging
-import re
-from collections.abc import Iterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,16 +14,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pgsync.modules.broadcasts.broadcasts import Broadcasts
-from pgsync.modules.broadcasts.statuses import STATUSES
+from pgsync.modules.broadcasts.events import notices, statuses
 
 __all__ = ["webhook_app"]
 
-logger = logging.getLogger("pgsync.modules.broadcasts")
-
 _LARGEST_BODY = 3 * 1024 * 1024
-_MESSAGE_ID = re.compile(r"[!-~]{1,256}")
-_LATEST = 253_402_300_799.0
-"""The end of the year 9999, in Unix seconds."""
 
 
 def webhook_app(broadcasts: Broadcasts, *, app_secret: str, verify_token: str) -> Starlette:
@@ -68,51 +60,20 @@ class _Endpoint:
         if not hmac.compare_digest(signature.encode(), expected.encode()):
             return PlainTextResponse("wrong signature", status_code=403)
         try:
-            statuses = list(_statuses(json.loads(body)))
+            event = json.loads(body)
+            told = list(statuses(event)), list(notices(event))
         except (ValueError, TypeError, AttributeError, RecursionError):
             return PlainTextResponse("not an event", status_code=400)
-        await run_in_threadpool(self._enqueue, statuses)
+        await run_in_threadpool(self._enqueue, *told)
         return PlainTextResponse("ok")
 
-    def _enqueue(self, statuses: list[dict[str, Any]]) -> None:
-        operation = self._broadcasts.campaign_status_update
+    def _enqueue(self, statuses: list[dict[str, Any]], notices: list[dict[str, Any]]) -> None:
+        # The API repeats events; one unfinished job for each is enough.
+        update = self._broadcasts.campaign_status_update
         for status in statuses:
-            # The API repeats events; one unfinished job for each is enough.
             key = f"status:{status['message_id']}:{status['status']}"
-            operation.options(unique_key=key).enqueue(**status)
-
-
-def _statuses(event: Any) -> Iterator[dict[str, Any]]:
-    """The statuses of an event that are of a kind we know."""
-    for entry in event.get("entry") or ():
-        for change in entry.get("changes") or ():
-            for status in (change.get("value") or {}).get("statuses") or ():
-                try:
-                    arguments = _arguments(status)
-                except (ValueError, TypeError, AttributeError, LookupError):
-                    # Refusing the whole event would lose the others, which the API sent with it.
-                    logger.warning("a webhook holds a status that cannot be understood")
-                    continue
-                if arguments is not None:
-                    yield arguments
-
-
-def _arguments(status: Any) -> dict[str, Any] | None:
-    """What the operation is called with; None for a status of a kind that we do not keep."""
-    message_id = status["id"]
-    if status["status"] not in STATUSES:
-        return None
-    if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
-        raise ValueError("the message's id")
-    at = float(status["timestamp"])
-    if not 0 <= at <= _LATEST:
-        raise ValueError("the time")
-    code = status["errors"][0].get("code") if status.get("errors") else None
-    callback_data = status.get("biz_opaque_callback_data")
-    return {
-        "message_id": message_id,
-        "status": status["status"],
-        "at": at,
-        "callback_data": callback_data if isinstance(callback_data, str) else None,
-        "error_code": code if isinstance(code, int) else None,
-    }
+            update.options(unique_key=key).enqueue(**status)
+        notice = self._broadcasts.whatsapp.template_notice
+        for each in notices:
+            key = f"notice:{each['remote_id']}:{each['kind']}:{each['value']}:{each['at']:.0f}"
+            notice.options(unique_key=key).enqueue(**each)

@@ -40,7 +40,10 @@ class Template(Base):
 
 
 class TemplateEvent(Base):
-    """A change that a sync noticed: ``status``, ``quality``, ``deleted`` or ``restored``."""
+    """A change: of ``status``, ``quality`` or ``category``, or ``deleted`` or ``restored``.
+
+    ``said_at`` is when it came about by the webhook that told of it.
+    """
 
     __tablename__ = "template_event"
 
@@ -49,3 +52,4 @@ class TemplateEvent(Base):
     event: Mapped[str]
     before: Mapped[str | None]
     after: Mapped[str | None]
+    said_at: Mapped[datetime | None]

@@ -11,21 +11,29 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
+from pgsync.errors import PgsyncError
 from pgsync.limits import Limit
 from pgsync.modules.guarding import guarded
+from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp.answers import Answer
 from pgsync.modules.whatsapp.connections import Connections
 from pgsync.modules.whatsapp.errors import GraphRefused
 from pgsync.modules.whatsapp.listing import BadTemplate, columns_of, remote_id_of
 from pgsync.modules.whatsapp.models import Template, TemplateEvent
-from pgsync.operations import Operation, OperationRun
+from pgsync.modules.whatsapp.notices import Notices
+from pgsync.operations import Operation, OperationRun, Release
 
-__all__ = ["SYNC_LIMIT", "WhatsApp"]
+__all__ = ["SYNC_LIMIT", "TemplateStopped", "WhatsApp"]
 
 SYNC_LIMIT = Limit(10, per=60)
 """Requests of template syncs a minute, for each connection."""
 
 _PAGE_SIZE = 100
+_HOUR = 3600
+
+
+class TemplateStopped(PgsyncError):
+    """The API does not send this template: it is not approved, or no longer."""
 
 
 class WhatsApp:
@@ -37,6 +45,9 @@ class WhatsApp:
 
     template_sync: Operation
     """``template_sync(connection_id)``: returns created, updated, missing, errors, total."""
+
+    template_notice: Operation
+    """``template_notice(waba_id, remote_id, kind, value, at)``: what a webhook tells of one."""
 
     def __init__(
         self,
@@ -63,6 +74,51 @@ class WhatsApp:
             limited="Rate limit: Maximum {max} sync requests per minute. "
             "Please wait {retry_after} seconds.",
         )(self._sync)
+        self.notices = Notices(sessions)
+        self.template_notice = sync.operation(
+            "template_notice",
+            lock="template_notice:{remote_id}",
+            ttl=30,
+            queue="webhooks",
+            blocked=Release(after=1, message="This template's notices are being recorded"),
+        )(self._notice)
+        sync.schedule(_HOUR, name="template_sync_hourly", queue="sync", jitter=300, misfire="once")(
+            self.sync_all
+        )
+
+    def sync_all(self) -> int:
+        """Enqueue a sync for each connection that works; returns how many. Daemons do it hourly."""
+        with self._sessions() as session:
+            connections = session.scalars(
+                select(Connection.id)
+                .where(Connection.disabled_at.is_(None))
+                .order_by(Connection.id)
+            ).all()
+        for connection_id in connections:
+            job = self.template_sync.options(unique_key=f"template_sync:{connection_id}")
+            job.enqueue(connection_id=connection_id)
+        return len(connections)
+
+    def check_template(self, connection_id: int, name: str, language: str) -> None:
+        """Raise :class:`TemplateStopped` if a template is known not to be sendable."""
+        with self._sessions() as session:
+            known = session.scalar(
+                select(Template).where(
+                    Template.connection_id == connection_id,
+                    Template.name == name,
+                    Template.language == language,
+                    Template.remotely_deleted_at.is_(None),
+                )
+            )
+        if known is not None and not known.sendable:
+            raise TemplateStopped(f"template {name} ({language}) is {known.status}")
+
+    def _notice(
+        self, op: OperationRun, waba_id: str, remote_id: str, kind: str, value: str, at: float
+    ) -> dict[str, Any]:
+        """Record what a webhook tells of a template."""
+        op.check()
+        return {"outcome": self.notices.record(waba_id, remote_id, kind, value, at)}
 
     def _sync(self, op: OperationRun, connection_id: int) -> dict[str, Any]:
         """Bring a connection's templates up to the Graph API's listing."""
@@ -174,6 +230,8 @@ class _Merge:
             self._note(known, "restored", None, columns["status"])
         if known.status != columns["status"]:
             self._note(known, "status", known.status, columns["status"])
+        if known.category != columns["category"]:
+            self._note(known, "category", known.category, columns["category"])
         before, after = _score(known.quality_score), _score(columns["quality_score"])
         if before != after:
             self._note(known, "quality", before, after)

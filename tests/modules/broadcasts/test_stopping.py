@@ -1,0 +1,146 @@
+"""Campaigns that stop by themselves: by errors, with their template, and without a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pgsync import Coordinator
+from pgsync.modules.broadcasts import Broadcasts, webhook_app
+from pgsync.modules.models import Connection
+from pgsync.modules.whatsapp import WhatsApp
+from pgsync.modules.whatsapp.standin import GraphStandin
+from tests.serving import serving
+
+NewCampaign = Callable[[int], int]
+
+
+@pytest.fixture
+def receiver(broadcasts: Broadcasts, standin: GraphStandin) -> Iterator[None]:
+    """Lets the stand-in's webhooks come to the endpoint."""
+    app = webhook_app(broadcasts, app_secret=standin.app_secret, verify_token="shake")
+    with serving(app) as url:
+        standin.webhooks.url = f"{url}/"
+        yield
+
+
+@pytest.fixture
+def remote_id(
+    new_campaign: NewCampaign, whatsapp: WhatsApp, connection: Connection, database: Any
+) -> str:
+    """The id of the campaigns' template, which is synced."""
+    whatsapp.template_sync(connection_id=connection.id)
+    row = database.execute("SELECT remote_id FROM pgsync_modules.template WHERE name = 'hello'")
+    return str(row.fetchone()[0])
+
+
+def _state(database: Any, campaign: int) -> tuple[str, str | None]:
+    row = database.execute(
+        "SELECT state, state_reason FROM pgsync_modules.campaign WHERE id = %s", [campaign]
+    ).fetchone()
+    return row[0], row[1]
+
+
+def _count(database: Any, state: str) -> int:
+    row = database.execute(
+        "SELECT count(*) FROM pgsync_modules.campaign_recipient WHERE state = %s", [state]
+    ).fetchone()
+    return int(row[0])
+
+
+def test_a_campaign_pauses_where_a_fifth_of_its_messages_fail(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(200)
+    for number in range(0, 200, 4):
+        standin.inject("error", to=f"+4915112{number:06d}", path="messages", code=131026)
+    broadcasts.campaigns.schedule(campaign)
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "paused"
+    state, reason = _state(database, campaign)
+    assert state == "paused"
+    assert reason is not None
+    assert "messages failed" in reason
+    # It looked at 20 before it judged, and at no more than were under way then.
+    assert 20 <= 200 - _count(database, "pending") <= 40
+    # Who starts it again knows of the failures so far: it counts from there.
+    standin.clear_faults()
+    broadcasts.campaigns.schedule(campaign)
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
+
+
+def test_few_failures_pause_nothing(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(50)
+    for number in range(0, 50, 10):
+        standin.inject("error", to=f"+4915112{number:06d}", path="messages", code=131026)
+    broadcasts.campaigns.schedule(campaign)
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
+    assert _count(database, "failed") == 5
+
+
+@pytest.mark.parametrize("event", ["PAUSED", "DISABLED"])
+@pytest.mark.usefixtures("receiver")
+def test_a_webhook_that_stops_a_template_pauses_the_campaigns_that_use_it(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    remote_id: str,
+    standin: GraphStandin,
+    sync: Coordinator,
+    database: Any,
+    event: str,
+) -> None:
+    sending, scheduled = new_campaign(3), new_campaign(3)
+    broadcasts.campaigns.schedule(sending)
+    broadcasts.campaigns.begin(sending)
+    for _ in range(2):
+        assert standin.post_template_status(remote_id, event) == 200
+    sync.run_worker(queues=["webhooks"], drain=True)
+    assert _state(database, sending) == ("paused", f"template hello (de) is {event}")
+    # One that has not begun is paused when its time comes.
+    broadcasts.campaigns.schedule(scheduled)
+    assert broadcasts.campaign_sending(campaign_id=scheduled)["state"] == "paused"
+    assert standin.log.accepted == {}
+    events = database.execute(
+        "SELECT event, before, after FROM pgsync_modules.template_event"
+    ).fetchall()
+    assert events == [("status", "APPROVED", event)]
+
+
+def test_a_sync_that_finds_a_template_stopped_pauses_its_campaigns(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    remote_id: str,
+    standin: GraphStandin,
+    whatsapp: WhatsApp,
+    connection: Connection,
+    database: Any,
+) -> None:
+    campaign = new_campaign(1)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaigns.begin(campaign)
+    standin.templates.change(remote_id, status="PAUSED")
+    whatsapp.template_sync(connection_id=connection.id)
+    assert _state(database, campaign) == ("paused", "template hello (de) is PAUSED")
+
+
+def test_a_campaign_whose_job_is_gone_gets_a_new_one(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, sync: Coordinator, database: Any
+) -> None:
+    campaign = new_campaign(3)
+    job = broadcasts.start(campaign)
+    assert broadcasts.reap() == []
+    sync.cancel_job(job)
+    broadcasts.campaigns.begin(campaign)
+    with sync.lock(f"campaign_send:{campaign}", ttl=60):
+        assert broadcasts.reap() == []
+    assert broadcasts.reap() == [campaign]
+    assert broadcasts.reap() == []
+    sync.run_worker(queues=["campaigns"], drain=True)
+    assert _state(database, campaign)[0] == "completed"
+
+
+def test_daemons_reap_and_sync_by_themselves(broadcasts: Broadcasts, sync: Coordinator) -> None:
+    assert set(sync.schedules) == {"campaign_reaping", "template_sync_hourly"}
