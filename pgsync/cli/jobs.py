@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from pgsync.cli.output import dsn_option, fetch, json_option, show
+from pgsync.cli.output import dsn_option, fetch, json_option, printable, show
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
 from pgsync.queues.sealing import new_key
@@ -89,9 +89,7 @@ def jobs_why(context: click.Context, dsn: str | None, as_json: bool, job_id: int
         click.echo(why.detail)
     else:
         click.echo(f"job {why.id}: {why.task} on queue {why.queue}, {why.state}")
-        # A job's error may hold control characters that a terminal would obey.
-        text = f"{why.reason}: {why.detail}"
-        click.echo("".join(each if each.isprintable() else " " for each in text))
+        click.echo(printable(f"{why.reason}: {why.detail}"))
     if why.state is None:
         context.exit(_NO_SUCH_JOB)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from pgsync.coordinator import Coordinator
 from pgsync.database.faults import translated
 
-__all__ = ["direct_dsn_option", "dsn_option", "fetch", "json_option", "show"]
+__all__ = ["direct_dsn_option", "dsn_option", "fetch", "json_option", "printable", "show"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,6 +71,11 @@ def show(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str) -> Non
         Console(highlight=False, markup=False).print(table)
 
 
+def printable(text: str) -> str:
+    """The text on one line, without the control characters that a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
@@ -91,6 +96,5 @@ def _cell(value: Any) -> str:
             text = json.dumps(value, ensure_ascii=False, default=str)
         case _:
             text = str(value)
-    # Text of a job or lock may hold control characters that a terminal would obey.
-    clean = "".join(character if character.isprintable() else " " for character in text)
+    clean = printable(text)
     return clean if len(clean) <= _WIDEST else f"{clean[: _WIDEST - 1]}…"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict
 
 import click
-import psycopg
 
-from pgsync.cli.output import direct_dsn_option, dsn_option
+from pgsync.cli.output import direct_dsn_option, dsn_option, json_option, printable, show
 from pgsync.coordinator import Coordinator
-from pgsync.database.dsn import check_server, connect, masked
-from pgsync.database.migrations import check_schema, render
-from pgsync.database.pooler import refuse_transaction_pooler
-from pgsync.errors import PgsyncError
+from pgsync.database.dsn import connect, masked
+from pgsync.database.migrations import render
+from pgsync.doctor import Finding, examine
 
 __all__ = ["doctor", "migrate"]
 
@@ -41,6 +38,7 @@ def migrate(dsn: str | None, direct_dsn: str | None, modules: bool, print_sql: b
 @click.command()
 @dsn_option
 @direct_dsn_option
+@json_option
 @click.option(
     "--snapshot-age",
     type=click.FloatRange(min=0),
@@ -50,54 +48,38 @@ def migrate(dsn: str | None, direct_dsn: str | None, modules: bool, print_sql: b
 )
 @click.pass_context
 def doctor(
-    context: click.Context, dsn: str | None, direct_dsn: str | None, snapshot_age: float
+    context: click.Context,
+    dsn: str | None,
+    direct_dsn: str | None,
+    as_json: bool,
+    snapshot_age: float,
 ) -> None:
-    """Check the connection, the server, its settings and the schema. Exit 4 if one is not fit.
+    """Check the connection, the server, the schema, and that the work is done.
 
-    Warns of what keeps dead rows from being vacuumed; a warning does not change the exit code.
+    Each finding comes with its remedy. Exit 4 if there is a failure; a warning does not change the
+    exit code.
     """
+    findings = []
     with Coordinator(dsn, direct_dsn) as sync, connect(sync.direct_dsn) as connection:
-        click.echo(f"ok    connected to {masked(sync.direct_dsn)}")
-        healthy = True
-        checks: dict[str, Callable[[], None]] = {
-            "server": lambda: check_server(connection),
-            "schema": lambda: check_schema(connection),
-            "session of one's own": lambda: refuse_transaction_pooler(connection, sync.direct_dsn),
-        }
-        for what, check in checks.items():
-            try:
-                check()
-                click.echo(f"ok    {what}")
-            except PgsyncError as error:
-                healthy = False
-                click.echo(f"FAIL  {what}: {error}")
-        if healthy:
-            for warning in _old_snapshots(connection, snapshot_age):
-                click.echo(f"warn  {warning}")
-        row = connection.execute(
-            "SELECT current_setting('server_version'),"
-            " current_setting('max_locks_per_transaction')::int"
-            " * (current_setting('max_connections')::int"
-            "    + current_setting('max_prepared_transactions')::int)"
-        ).fetchone()
-    if row:
-        click.echo(f"ok    PostgreSQL {row[0]}, room for about {row[1]} locks")
-    context.exit(0 if healthy else _UNHEALTHY)
+        if not as_json:
+            click.echo(f"ok    connected to {masked(sync.direct_dsn)}")
+        for finding in examine(connection, sync.direct_dsn, snapshot_age=snapshot_age):
+            findings.append(finding)
+            if not as_json:
+                _say(finding)
+    if as_json:
+        show([asdict(finding) for finding in findings], as_json=True, empty="")
+    failed = any(finding.level == "failure" for finding in findings)
+    context.exit(_UNHEALTHY if failed else 0)
 
 
-def _old_snapshots(connection: psycopg.Connection[Any], seconds: float) -> list[str]:
-    """Who has pinned the vacuum horizon for so long, and what would end it."""
-    if connection.execute("SELECT to_regclass('pgsync.oldest_snapshot')").fetchone() == (None,):
-        return []
-    rows = connection.execute(
-        "SELECT concat_ws(' ', s.kind, s.pid::text, quote_literal(s.name), s.state),"
-        " coalesce(date_trunc('second', s.age)::text, 'some time'), s.query, s.ended_by"
-        " FROM pgsync.oldest_snapshot AS s"
-        " WHERE s.age > make_interval(secs => %s)"
-        " OR s.kind = 'replication slot' AND s.state = 'inactive'",
-        [seconds],
-    ).fetchall()
-    return [
-        f"vacuum held back for {age} by {who}{f': {query[:60]!r}' if query else ''}; end: {end}"
-        for who, age, query, end in rows
-    ]
+_WORDS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
+_COLOURS = {"warning": "yellow", "failure": "red"}
+
+
+def _say(finding: Finding) -> None:
+    word = click.style(_WORDS[finding.level], fg=_COLOURS.get(finding.level))
+    # Names and queries of others may hold control characters that a terminal would obey.
+    click.echo(f"{word}  {finding.check}: {printable(finding.found)}")
+    if finding.remedy:
+        click.echo(f"      do: {printable(finding.remedy)}")

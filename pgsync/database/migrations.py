@@ -19,7 +19,16 @@ from pgsync.database.pooler import refuse_transaction_pooler
 from pgsync.errors import ConnectionFailed, PgsyncError, SchemaMissing, SchemaTooNew
 from pgsync.version import __version__
 
-__all__ = ["Script", "api", "check_schema", "migrate", "migrations", "render", "sql_folder"]
+__all__ = [
+    "Script",
+    "api",
+    "check_schema",
+    "functions_are_current",
+    "migrate",
+    "migrations",
+    "render",
+    "sql_folder",
+]
 
 MIGRATION_LOCK = 1715735445101742194
 """``pgsync.lock_key('pgsync.migrate')``: one migration at a time in a database."""
@@ -121,6 +130,11 @@ def check_schema(connection: psycopg.Connection[Any]) -> None:
             f"{missing[0]} too; run pgsync migrate"
         )
     _refuse_newer("kernel", newest)
+
+
+def functions_are_current(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the installed functions and views are those of this code."""
+    return _installed(connection).get("api", {}).get(0) == api_checksum()
 
 
 def render(*, modules: bool = False) -> str:

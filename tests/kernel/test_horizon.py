@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import psycopg
@@ -38,15 +39,17 @@ def test_the_culprits_are_named_oldest_first(tmp_path: Path) -> None:
             ]
             assert "a long report" in rows[0][4]
 
-            usual = CliRunner().invoke(cli, ["doctor", "--dsn", server.dsn])
-            assert (usual.exit_code, "warn" in usual.stdout) == (0, False)
-            strict = ["doctor", "--dsn", server.dsn, "--snapshot-age", "0"]
-            found = CliRunner().invoke(cli, strict)
-            assert found.exit_code == 0
-            warnings = [line for line in found.stdout.splitlines() if line.startswith("warn")]
-            assert len(warnings) == 2
-            assert f"session {analyst.info.backend_pid} 'analyst'" in warnings[0]
-            assert "ROLLBACK PREPARED 'left behind'" in warnings[1]
+            def warnings(*options: str) -> list[dict[str, str]]:
+                doctor = ["doctor", "--dsn", server.dsn, "--json", *options]
+                found = CliRunner().invoke(cli, doctor)
+                assert found.exit_code == 0
+                findings = json.loads(found.stdout)
+                return [f for f in findings if f["check"] == "vacuum" and f["level"] == "warning"]
+
+            assert warnings() == []
+            session, prepared = warnings("--snapshot-age", "0")
+            assert f"session {analyst.info.backend_pid} 'analyst'" in session["found"]
+            assert prepared["remedy"] == "ROLLBACK PREPARED 'left behind'"
 
             # What ended_by says ends it.
             for row in rows:
