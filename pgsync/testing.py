@@ -255,8 +255,14 @@ def _watched(function: Callable[..., Any], errors: dict[int, BaseException]) -> 
 class FrozenTime:
     """The time of a test's database, which stands still between moves."""
 
-    def __init__(self, connection: psycopg.Connection[Any], now: datetime) -> None:
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        now: datetime,
+        sync: Coordinator | AsyncCoordinator,
+    ) -> None:
         self._connection = connection
+        self._sync = sync
         self.now = now
 
     def move(self, seconds: float) -> datetime:
@@ -266,6 +272,7 @@ class FrozenTime:
     def set(self, now: datetime) -> datetime:
         """Make it ``now``, an aware datetime."""
         self._connection.execute("UPDATE pgsync.frozen_time SET now = %s", [_aware(now)])
+        self._sync.limit_exchange.forget()  # Which reckons by the real clock.
         self.now = now
         return now
 
@@ -292,7 +299,7 @@ def frozen_time(sync: Coordinator | AsyncCoordinator, at: datetime) -> Iterator[
             " RETURN (SELECT f.now FROM pgsync.frozen_time AS f)"
         )
         try:
-            yield FrozenTime(connection, at)
+            yield FrozenTime(connection, at, sync)
         finally:
             connection.execute(
                 "CREATE OR REPLACE FUNCTION pgsync.clock() RETURNS timestamptz LANGUAGE sql"

@@ -91,7 +91,19 @@ def _share(hits: Iterable[_Hit], grant: Grant) -> None:
         hit.answered = True
 
 
-class LimitExchange:
+class _ExchangeFace:
+    """What is known in this process without asking."""
+
+    denials: Denials
+    leases: Leases
+
+    def forget(self) -> None:
+        """Know nothing: the process has forked, or a test has set the server's time."""
+        self.denials = Denials()
+        self.leases = Leases()
+
+
+class LimitExchange(_ExchangeFace):
     """For threads: connections of its own, since a limit must not wait for the application's.
 
     Callers of different keys do not wait for each other.
@@ -105,8 +117,7 @@ class LimitExchange:
 
     def _begin(self) -> None:
         # A forked child has its parent's leases in memory, and none of its own.
-        self.denials = Denials()
-        self.leases = Leases()
+        self.forget()
         self._watch = Watch()
         self._mutex = threading.Lock()
         self._lines: dict[Question, _Line[Combiner[_Hit]]] = {}
@@ -175,7 +186,7 @@ class LimitExchange:
             self._free.pop().close()
 
 
-class AsyncLimitExchange:
+class AsyncLimitExchange(_ExchangeFace):
     """As :class:`LimitExchange`, for the tasks of an event loop."""
 
     def __init__(self, database: AsyncDatabase) -> None:
@@ -185,8 +196,7 @@ class AsyncLimitExchange:
         renew_after_fork(self, AsyncLimitExchange._begin)
 
     def _begin(self) -> None:
-        self.denials = Denials()
-        self.leases = Leases()
+        self.forget()
         self._lines: dict[Question, _Line[AsyncCombiner[_Hit]]] = {}
         self._places = asyncio.Semaphore(_CONNECTIONS)
         self._free: list[AsyncKeptConnection] = []

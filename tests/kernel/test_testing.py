@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgsync import AsyncCoordinator, Coordinator, InvalidArgument
+from pgsync import AsyncCoordinator, Coordinator, InvalidArgument, Limit
 from pgsync.testing import (
     assert_enqueued,
     assert_not_enqueued,
@@ -127,6 +127,19 @@ def test_time_stands_still_where_the_database_is_marked(
     ).fetchone()
     assert row == (True,)
     assert database.execute("SELECT to_regclass('pgsync.frozen_time')").fetchone() == (None,)
+
+
+def test_limits_open_by_the_frozen_time(sync: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSYNC_TESTING", "1")
+    limiter = sync.limiter("graph", Limit(1, per=60))
+    leased = sync.limiter("mail", Limit(9, per=60), lease=9)
+    with frozen_time(sync, AT) as time:
+        limiter.hit("7")
+        leased.hit("7")
+        assert not limiter.hit("7")
+        time.move(60)
+        assert limiter.hit("7")
+        assert leased.hit("7").resets_at == AT.replace(minute=2)
 
 
 def test_schedules_fire_by_the_frozen_time(
