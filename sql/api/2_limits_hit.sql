@@ -119,8 +119,6 @@ BEGIN
               SELECT FROM pgsync.rate_limit_penalty AS p WHERE p.key = rate_limit_take.key AND p.until > moment)
           AND (c.last_slot_at > moment) IS NOT TRUE
           AND cost::bigint * times + CASE WHEN c.resets_at <= moment THEN 0 ELSE c.hits END <= q.max
-          -- It may have been opened since that moment, while this waited for the row; not in the future.
-          AND c.window_started_at <= pgsync.clock()
         RETURNING times, c.max_hits - c.hits, interval '0', c.resets_at, 1, c.max_hits,
                   greatest(c.window_started_at, moment), c.resets_at, ARRAY[c.hits]
         INTO decision;

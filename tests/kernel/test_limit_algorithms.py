@@ -200,3 +200,41 @@ def test_what_is_given_back_can_be_taken_again_and_never_above_the_limit(
         assert _never_above(model, list(used.values()))
 
     hold()
+
+
+def test_a_bucket_is_not_fuller_than_full_for_what_came_back(
+    database: psycopg.Connection[Any], clock: Clock
+) -> None:
+    # One permit a second. Without the five, the bucket would have been full when the one was taken.
+    limits = {**_limits([TokenBucket(10, 10 * _SECOND, 10)]), "times": 1}
+    take = _TAKE.replace("remaining, retry_after, binding", "taken_at, marks")
+    _, taken_at, marks = _row(database.execute(take, {**limits, "cost": 5}))
+    clock.move(4)
+    assert _row(database.execute(_TAKE, {**limits, "cost": 1}))[0] == 1
+    database.execute(
+        "SELECT pgsync.rate_limit_refund('k', %(per)s::interval[], 5, %(at)s, %(marks)s,"
+        " %(algorithm)s)",
+        {**limits, "at": taken_at, "marks": marks},
+    )
+    assert _row(database.execute(_TAKE, {**limits, "cost": 1}))[:2] == (1, 8)
+
+
+@pytest.mark.parametrize("kind", [FixedWindow, SlidingWindow, TokenBucket])
+@pytest.mark.parametrize("others", [0, 2])
+def test_who_stops_waiting_leaves_what_was_taken_before(
+    database: psycopg.Connection[Any], clock: Clock, kind: Any, others: int
+) -> None:
+    limits = {**_limits([kind(2, _SECOND, *([2] if kind is TokenBucket else []))]), "times": 1}
+    acquire = (
+        "SELECT retry_after, waiter FROM pgsync.rate_limit_acquire('k', %(max)s,"
+        " %(per)s::interval[], 1, '1 day', %(algorithm)s, %(burst)s::integer[])"
+    )
+    assert _row(database.execute(_TAKE, {**limits, "cost": 2}))[0] == 1
+    for _ in range(others):
+        database.execute(acquire, limits)
+    before = _row(database.execute(_TAKE, {**limits, "cost": 1}))
+    assert before[0] == 0
+    _, waiter = _row(database.execute(acquire, limits))
+    assert _row(database.execute(_TAKE, {**limits, "cost": 1}))[2] >= before[2]
+    database.execute("SELECT pgsync.rate_limit_cancel_wait(%s)", [waiter])
+    assert _row(database.execute(_TAKE, {**limits, "cost": 1})) == before
