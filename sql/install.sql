@@ -225,7 +225,7 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '64640c9574bd1b1cd52b97d6eb6b2b0ffab7cce299b465a8a65f74ee3095a7bb')
+VALUES ('api', 0, '0.1.0', '14615e8dc91132b07333c2a0e25d83a62956391291c60a8611badd05767504ad')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
