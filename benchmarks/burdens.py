@@ -99,7 +99,12 @@ class Place:
         tasks = TaskRegistry()
         tasks.add(TaskDeclaration.of(noop, {}))
         daemon = Daemon(
-            self.dsn, tasks, queues=queues, concurrency=_CONCURRENCY, scheduler=False, grace=30
+            self.dsn,
+            tasks,
+            queues=queues,
+            concurrency=_CONCURRENCY,
+            only=("worker", "maintenance"),
+            grace=30,
         )
         before = self._costs()
         began = time.perf_counter()

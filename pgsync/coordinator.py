@@ -6,12 +6,15 @@ import asyncio
 import inspect
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from pgsync.daemon import (
+    KINDS,
+    Changes,
     Daemon,
     DaemonThread,
+    HealthPage,
     WorkerProcesses,
     WorkerReport,
     find_app,
@@ -71,12 +74,14 @@ class WorkerOptions(TypedDict, total=False):
 
     ``queues`` are claimed from in this order (``*`` stands for all others), or by weight where they
     are given as ``{"mail": 3, "*": 1}``: while both have jobs, three of mail for one other. Of them
-    ``concurrency`` run at once. When it is stopped it gives running jobs ``grace`` seconds.
+    ``concurrency`` run at once. When it is stopped it gives running jobs ``grace`` seconds. With
+    ``only`` it is not all that it could be, but some of worker, scheduler and maintenance.
     """
 
     queues: Sequence[str] | Mapping[str, int]
     concurrency: int
     grace: float
+    only: Collection[str]
 
 
 class _CoordinatorFace:
@@ -159,7 +164,7 @@ class _CoordinatorFace:
             concurrency=options.get("concurrency", 10),
             grace=options.get("grace", 30.0),
             drain=drain,
-            scheduler=scheduler,
+            only=options.get("only", KINDS if scheduler else ("worker", "maintenance")),
             app=self.app,
         )
 
@@ -190,6 +195,16 @@ class _CoordinatorFace:
             grace=options.get("grace", 30.0),
             drain=drain,
         )
+
+    def _serve(
+        self,
+        workers: Daemon | WorkerProcesses,
+        health: int | tuple[str, int] | None,
+        reload: Callable[[], Changes] | None,
+    ) -> Coroutine[Any, Any, WorkerReport]:
+        host, port = ("127.0.0.1", health) if isinstance(health, int) else health or ("", None)
+        page = None if port is None else HealthPage(host, port, self.direct_dsn)
+        return run_until_signalled(workers, page, reload)
 
 
 def _find_server(dsn: str | None, direct_dsn: str | None) -> tuple[str, str, EmbeddedServer | None]:
@@ -293,6 +308,8 @@ class Coordinator(_CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
         scheduler: bool = False,
         processes: int = 1,
         app: str | None = None,
+        health: int | tuple[str, int] | None = None,
+        reload: Callable[[], Changes] | None = None,
         **options: Unpack[WorkerOptions],
     ) -> WorkerReport:
         """Perform jobs until SIGTERM or SIGINT, or with ``drain`` until none is available.
@@ -305,6 +322,9 @@ class Coordinator(_CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
         options; one that dies is started again. A global of an imported module is found by
         itself, anything else needs ``app``, as ``package.module:coordinator``.
 
+        ``health`` is a port of this machine, or host and port, where ``/livez``, ``/readyz`` and
+        ``/metrics`` are served. ``reload`` is called at SIGHUP, and says how to go on.
+
         Raises:
             WorkersFailed: if the processes cannot start, or one had to be killed at the end.
         """
@@ -312,7 +332,7 @@ class Coordinator(_CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
         workers = self._workers(
             options, drain=drain, scheduler=scheduler, processes=processes, app=app
         )
-        return asyncio.run(run_until_signalled(workers))
+        return asyncio.run(self._serve(workers, health, reload))
 
     def start(self, **options: Unpack[WorkerOptions]) -> None:
         """Start a daemon (worker, scheduler, maintenance) in a thread of this process."""
@@ -403,6 +423,8 @@ class AsyncCoordinator(
         scheduler: bool = False,
         processes: int = 1,
         app: str | None = None,
+        health: int | tuple[str, int] | None = None,
+        reload: Callable[[], Changes] | None = None,
         **options: Unpack[WorkerOptions],
     ) -> WorkerReport:
         """As :meth:`Coordinator.run_worker`."""
@@ -410,7 +432,7 @@ class AsyncCoordinator(
         workers = self._workers(
             options, drain=drain, scheduler=scheduler, processes=processes, app=app
         )
-        return await run_until_signalled(workers)
+        return await self._serve(workers, health, reload)
 
     async def start(self, **options: Unpack[WorkerOptions]) -> None:
         """As :meth:`Coordinator.start`, on this event loop."""

@@ -183,6 +183,16 @@ VALUES ('kernel', 20, 'maintenance', '2bee3c6febcd6997ea0e64b81be2655dcba44db084
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 21) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0021_daemon.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 21, 'daemon', 'ceb6ad59ce511d313f3d4fc107eebee1da5ce412a965f003cd3e05a8359c74e6');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -224,8 +234,11 @@ BEGIN;
 \ir api/8_horizon.sql
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
+\ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', '14615e8dc91132b07333c2a0e25d83a62956391291c60a8611badd05767504ad')
+VALUES ('api', 0, '0.1.0', '64640c9574bd1b1cd52b97d6eb6b2b0ffab7cce299b465a8a65f74ee3095a7bb')
+VALUES ('api', 0, '0.1.0', '3d96431f08cc9c4b3a21a3559658d6f18a1cba1c1b2d5661cc9919022a1bf039')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

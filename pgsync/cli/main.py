@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from pgsync.cli.config import config
 from pgsync.cli.dashboard import dashboard
 from pgsync.cli.db import db
 from pgsync.cli.demo import demo
@@ -21,6 +22,7 @@ from pgsync.cli.overview import operations, status, workers
 from pgsync.cli.queues import queues
 from pgsync.cli.schedules import schedules
 from pgsync.cli.schema import doctor, migrate
+from pgsync.cli.settings import use_database_of_file
 from pgsync.cli.work import daemon, worker
 from pgsync.errors import (
     ConnectionFailed,
@@ -38,16 +40,21 @@ from pgsync.version import __version__
 __all__ = ["cli", "exit_code", "main"]
 
 _CANNOT = (InvalidArgument, ConnectionFailed, ServerUnsupported, SchemaMissing, SchemaTooNew)
+_READ_SETTINGS = ("config", "daemon", "worker")
 _NOT_ACQUIRED = (LockHeld, OperationBlocked, RateLimited)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pgsync")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Locks, job queues, rate limits, schedules and sync operations on PostgreSQL.
 
-    The database is named by --dsn or PGSYNC_DSN; without either, an embedded server is used.
+    The database is named by --dsn, PGSYNC_DSN or a file (see `pgsync config`); without any of them,
+    an embedded server is used.
     """
+    if context.invoked_subcommand not in _READ_SETTINGS:
+        use_database_of_file()
 
 
 for command in (
@@ -55,6 +62,7 @@ for command in (
     demo,
     migrate,
     doctor,
+    config,
     dashboard,
     worker,
     daemon,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from pgsync.cli.settings import Found, find_settings, log_level
 from pgsync.coordinator import AsyncCoordinator, Coordinator
-from pgsync.daemon import LOG_FORMAT, load_app
+from pgsync.daemon import KINDS, Changes, begin_logging, load_app
 from pgsync.errors import InvalidArgument
 
 __all__ = ["daemon", "worker"]
@@ -21,23 +22,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _work_options(command: F) -> F:
+    """The flags; what is not given is looked for in the environment and the file."""
     for option in (
+        click.option("--log-format", type=click.Choice(["text", "json"])),
+        click.option("--log-level", help="debug, info, warning or error."),
+        click.option("--health-host", help="Where to serve it; this machine alone by default."),
         click.option(
-            "--processes",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="So many, each with this concurrency.",
+            "--health-port", help="Serve /livez, /readyz and /metrics there; off by default."
         ),
-        click.option("--concurrency", type=click.IntRange(1), default=10, show_default=True),
-        click.option(
-            "--queue",
-            "queues",
-            multiple=True,
-            default=("default",),
-            help="Repeat for more, in order; or with weights, mail=3.",
-        ),
-        click.option("--app", required=True, help="package.module:coordinator"),
+        click.option("--grace", type=float, help="Seconds that running jobs have at the end."),
+        click.option("--processes", type=int, help="So many, each with this concurrency."),
+        click.option("--concurrency", type=int, help="Jobs at once; 10 by default."),
+        click.option("--queues", help="Names in their order, or with weights: mail:3,default:1."),
+        click.option("--queue", multiple=True, help="The same, one by one; repeat for more."),
+        click.option("--app", help="package.module:coordinator"),
     ):
         command = option(command)
     return command
@@ -46,45 +44,71 @@ def _work_options(command: F) -> F:
 @click.command()
 @_work_options
 @click.option("--drain", is_flag=True, help="End when no job is available.")
-def worker(app: str, queues: tuple[str, ...], **options: Any) -> None:
-    """Perform the jobs of an app until SIGTERM or Ctrl-C; a second one ends it at once."""
-    _work(app, queues=_weighted(queues), scheduler=False, **options)
+def worker(drain: bool, **flags: Any) -> None:
+    """Perform the jobs of an app until SIGTERM or Ctrl-C; a second one ends it at once.
+
+    SIGHUP reloads the settings: see `pgsync config`.
+    """
+    _work(flags, scheduler=False, drain=drain)
 
 
 @click.command()
 @_work_options
-def daemon(app: str, queues: tuple[str, ...], **options: Any) -> None:
-    """Worker, scheduler and maintenance of an app, until SIGTERM or Ctrl-C."""
-    _work(app, queues=_weighted(queues), scheduler=True, **options)
+@click.option(
+    "--only", multiple=True, type=click.Choice(KINDS), help="Be just this; repeat for more."
+)
+def daemon(**flags: Any) -> None:
+    """Worker, scheduler and maintenance of an app, until SIGTERM or Ctrl-C.
+
+    SIGHUP reloads the settings: see `pgsync config`.
+    """
+    _work(flags, scheduler=True, drain=False)
 
 
-def _work(app: str, **options: Any) -> None:
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+def _work(flags: dict[str, Any], *, scheduler: bool, drain: bool) -> None:
+    if one_by_one := flags.pop("queue"):
+        if flags["queues"]:
+            raise InvalidArgument("give --queues or --queue, not both")
+        flags["queues"] = one_by_one
+    found = find_settings(flags)
+    value = {name: each.value for name, each in found.items()}
+    if value["app"] is None:
+        raise InvalidArgument("which app? give --app package.module:coordinator, or PGSYNC_APP")
+    begin_logging((log_level(found), value["log_format"]))
+    for name in ("dsn", "direct_dsn"):
+        if value[name] is not None:
+            os.environ["PGSYNC_" + name.upper()] = value[name]  # where the app finds it
     sys.path.insert(0, str(Path.cwd()))
-    sync = load_app(app)
+    sync = load_app(value["app"])
+    options: dict[str, Any] = {name: value[name] for name in ("queues", "concurrency", "grace")}
+    if value["only"] is not None and scheduler:
+        options["only"] = value["only"]
+    service: dict[str, Any] = {
+        "app": value["app"],
+        "scheduler": scheduler,
+        "drain": drain,
+        "processes": value["processes"],
+        "health": None
+        if value["health_port"] is None
+        else (value["health_host"], value["health_port"]),
+        "reload": lambda: _changes(find_settings(flags)),
+    }
     if isinstance(sync, AsyncCoordinator):
-        report = asyncio.run(_work_async(sync, app=app, **options))
+        report = asyncio.run(_work_async(sync, **service, **options))
     elif isinstance(sync, Coordinator):
         with sync:
-            report = sync.run_worker(app=app, **options)
+            report = sync.run_worker(**service, **options)
     else:
-        raise InvalidArgument(f"--app: {app} is a {type(sync).__name__}, not a coordinator")
+        raise InvalidArgument(
+            f"--app: {value['app']} is a {type(sync).__name__}, not a coordinator"
+        )
     click.echo(report)
 
 
-async def _work_async(sync: AsyncCoordinator, **options: Any) -> object:
+async def _work_async(sync: AsyncCoordinator, **options: Any) -> Any:
     async with sync:
         return await sync.run_worker(**options)
 
 
-def _weighted(queues: tuple[str, ...]) -> Sequence[str] | Mapping[str, int]:
-    """The queues as they were given: names in their order, or each with its weight."""
-    pairs = [queue.rpartition("=") for queue in queues]
-    if not any(name for name, _, _ in pairs):
-        return queues
-    try:
-        return {name: int(weight) for name, _, weight in pairs if name} | {
-            weight: 1 for name, _, weight in pairs if not name
-        }
-    except ValueError:
-        raise InvalidArgument("--queue: a weight is a whole number, for example mail=3") from None
+def _changes(found: dict[str, Found]) -> Changes:
+    return Changes(found["queues"].value, found["concurrency"].value, log_level(found))

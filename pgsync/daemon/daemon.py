@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import psycopg
 
+from pgsync.counts import counted
 from pgsync.daemon.maintenance import LANES, Maintenance
+from pgsync.daemon.presence import Presence
 from pgsync.daemon.scheduler import Scheduler
+from pgsync.daemon.service import Changes
+from pgsync.daemon.vitals import Vitals
 from pgsync.daemon.worker import Worker, WorkerReport
 from pgsync.database.session import open_session_async
-from pgsync.errors import ConnectionFailed, OutcomeUnknown
+from pgsync.errors import ConnectionFailed, InvalidArgument, OutcomeUnknown
 from pgsync.queues import TaskRegistry
 from pgsync.schedules import ScheduleDeclaration
 
-__all__ = ["Daemon", "DaemonThread", "run_until_signalled"]
+__all__ = ["KINDS", "Daemon", "DaemonThread"]
 
 logger = logging.getLogger("pgsync.daemon")
+
+KINDS = ("worker", "scheduler", "maintenance")
+"""What a daemon may be."""
 
 _LONGEST_PAUSE = 10.0
 # A loop that ran so long had its connection, and lost it for a reason of its own.
@@ -34,6 +39,7 @@ class Daemon:
     """Runs until stopped; with ``drain`` the worker ends when there is nothing to do, and then all.
 
     Any number of daemons may run on any number of machines: the database decides who does what.
+    With ``only`` it is not all of them.
     """
 
     def __init__(
@@ -46,17 +52,29 @@ class Daemon:
         concurrency: int = 10,
         drain: bool = False,
         grace: float = 30.0,
-        scheduler: bool = True,
+        only: Collection[str] = KINDS,
         app: str | None = None,
     ) -> None:
+        if isinstance(only, str) or not only or not set(only) <= set(KINDS):
+            raise InvalidArgument(f"a daemon can be some of {', '.join(KINDS)}, not {only!r}")
         self._dsn = dsn
-        self.worker = Worker(
-            dsn, tasks, queues=queues, concurrency=concurrency, drain=drain, grace=grace
+        kinds = [kind for kind in KINDS if kind in only]
+        # Made in any case: it refuses what is wrong with the options.
+        worker = Worker(
+            dsn,
+            tasks,
+            queues=queues,
+            concurrency=concurrency,
+            drain=drain,
+            grace=grace,
+            kinds=kinds,
         )
-        self._loops: dict[str, Callable[[], Awaitable[None]]] = {
-            f"maintenance ({lane.name})": Maintenance(dsn, lane).run for lane in LANES
-        }
-        if scheduler:
+        self._worker = worker if "worker" in only else Presence(dsn, kinds)
+        self._loops: dict[str, Callable[[], Awaitable[None]]] = {}
+        if "maintenance" in only:
+            for lane in LANES:
+                self._loops[f"maintenance ({lane.name})"] = Maintenance(dsn, lane).run
+        if "scheduler" in only:
             self._loops["scheduler"] = Scheduler(dsn, schedules, app).run
 
     async def check(self) -> None:
@@ -72,11 +90,21 @@ class Daemon:
 
     def stop(self) -> None:
         """End in order. Call it on the daemon's loop."""
-        self.worker.stop()
+        self._worker.stop()
 
     def stop_at_once(self) -> None:
         """End, and give what runs no time: its jobs go back unspent."""
-        self.worker.stop_at_once()
+        self._worker.stop_at_once()
+
+    def change(self, changes: Changes) -> None:
+        """Go on with other queues and concurrency. Call it on the daemon's loop."""
+        self._worker.change(changes.queues, changes.concurrency)
+        if changes.log_level is not None:
+            logging.getLogger().setLevel(changes.log_level)
+
+    def vitals(self) -> Vitals:
+        """How it is; asked in any thread."""
+        return Vitals(self._worker.unready, self._worker.listening, counted())
 
     async def run(self) -> WorkerReport:
         """Run until stopped, and report what the worker did."""
@@ -85,7 +113,7 @@ class Daemon:
             for name, loop in self._loops.items()
         ]
         try:
-            return await self.worker.run()
+            return await self._worker.run()
         finally:
             for task in loops:
                 task.cancel()
@@ -103,43 +131,6 @@ async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
         lasted = asyncio.get_running_loop().time() - began
         pause = 0.5 if lasted > _WORKED_SECONDS else min(pause * 2, _LONGEST_PAUSE)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-
-
-class Stoppable(Protocol):
-    """What runs until it is told to end: a daemon, or several processes of them."""
-
-    def stop(self) -> None:
-        """End in order."""
-
-    def stop_at_once(self) -> None:
-        """End, and give what runs no time."""
-
-    async def run(self) -> WorkerReport:
-        """Run until then, and report what was done."""
-        ...
-
-
-async def run_until_signalled(daemon: Stoppable) -> WorkerReport:
-    """Run it. In the main thread, SIGTERM or SIGINT ends it in order, and a second one at once."""
-    told = False
-
-    def tell() -> None:
-        nonlocal told
-        (daemon.stop_at_once if told else daemon.stop)()
-        told = True
-
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    handled = threading.current_thread() is threading.main_thread()
-    if handled:
-        for number in signals:
-            loop.add_signal_handler(number, tell)
-    try:
-        return await daemon.run()
-    finally:
-        if handled:
-            for number in signals:
-                loop.remove_signal_handler(number)
 
 
 class DaemonThread:

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -14,11 +15,18 @@ from typing import Any, TypeVar, overload
 
 import psycopg
 
+from pgsync.daemon.vitals import HEARD_WITHIN
 from pgsync.database.calls import Call, Listing
 from pgsync.database.pool import execute_async
 from pgsync.database.session import open_session_async
 from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
-from pgsync.queues.work import read_jobs, register_worker, rescue_jobs, unregister_worker
+from pgsync.queues.work import (
+    change_worker,
+    read_jobs,
+    register_worker,
+    rescue_jobs,
+    unregister_worker,
+)
 from pgsync.version import __version__
 
 __all__ = ["SILENCE", "WorkerLink"]
@@ -46,16 +54,31 @@ class WorkerLink:
         queues: Sequence[str],
         concurrency: int,
         stopping: asyncio.Event,
+        kinds: Sequence[str] = ("worker",),
     ) -> None:
         self._dsn = dsn
         self._name = name
         self._queues = queues
         self._concurrency = concurrency
         self._stopping = stopping
+        self._kinds = kinds
+        self._heard_at = time.monotonic()
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._connecting = asyncio.Lock()
         self._beside: psycopg.AsyncConnection[Any] | None = None
         self.worker = 0
+
+    @property
+    def unready(self) -> str | None:
+        """Why nothing can be done with it now; None where something can."""
+        if self._stopping.is_set():
+            return "it is told to stop"
+        if self._connection is None or self._connection.closed:
+            return "it has no connection to the database"
+        silence = time.monotonic() - self._heard_at
+        if silence > HEARD_WITHIN:
+            return f"it has not heard of the database for {silence:.0f} s"
+        return None
 
     async def open(self) -> None:
         """Connect and register, trying again with backoff while the database is away."""
@@ -85,7 +108,9 @@ class WorkerLink:
             if connection is None:
                 raise ConnectionFailed("the worker has stopped")
             try:
-                return await execute_async(connection, call)
+                answer = await execute_async(connection, call)
+                self._heard_at = time.monotonic()
+                return answer
             except OutcomeUnknown as error:
                 logger.warning("worker %s lost its session: %s", self.worker, error)
                 await self._reconnect(connection)
@@ -103,6 +128,11 @@ class WorkerLink:
             broken, self._beside = self._beside, None
             await broken.close()
             return await self.run(call)
+
+    async def change(self, queues: Sequence[str], concurrency: int) -> None:
+        """Note that the worker claims from other queues now, or runs more or fewer jobs."""
+        self._queues, self._concurrency = queues, concurrency
+        await self.run(change_worker(self.worker, queues, concurrency))
 
     async def register_again(self) -> None:
         """Become a new worker: the old one was given up for dead."""
@@ -144,6 +174,7 @@ class WorkerLink:
                     __version__,
                     self._queues,
                     self._concurrency,
+                    self._kinds,
                 ),
             )
             # What a dead worker had, an earlier self of this one included, can be claimed at once.
@@ -152,4 +183,5 @@ class WorkerLink:
         except BaseException:
             await connection.close()
             raise
+        self._heard_at = time.monotonic()
         self._connection = connection

@@ -7,25 +7,30 @@ import logging
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from pgsync.counts import Labels
 from pgsync.daemon.app import load_app
-from pgsync.daemon.daemon import Daemon, run_until_signalled
+from pgsync.daemon.daemon import Daemon
+from pgsync.daemon.logs import LogStyle, begin_logging, current_style
+from pgsync.daemon.service import Changes, run_until_signalled
+from pgsync.daemon.vitals import HEARD_WITHIN, Vitals
 from pgsync.daemon.worker import WorkerReport
 from pgsync.errors import ConnectionFailed, WorkersFailed
 
-__all__ = ["LOG_FORMAT", "WorkerProcesses"]
+__all__ = ["WorkerProcesses"]
 
 logger = logging.getLogger("pgsync.processes")
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 _MOST_FAILED_STARTS = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
@@ -34,6 +39,7 @@ _NO_DATABASE = 75  # EX_TEMPFAIL: tried again without an end, as a worker that r
 
 _STOP, _NOW = "stop", "now"
 _READY = "ready"
+_VITALS_SECONDS = 2.0
 
 # A new interpreter each: a fork would inherit connections, threads and locks of this one.
 _spawn = multiprocessing.get_context("spawn")
@@ -45,8 +51,10 @@ class _Child:
     line: Connection
     ready: bool = False
     report: WorkerReport | None = None
+    vitals: Vitals | None = None
+    told_at: float = field(default_factory=time.monotonic)
 
-    def tell(self, word: str) -> None:
+    def tell(self, word: str | Changes) -> None:
         with suppress(OSError):  # It has ended.
             self.line.send(word)
 
@@ -71,7 +79,10 @@ class WorkerProcesses:
 
     def __post_init__(self) -> None:
         self._word: str | None = None
+        self._changes: Changes | None = None
         self._told = asyncio.Event()
+        # What those counted that have ended.
+        self._counts: Counter[tuple[str, Labels]] = Counter()
 
     def stop(self) -> None:
         """Have all claim no more and end in order. Call it on the loop."""
@@ -80,6 +91,24 @@ class WorkerProcesses:
     def stop_at_once(self) -> None:
         """Have all put back what runs, and end."""
         self._tell(_NOW)
+
+    def change(self, changes: Changes) -> None:
+        """Have all go on with other settings."""
+        self._changes = changes
+        if changes.log_level is not None:
+            logging.getLogger().setLevel(changes.log_level)
+        for child in self._children.values():
+            child.tell(changes)
+
+    def vitals(self) -> Vitals:
+        """How they are, as each tells every few seconds."""
+        children = list(self._children.values())
+        if self._word is not None:
+            now = [Vitals("it is told to stop")]
+        else:
+            missing = self.count - len(children)
+            now = [Vitals(f"{missing} of {self.count} processes do not run")] if missing else []
+        return Vitals.of_all([*now, *map(_vitals_of, children)], self._counts)
 
     def _tell(self, word: str) -> None:
         self._word = word
@@ -134,15 +163,16 @@ class WorkerProcesses:
 
     async def _run_child(self, place: int) -> _Child:
         ours, theirs = _spawn.Pipe()
-        level = logging.getLogger().level if logging.getLogger().handlers else None
         process = _spawn.Process(
             target=_work,
-            args=(self.app, self.options, self.grace, theirs, level),
+            args=(self.app, self.options, self.grace, theirs, current_style()),
             name=f"pgsync-worker-{place + 1}",
         )
         process.start()
         theirs.close()
         child = self._children[place] = _Child(process, ours)
+        if self._changes is not None:
+            child.tell(self._changes)
         if self._word is not None:
             child.tell(self._word)
         loop = asyncio.get_running_loop()
@@ -158,6 +188,8 @@ class WorkerProcesses:
         threading.Thread(target=watch, name=f"{process.name}-watch", daemon=True).start()
         await ended.wait()
         del self._children[place]
+        if child.vitals is not None:
+            self._counts.update(child.vitals.counts)
         ours.close()
         return child
 
@@ -165,6 +197,8 @@ class WorkerProcesses:
         if word == _READY:
             child.ready = True
             self._failed_starts = 0
+        elif isinstance(word, Vitals):
+            child.vitals, child.told_at = word, time.monotonic()
         else:
             child.report = WorkerReport(*word)
 
@@ -189,6 +223,15 @@ class WorkerProcesses:
         logger.error("%s", failure)
 
 
+def _vitals_of(child: _Child) -> Vitals:
+    silence = time.monotonic() - child.told_at
+    if child.vitals is None:
+        return Vitals("a process has only begun")
+    if silence > HEARD_WITHIN:
+        return replace(child.vitals, unready=f"a process has said nothing for {silence:.0f} s")
+    return child.vitals
+
+
 def _listen(child: _Child, hear: Callable[[Any], object]) -> None:
     """Pass on what a child tells, until it has ended."""
     with suppress(EOFError, OSError):
@@ -199,12 +242,14 @@ def _listen(child: _Child, hear: Callable[[Any], object]) -> None:
 
 
 def _work(
-    app: str, options: dict[str, Any], grace: float, line: Connection, level: int | None
+    app: str, options: dict[str, Any], grace: float, line: Connection, style: LogStyle | None
 ) -> None:
     """What a child does: load the app, say that it is ready, work, and tell what it did."""
+    os.environ.pop("NOTIFY_SOCKET", None)  # systemd hears of the parent
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent reloads for all
     coordinator = load_app(app)
-    if level is not None:
-        logging.basicConfig(level=level, format=LOG_FORMAT)
+    if style is not None:
+        begin_logging(style)
     try:
         report = asyncio.run(_main(coordinator, options, grace, line))
     except ConnectionFailed as error:
@@ -222,10 +267,16 @@ async def _main(
     loop = asyncio.get_running_loop()
     acts = {_STOP: daemon.stop, _NOW: daemon.stop_at_once}
 
+    def act(word: str | Changes) -> None:
+        if isinstance(word, Changes):
+            daemon.change(word)
+        else:
+            acts[word]()
+
     def obey() -> None:
         try:
             while True:
-                loop.call_soon_threadsafe(acts[line.recv()])
+                loop.call_soon_threadsafe(act, line.recv())
         except (EOFError, OSError, RuntimeError):
             # Its parent is gone, and nobody would ever end this.
             with suppress(RuntimeError):
@@ -235,4 +286,15 @@ async def _main(
 
     threading.Thread(target=obey, name="pgsync-parent", daemon=True).start()
     line.send(_READY)
-    return await run_until_signalled(daemon)
+    telling = asyncio.create_task(_tell_vitals(daemon, line))
+    try:
+        return await run_until_signalled(daemon)
+    finally:
+        telling.cancel()
+
+
+async def _tell_vitals(daemon: Daemon, line: Connection) -> None:
+    with suppress(OSError):  # Its parent was killed.
+        while True:
+            line.send(daemon.vitals())
+            await asyncio.sleep(_VITALS_SECONDS)

@@ -15,7 +15,7 @@ from pgsync.daemon.report import describe_error
 from pgsync.database.calls import Call
 from pgsync.database.words import words_of
 from pgsync.errors import InvalidArgument
-from pgsync.queues import CancelJob, DiscardJob, ReleaseJob
+from pgsync.queues import CancelJob, DiscardJob, Job, ReleaseJob
 from pgsync.queues.retry import Backoff, RetryPolicy
 from pgsync.queues.work import (
     complete_jobs,
@@ -143,6 +143,7 @@ class Recorder:
             job.task,
             job.attempt,
             type(error).__name__,
+            extra=_fields(job),
         )
         call = fail_job(
             worker,
@@ -176,5 +177,14 @@ class Recorder:
         if outcome is None:
             outcome = "late"
             job = attempt.context.job
-            logger.warning("job %s, attempt %s ended too late: refused", job.id, job.attempt)
+            logger.warning(
+                "job %s, attempt %s ended too late: refused",
+                job.id,
+                job.attempt,
+                extra=_fields(job),
+            )
         setattr(self.report, outcome, getattr(self.report, outcome) + 1)
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    return {"job": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt}

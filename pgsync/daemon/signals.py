@@ -27,7 +27,6 @@ class Signals:
     """What a worker on ``queues`` waits for between its claims."""
 
     def __init__(self, queues: Sequence[str]) -> None:
-        self._queues = None if "*" in queues else frozenset(queues)
         self._event = asyncio.Event()
         self._left, self._since = _BURST, time.monotonic()
         self._poll = _POLL_SECONDS
@@ -35,6 +34,12 @@ class Signals:
         self._news = False
         self.quiet = False
         """Whether there is nothing to claim until word comes, or it is time to look."""
+        self.watch(queues)
+
+    def watch(self, queues: Sequence[str]) -> None:
+        """Heed word of these queues from now on, and have the worker look at them."""
+        self._queues = None if "*" in queues else frozenset(queues)
+        self.stir()
 
     def heard(self, queue: str) -> None:
         """Note a notification; one without a queue is for all."""

@@ -55,18 +55,11 @@ class Worker:
         drain: bool = False,
         grace: float = 30.0,
         name: str | None = None,
+        kinds: Sequence[str] = ("worker",),
     ) -> None:
-        if isinstance(queues, str) or not queues or not all(queues):
-            raise InvalidArgument("queues must be a list of names, for example ['default']")
-        self._weights = list(queues.values()) if isinstance(queues, Mapping) else None
-        if any(not isinstance(weight, int) or weight < 1 for weight in self._weights or ()):
-            raise InvalidArgument(f"the weights of queues must be 1 or more: {queues}")
-        if concurrency < 1:
-            raise InvalidArgument(f"concurrency must be 1 or more, not {concurrency}")
+        self._take_options(queues, concurrency)
         self._dsn = dsn
         self._tasks = tasks
-        self._queues = list(queues)
-        self._concurrency = concurrency
         self._drain = drain
         self._grace = grace
         self._name = name or default_owner()
@@ -83,6 +76,44 @@ class Worker:
         self._processes = HandlerProcesses()
         self._signals = Signals(self._queues)
         self._beat_now = asyncio.Event()
+        self._changed = False
+        self._listening = False
+        self._link = WorkerLink(
+            dsn, self._name, self._queues, self._concurrency, self._stopping, kinds
+        )
+
+    def _take_options(self, queues: Sequence[str] | Mapping[str, int], concurrency: int) -> None:
+        if isinstance(queues, str) or not queues or not all(queues):
+            raise InvalidArgument("queues must be a list of names, for example ['default']")
+        weights = list(queues.values()) if isinstance(queues, Mapping) else None
+        if any(not isinstance(weight, int) or weight < 1 for weight in weights or ()):
+            raise InvalidArgument(f"the weights of queues must be 1 or more: {queues}")
+        if concurrency < 1:
+            raise InvalidArgument(f"concurrency must be 1 or more, not {concurrency}")
+        self._queues, self._weights, self._concurrency = list(queues), weights, concurrency
+
+    def change(self, queues: Sequence[str] | Mapping[str, int], concurrency: int) -> None:
+        """Claim from these queues from now on, and run so many at once; what runs goes on.
+
+        Call it on the worker's loop.
+
+        Raises:
+            InvalidArgument: if they can never work; nothing has changed then.
+        """
+        self._take_options(queues, concurrency)
+        self._signals.watch(self._queues)
+        self._changed = True
+        self._beat_now.set()
+
+    @property
+    def unready(self) -> str | None:
+        """Why it cannot claim now; None where it can."""
+        return self._link.unready
+
+    @property
+    def listening(self) -> bool | None:
+        """Whether word of new jobs reaches it."""
+        return self._listening
 
     def stop(self) -> None:
         """Claim no more and end in order. Call it on the worker's loop."""
@@ -101,9 +132,6 @@ class Worker:
     async def run(self) -> WorkerReport:
         """Work until stopped (or, with ``drain``, until there is nothing to do)."""
         self._pace = _Pace()
-        self._link = WorkerLink(
-            self._dsn, self._name, self._queues, self._concurrency, self._stopping
-        )
         self._progress = Progress(self._link)
         self._discards = DiscardCallbacks(self._link, self._tasks)
         self._recorder = Recorder(self._link, self._discards, self._recorded)
@@ -118,7 +146,7 @@ class Worker:
             asyncio.create_task(_keep_going(self._progress.run)),
             asyncio.create_task(_keep_going(self._processes.run)),
             asyncio.create_task(_keep_going(self._discards.run)),
-            asyncio.create_task(listen(self._dsn, "pgsync_jobs", self._hear)),
+            asyncio.create_task(listen(self._dsn, "pgsync_jobs", self._hear, self._listens)),
         ]
         try:
             # Raised only by a link that stops while the database is away.
@@ -279,6 +307,9 @@ class Worker:
         self._start_next()
         self._signals.nudge()
 
+    def _listens(self, listening: bool) -> None:
+        self._listening = listening
+
     def _hear(self, word: str) -> None:
         """A queue that has something new, or which worker has a job to cancel."""
         if word == f"cancel {self._link.worker}":
@@ -291,6 +322,9 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._beat_now.wait(), _HEARTBEAT_SECONDS)
             self._beat_now.clear()
+            if self._changed:
+                self._changed = False
+                await self._link.change(self._queues, self._concurrency)
             worker = self._link.worker
             known, cancelled = await self._link.run(heartbeat(worker, idle=self._waits))
             if not known and worker == self._link.worker:

@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from pgsync.coordinator import AsyncCoordinator
+from pgsync.daemon.metrics import CONTENT_TYPE, check_metrics, read_metrics, render_metrics
 from pgsync.dashboard.access import Access, SecurityHeaders
 from pgsync.dashboard.panels import PANELS, json_value, read_panel, shown
 from pgsync.errors import InvalidArgument, PgsyncError
@@ -55,6 +56,7 @@ def create_app(sync: AsyncCoordinator, token: str) -> Starlette:
             Route("/livez", dashboard.live),
             Route("/healthz", dashboard.live),
             Route("/readyz", dashboard.ready),
+            Route("/metrics", dashboard.metrics),
             Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders)],
@@ -107,6 +109,17 @@ class _Dashboard:
         return JSONResponse(
             [{name: json_value(value) for name, value in row.items()} for row in rows]
         )
+
+    async def metrics(self, request: Request) -> Response:
+        """Metrics of the database, in the text format of Prometheus."""
+        if not self._access.is_signed_in(request):
+            raise HTTPException(401, "send the token: Authorization: Bearer ...")
+        try:
+            check_metrics()
+        except InvalidArgument as error:
+            raise HTTPException(501, str(error)) from None
+        page = render_metrics(await self._sync.database.run(read_metrics()))
+        return Response(page, media_type=CONTENT_TYPE)
 
     async def live(self, _request: Request) -> Response:
         """Whether this process answers; never touches the database."""

@@ -28,6 +28,7 @@ async def listen(
     dsn: str,
     channel: str,
     heard: Callable[[str], None],
+    listening: Callable[[bool], None] = lambda _listening: None,
     *,
     proof_every: float = _PROOF_EVERY,
     proof_within: float = _PROOF_WITHIN,
@@ -39,7 +40,7 @@ async def listen(
     arrive within ``proof_within``.
 
     Notifications may be lost while it reconnects: ``heard("")`` is called after each connect, and
-    who listens polls as well.
+    who listens polls as well. ``listening`` is told when it begins to hear, and when it is cut off.
     """
     pause = 0.1
     while True:
@@ -48,13 +49,16 @@ async def listen(
                 line = _Line(connection, channel, heard)
                 await line.open()
                 pause = 0.1
+                listening(True)
                 heard("")
                 while True:
                     await line.hear(proof_every)
                     await line.prove(proof_within)
         except TimeoutError:
+            listening(False)
             logger.warning("the listener on %s was deaf; opening another", channel)
         except (psycopg.Error, OSError, ConnectionFailed, OutcomeUnknown, PoolerDetected):
+            listening(False)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from pgsync.counts import count
 from pgsync.database.calls import Invoke, Steps
 from pgsync.database.drive import drive, drive_async
 from pgsync.durations import Duration, to_timedelta
-from pgsync.errors import InvalidArgument, LimitUndecided
+from pgsync.errors import InvalidArgument, LimitUndecided, RateLimited
 from pgsync.limits import calls
 from pgsync.limits.calls import Grant, LimitState, check_cost
 from pgsync.limits.decision import Decision, http_headers
@@ -45,6 +46,10 @@ class _LimiterFace(Generic[E]):
         self._declared = declaration
         self._limits = declaration.limits
         self._prefix = f"{declaration.name}:"
+        self._outcomes = {
+            outcome: (("limiter", declaration.name), ("outcome", outcome))
+            for outcome in ("allowed", "denied", "shadowed", "undecided")
+        }
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self._limits}>"
@@ -146,7 +151,23 @@ class _LimiterFace(Generic[E]):
         self.outage.let_pass += 1
         return Decision(True, 0, 0.0, datetime.now(UTC), key=key, cost=cost, undecided=True)
 
+    def _counted(self, decision: Decision) -> Decision:
+        """For the metrics, what came of a hit."""
+        if decision.shadowed or decision.undecided:
+            outcome = "shadowed" if decision.shadowed else "undecided"
+        else:
+            outcome = "allowed" if decision.allowed else "denied"
+        count("pgsync_limit_decisions_total", self._outcomes[outcome])
+        return decision
+
     def _acquire_plan(self, key: str, cost: int, timeout: Duration) -> Steps[Decision]:
+        try:
+            return self._counted((yield from self._wait_plan(key, cost, timeout)))
+        except RateLimited:
+            count("pgsync_limit_decisions_total", self._outcomes["denied"])
+            raise
+
+    def _wait_plan(self, key: str, cost: int, timeout: Duration) -> Steps[Decision]:
         seconds = to_timedelta(timeout, "timeout", zero=True).total_seconds()
         known = self._known(key, cost)
         if known is not None:
@@ -217,7 +238,7 @@ class Limiter(_LimiterFace[LimitExchange]):
         key = self._prefix + key
         cost = check_cost(cost, self._limits)
         known = self._known(key, cost)
-        return self._drive(self._hit_plan(key, cost)) if known is None else known
+        return self._counted(self._drive(self._hit_plan(key, cost)) if known is None else known)
 
     def attempt(self, key: str, function: Callable[[], R], cost: int = 1) -> R:
         """Call the function if it is within the limit, and return what it returns.
@@ -311,7 +332,8 @@ class AsyncLimiter(_LimiterFace[AsyncLimitExchange]):
         key = self._prefix + key
         cost = check_cost(cost, self._limits)
         known = self._known(key, cost)
-        return await self._drive(self._hit_plan(key, cost)) if known is None else known
+        decision = await self._drive(self._hit_plan(key, cost)) if known is None else known
+        return self._counted(decision)
 
     async def attempt(self, key: str, function: Callable[[], Awaitable[R]], cost: int = 1) -> R:
         """As :meth:`Limiter.attempt`, for what is awaited."""

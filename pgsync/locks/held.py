@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from pgsync.counts import count
 from pgsync.errors import LockLost
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class HeldLock:
             self._released = lost_because is None
         if lost_because is None:
             return True
+        count("pgsync_lock_lost_total")
         self.leave()
         if self.request.on_lost is not None:
             self._tell(self.request.on_lost, lost_because)

@@ -371,7 +371,13 @@ class LockKeeper:
     def _drop(self, held: HeldLock) -> None:
         """Forget a lost lock, here and at the server."""
         reason = held.lost_because
-        logger.warning("lock %r (token %s) was lost: %s", held.name, held.token, reason)
+        logger.warning(
+            "lock %r (token %s) was lost: %s",
+            held.name,
+            held.token,
+            reason,
+            extra={"lock": held.name},
+        )
         self._watchdog.forget(held)
         try:
             if held.session.alive:

@@ -23,6 +23,7 @@ from pgsync.errors import (
 )
 from pgsync.limits import acquire_plan, hit
 from pgsync.locks import HeldLock, LockKeeper, LockRequest
+from pgsync.log_fields import log_fields
 from pgsync.operations.calls import (
     begin_operation,
     finish_operation,
@@ -186,7 +187,8 @@ def perform_plan(
         try:
             yield from _take_permit(request)
             handle = partial(declaration.function, face(state), **request.args)
-            outcome = yield from Invoke(handle, handle)
+            with log_fields(operation=declaration.name, lock=request.key):
+                outcome = yield from Invoke(handle, handle)
             if outcome is not None:
                 to_json(outcome, f"the result of operation {declaration.name!r}")
         except BaseException as error:
@@ -195,11 +197,18 @@ def perform_plan(
                 yield from _finish(state, ending, None, error_text(error))
             except PgsyncError as fault:
                 # What went wrong in the handler is what the caller has to hear of.
-                logger.warning("the end of operation %s is not recorded: %s", request.key, fault)
+                logger.warning(
+                    "the end of operation %s is not recorded: %s",
+                    request.key,
+                    fault,
+                    extra=_fields(request),
+                )
             raise
         if held.ended:
             # Its work is done, though not all of it under the lock: say so, where it can be seen.
-            logger.warning("operation %s lost its lock while it ran", request.key)
+            logger.warning(
+                "operation %s lost its lock while it ran", request.key, extra=_fields(request)
+            )
             yield from state.note_plan("lock_lost", {"reason": held.lost_because})
         yield from _finish(state, "completed", outcome, None)
         return outcome
@@ -269,6 +278,10 @@ def _finish(state: RunState, ending: str, outcome: Any, error: str | None) -> St
     if state.done:
         yield from operation_progress(state.id, state.done, state.total)
     yield from finish_operation(state.id, ending, outcome, error)
+
+
+def _fields(request: Request) -> dict[str, str]:
+    return {"operation": request.declaration.name, "lock": request.key}
 
 
 def _limit_key(request: Request) -> str:

@@ -15,6 +15,7 @@ from pgsync.database.json import to_json
 from pgsync.queues.job import Job
 
 __all__ = [
+    "change_worker",
     "claim_jobs",
     "complete_job",
     "complete_jobs",
@@ -36,12 +37,18 @@ __all__ = [
 
 
 def register_worker(
-    name: str, host: str, pid: int, version: str, queues: Sequence[str], concurrency: int
+    name: str,
+    host: str,
+    pid: int,
+    version: str,
+    queues: Sequence[str],
+    concurrency: int,
+    kinds: Sequence[str] = ("worker",),
 ) -> Call[int]:
-    """Make the session that runs this a worker, and return its number."""
+    """Make the session that runs this a worker, or what ``kinds`` says; returns its number."""
     return Call(
-        "SELECT pgsync.register_worker(%(name)s, %(host)s, %(pid)s, %(version)s, %(queues)s,"
-        " %(concurrency)s)",
+        "SELECT pgsync.register_worker(%(name)s, %(host)s, %(pid)s, %(version)s,"
+        " %(queues)s::text[], %(concurrency)s, %(kinds)s)",
         {
             "name": name,
             "host": host,
@@ -49,7 +56,17 @@ def register_worker(
             "version": version,
             "queues": list(queues),
             "concurrency": concurrency,
+            "kinds": list(kinds),
         },
+        scalar,
+    )
+
+
+def change_worker(worker: int, queues: Sequence[str], concurrency: int) -> Call[bool]:
+    """Note that a worker claims from these queues from now on, and runs so many jobs at once."""
+    return Call(
+        "SELECT pgsync.change_worker(%(worker)s, %(queues)s, %(concurrency)s)",
+        {"worker": worker, "queues": list(queues), "concurrency": concurrency},
         scalar,
     )
 

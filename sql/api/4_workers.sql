@@ -7,26 +7,42 @@ RETURN pgsync.lock_key('pgsync.worker:' || worker);
 COMMENT ON FUNCTION pgsync.worker_key(bigint) IS 'The advisory lock that a living worker holds.';
 
 CREATE OR REPLACE FUNCTION pgsync.register_worker(
-    name text, host text, pid integer, version text, queues text[], concurrency integer
+    name text, host text, pid integer, version text, queues text[], concurrency integer,
+    kinds text[] DEFAULT '{worker}'
 ) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     worker bigint;
 BEGIN
-    IF coalesce(cardinality(queues), 0) = 0 OR concurrency IS NULL OR concurrency < 1 THEN
+    IF 'worker' = ANY (kinds) AND (coalesce(cardinality(queues), 0) = 0 OR concurrency IS NULL OR concurrency < 1) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a worker needs at least one queue and a concurrency of 1 or more';
     END IF;
-    INSERT INTO pgsync.worker AS w (name, host, pid, version, queues, concurrency, started_at, seen_at)
+    INSERT INTO pgsync.worker AS w (name, host, pid, version, queues, concurrency, kinds, started_at, seen_at)
     VALUES (register_worker.name, register_worker.host, register_worker.pid, register_worker.version,
-            register_worker.queues, register_worker.concurrency, pgsync.clock(), pgsync.clock())
+            register_worker.queues, register_worker.concurrency, register_worker.kinds, pgsync.clock(), pgsync.clock())
     RETURNING w.id INTO worker;
     PERFORM pg_advisory_lock(pgsync.worker_key(worker));
     RETURN worker;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.register_worker(text, text, integer, text, text[], integer) IS
-    'Makes this session a worker and returns its number. When the session ends, however, its jobs are rescued.';
+COMMENT ON FUNCTION pgsync.register_worker(text, text, integer, text, text[], integer, text[]) IS
+    'Makes this session a worker (or a scheduler, or for the maintenance: kinds) and returns its number. When the session ends, however, its jobs are rescued.';
+
+CREATE OR REPLACE FUNCTION pgsync.change_worker(worker bigint, queues text[], concurrency integer) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF coalesce(cardinality(queues), 0) = 0 OR concurrency IS NULL OR concurrency < 1 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a worker needs at least one queue and a concurrency of 1 or more';
+    END IF;
+    UPDATE pgsync.worker AS w SET queues = change_worker.queues, concurrency = change_worker.concurrency
+    WHERE w.id = change_worker.worker AND NOT w.given_up;
+    RETURN FOUND;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.change_worker(bigint, text[], integer) IS
+    'Notes that a worker claims from other queues from now on, or runs more or fewer jobs at once; false where it was given up.';
 
 CREATE OR REPLACE FUNCTION pgsync.worker_heartbeat(
     worker bigint, idle boolean, OUT known boolean, OUT cancelled bigint[]
@@ -209,6 +225,10 @@ BEGIN
     -- All at once: what they took is given back in one order.
     rescued := pgsync.give_back_jobs(dead, reasons, NULL);
     PERFORM pgsync.forget_workers(dead);
+    IF rescued > 0 THEN
+        INSERT INTO pgsync.tally AS t (name, total) VALUES ('jobs_rescued', rescued)
+        ON CONFLICT (name) DO UPDATE SET total = t.total + excluded.total;
+    END IF;
     RETURN rescued;
 END
 $$;

@@ -95,13 +95,14 @@ CREATE OR REPLACE VIEW pgsync.workers AS
 SELECT w.id, w.name, w.host, w.pid, w.version, w.queues, w.concurrency,
        CASE WHEN r.running > 0 THEN 'busy' ELSE 'idle' END AS state,
        r.running,
-       w.started_at, w.seen_at, pgsync.clock() - w.seen_at AS silence
+       w.started_at, w.seen_at, pgsync.clock() - w.seen_at AS silence, w.kinds
 FROM pgsync.worker AS w
 CROSS JOIN LATERAL (
     SELECT count(*) AS running FROM pgsync.job_running AS j WHERE j.worker = w.id
 ) AS r;
 
-COMMENT ON VIEW pgsync.workers IS 'Workers that have not ended in order: what they claim, and when they were last heard of.';
+COMMENT ON VIEW pgsync.workers IS
+    'Processes that work and have not ended in order: what each does (kinds: worker, scheduler, maintenance), what it claims, and when it was last heard of.';
 
 CREATE OR REPLACE VIEW pgsync.job_keys AS
 SELECT k.key, k.taken AS slots_taken, k.waiting, k.permits_at,

@@ -97,6 +97,13 @@ BEGIN
         SET jobs = t.jobs + excluded.jobs, waited = t.waited + excluded.waited, ran = t.ran + excluded.ran,
             longest_wait = greatest(t.longest_wait, excluded.longest_wait),
             longest_run = greatest(t.longest_run, excluded.longest_run)
+    ), totals AS (
+        INSERT INTO pgsync.throughput_total AS t
+        SELECT e.queue, e.task, e.outcome, sum(e.jobs), sum(e.waited), sum(e.ran), settled
+        FROM ended AS e GROUP BY 1, 2, 3
+        ON CONFLICT (queue, task, outcome) DO UPDATE
+        SET jobs = t.jobs + excluded.jobs, waited = t.waited + excluded.waited, ran = t.ran + excluded.ran,
+            counted_at = excluded.counted_at
     )
     SELECT coalesce(sum(e.jobs), 0) INTO counted FROM ended AS e;
     UPDATE pgsync.throughput_mark AS m SET counted_until = settled;
@@ -170,14 +177,16 @@ DECLARE
 BEGIN
     WITH a AS (DELETE FROM pgsync.throughput_minute AS t WHERE t.minute < moment - minutes RETURNING 1),
          b AS (DELETE FROM pgsync.throughput_hour AS t WHERE t.hour < moment - hours RETURNING 1),
-         c AS (DELETE FROM pgsync.queue_snapshot AS s WHERE s.at < moment - snapshots RETURNING 1)
-    SELECT (SELECT count(*) FROM a) + (SELECT count(*) FROM b) + (SELECT count(*) FROM c) INTO pruned;
+         c AS (DELETE FROM pgsync.queue_snapshot AS s WHERE s.at < moment - snapshots RETURNING 1),
+         d AS (DELETE FROM pgsync.throughput_total AS t WHERE t.counted_at < moment - hours RETURNING 1)
+    SELECT (SELECT count(*) FROM a) + (SELECT count(*) FROM b) + (SELECT count(*) FROM c) + (SELECT count(*) FROM d)
+    INTO pruned;
     RETURN pruned;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.prune_statistics(interval, interval, interval) IS
-    'Forgets statistics by minute, by hour and snapshots of queues that are older than these, and says how many rows.';
+    'Forgets statistics by minute, by hour (and totals that have stood still as long) and snapshots of queues that are older than these, and says how many rows.';
 
 CREATE OR REPLACE VIEW pgsync.throughput AS
 SELECT t.minute, t.queue, t.task, t.outcome, t.jobs, t.waited / t.jobs AS mean_wait, t.ran / t.jobs AS mean_run,

@@ -160,4 +160,4 @@ def test_statistics_are_forgotten(database: Any) -> None:
     database.execute("SELECT pgsync.enqueue('t')")
     ask(database, "SELECT pgsync.snapshot_queues()")
     assert ask(database, "SELECT pgsync.prune_statistics()") == 0
-    assert ask(database, "SELECT pgsync.prune_statistics('-1 h', '-2 h', '-1 h')") == 3
+    assert ask(database, "SELECT pgsync.prune_statistics('-1 h', '-2 h', '-1 h')") == 4

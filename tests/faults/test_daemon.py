@@ -1,0 +1,210 @@
+"""The daemon as a service: settings reloaded, parts alone, health of a tree, logs, systemd."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from tests.eventually import eventually
+
+pytestmark = pytest.mark.faults
+
+_APP = """
+import logging
+from pgsync import Coordinator
+sync = Coordinator(app="shop")
+@sync.task(max_attempts=1)
+def fail(token):
+    logging.getLogger("shop").info("a word from the handler")
+    raise ValueError("wrong")
+@sync.operation("refresh", lock="refresh:{page}", ttl=30)
+def refresh(op, page):
+    logging.getLogger("shop").info("a word from the operation")
+@sync.schedule(3600)
+def hourly():
+    pass
+"""
+
+
+@pytest.fixture
+def pgsync(dsn: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the command line on a module ``app`` of the test's own; kills what is left."""
+    started: list[subprocess.Popen[str]] = []
+    (tmp_path / "app.py").write_text(_APP)
+
+    def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+        program = subprocess.Popen(
+            [sys.executable, "-c", "from pgsync.cli import main; main()", *arguments],
+            env={**os.environ, "PGSYNC_DSN": dsn, "PGSYNC_APP": "app:sync", **environment},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(program)
+        return program
+
+    yield start
+    for program in started:
+        program.kill()
+        program.communicate()
+
+
+def known(database: Any) -> list[Any]:
+    """What the daemons say of themselves."""
+    columns = "kinds, queues, concurrency"
+    return database.execute(f"SELECT {columns} FROM pgsync.workers ORDER BY id").fetchall()
+
+
+def free_port() -> int:
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        port: int = line.getsockname()[1]
+        return port
+
+
+def page(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def ended(program: subprocess.Popen[str]) -> str:
+    """End it in order; what it logged."""
+    program.send_signal(signal.SIGTERM)
+    _, logged = program.communicate(timeout=60)
+    assert program.returncode == 0, logged
+    return logged
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_hangup_reloads_the_settings(
+    pgsync: Any, database: Any, tmp_path: Path, processes: str
+) -> None:
+    settings = tmp_path / "pgsync.toml"
+    settings.write_text("queues = 'first'\nconcurrency = 2\n")
+    daemon = pgsync("daemon", "--processes", processes)
+    kinds = ["worker", "scheduler", "maintenance"]
+    every = int(processes)
+    eventually(lambda: known(database) == [(kinds, ["first"], 2)] * every, within=60)
+    settings.write_text("[queues]\nsecond = 10\nfail = 2\n")
+    daemon.send_signal(signal.SIGHUP)
+    eventually(lambda: known(database) == [(kinds, ["second", "fail"], 10)] * every)
+    # It works on them: and a file that cannot be read changes nothing.
+    settings.write_text("queues = 3 = 4")
+    daemon.send_signal(signal.SIGHUP)
+    job = database.execute(
+        "SELECT pgsync.enqueue('fail', '{\"token\": 1}', queue => 'second', max_attempts => 1)"
+    ).fetchone()[0]
+    state = "SELECT state FROM pgsync.all_jobs WHERE id = %s"
+    eventually(lambda: database.execute(state, [job]).fetchone() == ("discarded",))
+    logged = ended(daemon)
+    assert "settings reloaded" in logged
+    assert "settings were not reloaded: pgsync.toml cannot be read" in logged
+
+
+def test_only_the_scheduler(pgsync: Any, database: Any) -> None:
+    daemon = pgsync("daemon", "--only", "scheduler")
+    eventually(lambda: known(database) == [(["scheduler"], [], 0)], within=60)
+    eventually(lambda: database.execute("SELECT 1 FROM pgsync.schedules").fetchone())
+    ended(daemon)
+    assert known(database) == []
+
+
+def test_a_tree_tells_the_health_of_all_its_processes(pgsync: Any, database: Any) -> None:
+    port = free_port()
+    tree = pgsync("daemon", "--processes", "2", "--health-port", str(port))
+    eventually(lambda: page(port, "/readyz") == (200, "ok\n"), within=60)
+    assert "pgsync_listen_connected 1.0" in page(port, "/metrics")[1]
+    pid = database.execute("SELECT min(pid) FROM pgsync.workers").fetchone()[0]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: page(port, "/readyz")[0] == 503)
+    assert page(port, "/livez")[0] == 200
+    eventually(lambda: page(port, "/readyz")[0] == 200, within=60)
+    ended(tree)
+
+
+def test_systemd_hears_of_its_readiness_life_and_end(
+    pgsync: Any, database: Any, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        # A path may have some hundred characters.
+        name = f"\0pgsync-test-{os.getpid()}"
+        line.bind(name)
+        line.settimeout(60)
+        daemon = pgsync("worker", NOTIFY_SOCKET="@" + name[1:], WATCHDOG_USEC="600000")
+        assert line.recv(100) == b"WATCHDOG=1" or known(database)
+        words = {b"WATCHDOG=1"}
+        while b"READY=1" not in words:
+            words.add(line.recv(100))
+        assert known(database)
+        for _ in range(3):
+            assert line.recv(100) == b"WATCHDOG=1"
+        daemon.send_signal(signal.SIGTERM)
+        while (word := line.recv(100)) != b"STOPPING=1":
+            assert word == b"WATCHDOG=1"
+    assert daemon.wait(60) == 0
+
+
+def test_json_logs_name_what_they_are_about_and_no_secret(
+    pgsync: Any, database: Any, dsn: str
+) -> None:
+    secret = "s3same-0pen"
+    daemon = pgsync(
+        *("daemon", "--log-format", "json", "--log-level", "debug"),
+        PGSYNC_DSN=make_conninfo(dsn, password=secret),
+    )
+    job = database.execute(
+        "SELECT pgsync.enqueue('fail', jsonb_build_object('token', %s::text),"
+        " max_attempts => 1)",
+        [secret],
+    ).fetchone()[0]
+    database.execute("SELECT pgsync.enqueue('refresh', '{\"page\": 7}')")
+    count = "SELECT count(*) FROM pgsync.job_history"
+    eventually(lambda: database.execute(count).fetchone() == (2,), within=60)
+    # A session that is lost is told of too.
+    ids = "SELECT array_agg(id) FROM pgsync.workers"
+    before = database.execute(ids).fetchone()
+    database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'pgsync%'"
+    )
+    eventually(lambda: database.execute(ids).fetchone() not in (before, (None,)))
+    logged = ended(daemon)
+    assert secret not in logged
+    lines = [json.loads(line) for line in logged.splitlines()]
+    failed = next(line for line in lines if "attempt 1 failed: ValueError" in line["message"])
+    assert (failed["job"], failed["task"], failed["level"]) == (job, "fail", "warning")
+    said = next(line for line in lines if line["message"] == "a word from the handler")
+    assert (said["job"], said["queue"], said["attempt"]) == (job, "default", 1)
+    said = next(line for line in lines if line["message"] == "a word from the operation")
+    assert (said["operation"], said["lock"], said["task"]) == ("refresh", "refresh:7", "refresh")
+    assert any("lost its session" in line["message"] for line in lines)
+
+
+def test_a_wrong_password_is_not_told(pgsync: Any, dsn: str) -> None:
+    secret = "s3same-0pen"
+    with suppress(subprocess.TimeoutExpired):
+        daemon = pgsync(
+            "worker", "--drain", PGSYNC_DSN=f"postgresql://u:{secret}@127.0.0.1:1/nothing"
+        )
+        output, errors = daemon.communicate(timeout=60)
+        assert daemon.returncode == 2
+        assert secret not in output + errors
