@@ -236,9 +236,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '14615e8dc91132b07333c2a0e25d83a62956391291c60a8611badd05767504ad')
-VALUES ('api', 0, '0.1.0', '64640c9574bd1b1cd52b97d6eb6b2b0ffab7cce299b465a8a65f74ee3095a7bb')
-VALUES ('api', 0, '0.1.0', '3d96431f08cc9c4b3a21a3559658d6f18a1cba1c1b2d5661cc9919022a1bf039')
+VALUES ('api', 0, '0.1.0', '1d084758a94af3895225ebb2fa1e97ee2d5b5021e458fefca2d34116cf0b6c76')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -172,8 +172,7 @@ def test_json_logs_name_what_they_are_about_and_no_secret(
         PGSYNC_DSN=make_conninfo(dsn, password=secret),
     )
     job = database.execute(
-        "SELECT pgsync.enqueue('fail', jsonb_build_object('token', %s::text),"
-        " max_attempts => 1)",
+        "SELECT pgsync.enqueue('fail', jsonb_build_object('token', %s::text), max_attempts => 1)",
         [secret],
     ).fetchone()[0]
     database.execute("SELECT pgsync.enqueue('refresh', '{\"page\": 7}')")
