@@ -237,8 +237,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '1d084758a94af3895225ebb2fa1e97ee2d5b5021e458fefca2d34116cf0b6c76')
-VALUES ('api', 0, '0.1.0', '1a8db46f03a1fb0d9ff102af02cbc030760202974466e286860b89b858048ffc')
+VALUES ('api', 0, '0.1.0', '4d6b891105239f7d59d3873bf7ff93fba5fca43e8524799a9a1da367a6c48607')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
