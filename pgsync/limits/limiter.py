@@ -71,7 +71,7 @@ class _LimiterFace(Generic[E]):
 
     def key(self, key: str) -> str:
         """The key as the database knows it: the limiter's name before it."""
-        return self._prefix + key
+        return f"{self._prefix}{key}"
 
     def headers(self, decision: Decision) -> dict[str, str]:
         """The header fields of an HTTP answer: RateLimit-Policy, RateLimit, and Retry-After.
@@ -235,7 +235,7 @@ class Limiter(_LimiterFace[LimitExchange]):
         Raises:
             LimitUndecided: if the database is away, unless the limiter lets pass then.
         """
-        key = self._prefix + key
+        key = self.key(key)
         cost = check_cost(cost, self._limits)
         known = self._known(key, cost)
         return self._counted(self._drive(self._hit_plan(key, cost)) if known is None else known)
@@ -329,7 +329,7 @@ class AsyncLimiter(_LimiterFace[AsyncLimitExchange]):
 
     async def hit(self, key: str, cost: int = 1) -> Decision:
         """As :meth:`Limiter.hit`."""
-        key = self._prefix + key
+        key = self.key(key)
         cost = check_cost(cost, self._limits)
         known = self._known(key, cost)
         decision = await self._drive(self._hit_plan(key, cost)) if known is None else known

@@ -118,7 +118,10 @@ class Watch:
                 last_seen = now
                 if now > deadline:
                     kept.cut()
-            with self._starting:
-                if not self._deadlines and now - last_seen > _IDLE_SECONDS:
+            if now - last_seen > _IDLE_SECONDS:
+                with self._starting:
                     self._thread = None
-                    return
+                    # A call that came before that saw a thread; one after starts another.
+                    if not self._deadlines:
+                        return
+                    self._thread = threading.current_thread()

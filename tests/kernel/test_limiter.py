@@ -58,6 +58,12 @@ def test_the_answer_names_the_limit_that_binds(face: Any) -> None:
     assert limiter.hit("8").limit is None
 
 
+def test_a_key_may_be_any_value_with_a_text(face: Any) -> None:
+    limiter = face.limiter("graph", Limit(1, per=60))
+    assert limiter.hit(7).key == "graph:7"
+    assert not limiter.hit("7").allowed
+
+
 def test_laravels_names(face: Any) -> None:
     limiter = face.limiter("login", Limit(2, per=60))
     assert limiter.remaining("ann") == 2
