@@ -116,9 +116,12 @@ def migrate(dsn: str, *, modules: bool = False) -> list[str]:
 def check_schema(connection: psycopg.Connection[Any]) -> None:
     """Refuse to work on a schema that is not this version's.
 
+    One of a later patch of this minor version is: in a rolling deploy the schema is migrated first,
+    and processes of the former version may start again beside those of the new one.
+
     Raises:
         SchemaMissing: if it is not installed, or older than this code.
-        SchemaTooNew: if it was installed by a newer pgsync.
+        SchemaTooNew: if it was installed by a newer minor version of pgsync.
     """
     installed = _installed(connection).get("kernel", {})
     if not installed:
@@ -129,7 +132,21 @@ def check_schema(connection: psycopg.Connection[Any]) -> None:
             f"the schema pgsync is at version {newest}, and this code needs migration "
             f"{missing[0]} too; run pgsync migrate"
         )
-    _refuse_newer("kernel", newest)
+    if _minor_version(_installed_by(connection)) != _minor_version(__version__):
+        _refuse_newer("kernel", newest)
+
+
+def _installed_by(connection: psycopg.Connection[Any]) -> str:
+    """The version of pgsync that installed the functions and views."""
+    with translated():
+        row = connection.execute(
+            "SELECT m.name FROM pgsync.schema_migration AS m WHERE m.component = 'api'"
+        ).fetchone()
+    return row[0] if row else ""
+
+
+def _minor_version(version: str) -> list[str]:
+    return version.split(".")[:2]
 
 
 def functions_are_current(connection: psycopg.Connection[Any]) -> bool:

@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgsync import Coordinator, Limit, PgsyncError, SchemaMissing, SchemaTooNew, ServerUnsupported
 from pgsync.database.migrations import MIGRATION_LOCK, migrate, migrations, render
+from pgsync.version import __version__
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.core
@@ -92,8 +93,22 @@ def test_a_newer_schema_is_refused(dsn: str, database: Any) -> None:
     database.execute("INSERT INTO pgsync.schema_migration VALUES ('kernel', 9999, 'next', 'x')")
     with pytest.raises(SchemaTooNew, match="upgrade pgsync"):
         migrate(dsn)
+    installed_by(database, "9.0.1")
     with Coordinator(dsn) as sync, pytest.raises(SchemaTooNew, match="9999"):
         sync.job(1)
+
+
+def test_a_schema_of_a_later_patch_is_worked_on(dsn: str, database: Any) -> None:
+    database.execute("INSERT INTO pgsync.schema_migration VALUES ('kernel', 9999, 'next', 'x')")
+    installed_by(database, __version__.rpartition(".")[0] + ".99")
+    with Coordinator(dsn) as sync:
+        assert sync.run_worker(drain=True, scheduler=True).completed == 0
+
+
+def installed_by(database: Any, version: str) -> None:
+    database.execute(
+        "UPDATE pgsync.schema_migration SET name = %s WHERE component = 'api'", [version]
+    )
 
 
 def test_a_missing_or_older_schema_is_refused(empty_dsn: str, dsn: str, database: Any) -> None:
