@@ -18,11 +18,12 @@ from pgsync.cli.jobs import jobs
 from pgsync.cli.limits import limits
 from pgsync.cli.locks import locks
 from pgsync.cli.maintenance import maintenance
-from pgsync.cli.overview import operations, status, workers
+from pgsync.cli.overview import operations, workers
 from pgsync.cli.queues import queues
 from pgsync.cli.schedules import schedules
 from pgsync.cli.schema import doctor, migrate
 from pgsync.cli.settings import use_database_of_file
+from pgsync.cli.status import status
 from pgsync.cli.work import daemon, worker
 from pgsync.errors import (
     ConnectionFailed,

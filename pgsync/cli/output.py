@@ -15,7 +15,17 @@ from rich.table import Table
 from pgsync.coordinator import Coordinator
 from pgsync.database.faults import translated
 
-__all__ = ["direct_dsn_option", "dsn_option", "fetch", "json_option", "printable", "show"]
+__all__ = [
+    "count",
+    "direct_dsn_option",
+    "dsn_option",
+    "fetch",
+    "json_option",
+    "printable",
+    "show",
+    "span",
+    "table",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,10 +75,30 @@ def show(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str) -> Non
     elif not rows:
         click.echo(empty)
     else:
-        table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+        shown = table(*rows[0])
         for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
-        Console(highlight=False, markup=False).print(table)
+            shown.add_row(*(_cell(value) for value in row.values()))
+        Console(highlight=False, markup=False).print(shown)
+
+
+def table(*columns: str) -> Table:
+    """An empty table in the style of all commands."""
+    return Table(*columns, box=None, header_style="bold", pad_edge=False)
+
+
+def count(number: int, most: int) -> str:
+    """A number that was counted to ``most`` and no further."""
+    return f"{number:,}" if number <= most else f"{most:,}+"
+
+
+def span(duration: timedelta | None) -> str:
+    """A duration for people: milliseconds, then seconds, then hours and minutes."""
+    if duration is None:
+        return ""
+    seconds = duration.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Commands that only read: the state of everything, limits, operations, workers."""
+"""``pgsync operations`` and ``pgsync workers``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,7 @@ import click
 
 from pgsync.cli.output import dsn_option, fetch, json_option, show
 
-__all__ = ["operations", "status", "workers"]
-
-
-@click.command()
-@dsn_option
-@json_option
-def status(dsn: str | None, as_json: bool) -> None:
-    """How many locks, jobs, workers, schedules and running operations there are."""
-    rows = fetch(
-        dsn,
-        "SELECT (SELECT count(*) FROM pgsync.locks) AS locks,"
-        " (SELECT coalesce(sum(q.available), 0)::bigint FROM pgsync.queues AS q) AS available,"
-        " (SELECT coalesce(sum(q.scheduled), 0)::bigint FROM pgsync.queues AS q) AS scheduled,"
-        " (SELECT coalesce(sum(q.running), 0)::bigint FROM pgsync.queues AS q) AS running,"
-        " (SELECT count(*) FROM pgsync.workers) AS workers,"
-        " (SELECT count(*) FROM pgsync.schedules AS s WHERE s.state = 'active') AS schedules,"
-        " (SELECT count(*) FROM pgsync.operations AS o WHERE o.state = 'running') AS operations",
-    )
-    show(rows, as_json=as_json, empty="")
+__all__ = ["operations", "workers"]
 
 
 @click.command()

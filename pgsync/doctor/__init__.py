@@ -20,7 +20,7 @@ from pgsync.doctor.vacuum import BLOAT, old_snapshots
 from pgsync.doctor.work import RIGHTS, WORK
 from pgsync.errors import PgsyncError
 
-__all__ = ["Check", "Finding", "Level", "checks", "examine"]
+__all__ = ["WORK", "Check", "Finding", "Level", "checks", "examine"]
 
 
 def examine(

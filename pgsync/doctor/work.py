@@ -110,24 +110,29 @@ WORK = (
         well="none has been paused for an hour with jobs in it",
     ),
     asking(
-        "duties",
+        "failed duties",
         """
-        SELECT CASE m.outcome WHEN 'failed' THEN 'failure' ELSE 'warning' END,
-               'the duty ' || quote_literal(m.duty) || CASE
-                   WHEN m.outcome = 'failed' THEN ' failed: ' || m.error
-                   WHEN m.last_run_at IS NULL THEN ' has never run'
-                   ELSE ' ran last at ' || date_trunc('second', m.last_run_at) END,
-               'let a daemon run (pgsync daemon --app ...), or CALL pgsync.do_duties(ARRAY['
-               || quote_literal(m.duty) || '])'
-        FROM pgsync.maintenance AS m
-        -- What has never run is late from the schema's beginning.
-        CROSS JOIN (SELECT min(i.applied_at) AS since FROM pgsync.schema_migration AS i) AS s
-        WHERE m.every IS NOT NULL
-          AND (m.outcome = 'failed'
-               -- Runs that find nothing to do are noted once a minute.
-               OR coalesce(m.last_run_at, s.since)
-                  < pgsync.clock() - 3 * greatest(m.every, interval '1 minute'))
-        ORDER BY m.outcome = 'failed' DESC, m.duty
+        SELECT 'failure', 'the duty ' || quote_literal(m.duty) || ' failed: ' || m.error,
+               'mend the reason; then it goes on by itself'
+        FROM pgsync.maintenance AS m WHERE m.outcome = 'failed' ORDER BY m.duty
+        """,
+        well="the last run of none failed",
+    ),
+    asking(
+        "late duties",
+        """
+        SELECT 'warning', count(*) || ' duties of the maintenance are late, longest ' || (
+                   array_agg(quote_literal(l.duty) ORDER BY l.since))[1] || ', since '
+                   || date_trunc('second', min(l.since)),
+               'let a daemon run: pgsync daemon --app package.module:coordinator'
+        FROM (SELECT m.duty, coalesce(m.last_run_at, s.since) AS since
+              FROM pgsync.maintenance AS m
+              -- What has never run is late from the schema's beginning.
+              CROSS JOIN (SELECT min(i.applied_at) AS since FROM pgsync.schema_migration AS i) AS s
+              -- Runs that find nothing to do are noted once a minute.
+              WHERE coalesce(m.last_run_at, s.since)
+                    < pgsync.clock() - 3 * greatest(m.every, interval '1 minute')) AS l
+        HAVING count(*) > 0
         """,
         well="each was done when it was due",
     ),
