@@ -206,11 +206,12 @@ BEGIN
             RAISE invalid_parameter_value USING MESSAGE =
                 format('a cost of %s can never pass a limit of %s', cost, most);
         END IF;
+        FOR j IN 1 .. i - 1 LOOP
+            IF per[j] = per[i] AND coalesce(algorithm[j], 'fixed') = coalesce(algorithm[i], 'fixed') THEN
+                RAISE invalid_parameter_value USING MESSAGE = 'two limits of a key have the same window';
+            END IF;
+        END LOOP;
     END LOOP;
-    IF size > 1 AND size > (SELECT count(DISTINCT (l.per, coalesce(l.algorithm, 'fixed')))
-               FROM unnest(per, algorithm) AS l (per, algorithm)) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'two limits of a key have the same window';
-    END IF;
 END
 $$;
 
