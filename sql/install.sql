@@ -237,7 +237,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '4d6b891105239f7d59d3873bf7ff93fba5fca43e8524799a9a1da367a6c48607')
+VALUES ('api', 0, '0.1.0', '23942cfff2a31a63da38633ab81a67cc84860f3a1360a52f562d9b677a60c2a2')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
