@@ -369,6 +369,10 @@ class AsyncCoordinator(
         self.limit_exchange = AsyncLimitExchange(self.database)
         self._running: tuple[Daemon, asyncio.Task[WorkerReport]] | None = None
 
+    def new_database(self, *, size: int) -> AsyncDatabase:
+        """Another pool of connections to the same database; who made it closes it."""
+        return AsyncDatabase(self.dsn, size=size, prepare=self._check)
+
     async def _begin(self) -> None:
         """As :meth:`Coordinator._begin`."""
 

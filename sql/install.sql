@@ -193,6 +193,16 @@ VALUES ('kernel', 21, 'daemon', 'ceb6ad59ce511d313f3d4fc107eebee1da5ce412a965f00
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 22) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0022_failed_jobs.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 22, 'failed_jobs', '8961d3286d7662a42a8aab1d02ec7f2f23c5c299730cb55b35aba3381c0435f9');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -238,6 +248,7 @@ BEGIN;
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', '23942cfff2a31a63da38633ab81a67cc84860f3a1360a52f562d9b677a60c2a2')
+VALUES ('api', 0, '0.1.0', '8e0371ffdaaf04872df2d509999f2647666d4babcd1ad04944b9a97383099ad1')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -1,50 +1,83 @@
-"""Signing in with the token, and the headers that every answer carries."""
+"""Signing in with a token, the role that it gives, and the headers that every answer carries."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import json
 import secrets
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Access", "SecurityHeaders"]
+__all__ = ["Access", "SecurityHeaders", "Session"]
 
 _COOKIE = "pgsync_session"
 _SECONDS = 12 * 3600
+_LONGEST_NAME = 60
 _CONTENT_POLICY = (
-    b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
-    b" base-uri 'none'; frame-ancestors 'none'"
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+    b" connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
-class Access:
-    """One token for all who may look; a session is a cookie that only this process could make."""
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who has signed in: with which role, as whom, and until when (seconds since 1970)."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
+    role: str
+    name: str
+    nonce: str
+    until: int
+
+    @property
+    def may_act(self) -> bool:
+        """Whether this session may change anything."""
+        return self.role == "operate"
+
+
+class Access:
+    """Two tokens, one to operate and one that only reads; sessions are signed cookies."""
+
+    def __init__(self, token: str, read_token: str | None = None) -> None:
+        self._tokens = [(token.encode(), "operate")]
+        if read_token:
+            self._tokens.append((read_token.encode(), "read"))
         # New with each start, so that a restart signs everybody out.
         self._key = secrets.token_bytes(32)
 
-    def accepts(self, token: str) -> bool:
-        """Whether this is the token; takes the same time whatever is wrong with it."""
-        return hmac.compare_digest(token.encode(errors="replace"), self._token)
+    def role_of(self, token: str) -> str | None:
+        """The role that a token gives; takes the same time whatever is wrong with it."""
+        given = token.encode(errors="replace")
+        fitting = [role for known, role in self._tokens if hmac.compare_digest(given, known)]
+        return fitting[0] if fitting else None
 
-    def is_signed_in(self, request: HTTPConnection) -> bool:
-        """Whether the request has the session's cookie, or the token as a bearer."""
+    def session(self, request: HTTPConnection) -> Session | None:
+        """The session of the request's cookie, or of a token that it has as a bearer."""
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.accepts(bearer):
-            return True
-        return hmac.compare_digest(request.cookies.get(_COOKIE, "").encode(), self._session())
+        if scheme.lower() == "bearer" and (role := self.role_of(bearer)):
+            return Session(role, "bearer", "", 0)
+        body, _, signature = request.cookies.get(_COOKIE, "").partition(".")
+        if not hmac.compare_digest(signature.encode(), self.sign("session", body).encode()):
+            return None
+        session = Session(**json.loads(base64.urlsafe_b64decode(body)))
+        return session if session.until > time.time() else None
 
-    def sign_in(self, request: Request, response: Response) -> None:
-        """Give the browser the session's cookie."""
+    def sign_in(self, request: Request, response: Response, role: str, name: str) -> None:
+        """Give the browser a session's cookie."""
+        name = "".join(each for each in name if each.isprintable()).strip()[:_LONGEST_NAME]
+        session = Session(
+            role, name or "dashboard", secrets.token_hex(8), int(time.time()) + _SECONDS
+        )
+        body = base64.urlsafe_b64encode(json.dumps(asdict(session)).encode()).decode()
         response.set_cookie(
             _COOKIE,
-            self._session().decode(),
+            f"{body}.{self.sign('session', body)}",
             max_age=_SECONDS,
             httponly=True,
             samesite="strict",
@@ -52,18 +85,34 @@ class Access:
             path=request.scope.get("root_path") or "/",
         )
 
-    def _session(self) -> bytes:
-        return hmac.new(self._key, self._token, hashlib.sha256).hexdigest().encode()
+    def sign_out(self, request: Request, response: Response) -> None:
+        """Take the cookie away."""
+        response.delete_cookie(_COOKIE, path=request.scope.get("root_path") or "/")
+
+    def form_token(self, session: Session) -> str:
+        """What each form of the session carries, and no other site can know."""
+        return self.sign("form", session.nonce)
+
+    def is_own_form(self, session: Session, token: object) -> bool:
+        """Whether a form came from a page of this session; never for a bearer, which has none."""
+        return (
+            isinstance(token, str)
+            and bool(session.nonce)
+            and hmac.compare_digest(token.encode(), self.form_token(session).encode())
+        )
+
+    def sign(self, purpose: str, body: str) -> str:
+        """The signature of something that a browser keeps for this process."""
+        return hmac.new(self._key, f"{purpose}:{body}".encode(), hashlib.sha256).hexdigest()
 
 
 class SecurityHeaders:
-    """Adds the headers that keep a page to itself: no script, no frame, no foreign source."""
+    """Adds the headers that keep a page to itself: no inline script, no frame, no other source."""
 
     _HEADERS = (
         (b"content-security-policy", _CONTENT_POLICY),
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
-        (b"cache-control", b"no-store"),
     )
 
     def __init__(self, app: ASGIApp) -> None:
@@ -75,7 +124,14 @@ class SecurityHeaders:
     def _adding(self, send: Send) -> Callable[[Message], Awaitable[None]]:
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self._HEADERS]
+                names = {name for name, _ in message["headers"]}
+                # What has a tag is kept, and asked for again by it.
+                caching = b"no-cache" if b"etag" in names else b"no-store"
+                message["headers"] = [
+                    *message["headers"],
+                    *self._HEADERS,
+                    (b"cache-control", caching),
+                ]
             await send(message)
 
         return add

@@ -2,56 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import base64
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 from starlette.applications import Starlette
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.templating import Jinja2Templates
 
 from pgsync.coordinator import AsyncCoordinator
 from pgsync.daemon.metrics import CONTENT_TYPE, check_metrics, read_metrics, render_metrics
-from pgsync.dashboard.access import Access, SecurityHeaders
-from pgsync.dashboard.panels import PANELS, json_value, read_panel, shown
+from pgsync.dashboard.access import Access, SecurityHeaders, Session
+from pgsync.dashboard.actions import ACTIONS, perform
+from pgsync.dashboard.formats import json_value
+from pgsync.dashboard.indicator import indicator_tag, read_indicator
+from pgsync.dashboard.live import LiveStreams, wants_events
+from pgsync.dashboard.pages import PAGES, Page, number_given
+from pgsync.dashboard.panels import PANELS, read_panel
+from pgsync.dashboard.reading import acting, reading
+from pgsync.dashboard.rendering import Templates
 from pgsync.errors import InvalidArgument, PgsyncError
-from pgsync.version import __version__
 
 __all__ = ["create_app"]
 
 _HERE = Path(__file__).parent
 _SHORTEST_TOKEN = 16
+_SAID = "pgsync_said"
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(sync: AsyncCoordinator, token: str) -> Starlette:
-    """The dashboard of the coordinator's database, for those who have the token.
+def create_app(sync: AsyncCoordinator, token: str, read_token: str | None = None) -> Starlette:
+    """The dashboard of the coordinator's database, for those who have a token.
+
+    ``token`` may look and act; ``read_token``, where it is given, may only look.
 
     Raises:
-        InvalidArgument: if the token has under 16 characters.
+        InvalidArgument: if a token has under 16 characters, or both are the same.
     """
-    if len(token) < _SHORTEST_TOKEN:
-        raise InvalidArgument(
-            f"the dashboard's token must have {_SHORTEST_TOKEN} characters or more; set "
-            "PGSYNC_DASHBOARD_TOKEN, for example to the output of: openssl rand -hex 16"
-        )
-    dashboard = _Dashboard(sync, Access(token))
+    for name, given in (
+        ("PGSYNC_DASHBOARD_TOKEN", token),
+        ("PGSYNC_DASHBOARD_READ_TOKEN", read_token),
+    ):
+        if given is not None and len(given) < _SHORTEST_TOKEN:
+            raise InvalidArgument(
+                f"the dashboard's token must have {_SHORTEST_TOKEN} characters or more; set "
+                f"{name}, for example to the output of: openssl rand -hex 16"
+            )
+    if token == read_token:
+        raise InvalidArgument("the token that only reads must differ from the other")
+    dashboard = _Dashboard(sync, Access(token, read_token))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await sync.close()
+        await dashboard.close()
 
     return Starlette(
         routes=[
-            Route("/", dashboard.overview, name="overview"),
+            *(Route(page.path, dashboard.page(page), name=page.name) for page in PAGES),
             Route("/sign-in", dashboard.sign_in_page, name="sign_in"),
             Route("/sign-in", dashboard.sign_in, methods=["POST"]),
+            Route("/sign-out", dashboard.sign_out, methods=["POST"], name="sign_out"),
+            Route("/do/{subject}/{action}", dashboard.act, methods=["POST"], name="act"),
+            Route("/status/{operation}/{key:path}", dashboard.status, name="status"),
             Route("/api/{panel}", dashboard.api),
             Route("/livez", dashboard.live),
             Route("/healthz", dashboard.live),
@@ -60,6 +83,11 @@ def create_app(sync: AsyncCoordinator, token: str) -> Starlette:
             Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={
+            HTTPException: dashboard.refused,
+            PgsyncError: dashboard.refused,
+            psycopg.Error: dashboard.refused,
+        },
         lifespan=lifespan,
     )
 
@@ -67,58 +95,142 @@ def create_app(sync: AsyncCoordinator, token: str) -> Starlette:
 class _Dashboard:
     def __init__(self, sync: AsyncCoordinator, access: Access) -> None:
         self._sync = sync
+        # A pool of its own: what people look at never takes a connection from the app's work.
+        self._database = sync.new_database(size=4)
         self._access = access
-        self._templates = Jinja2Templates(_HERE / "templates")
-        self._templates.env.filters["shown"] = shown
-        self._templates.env.globals["version"] = __version__
+        self._templates = Templates(access)
+        self._streams = LiveStreams()
 
-    async def overview(self, request: Request) -> Response:
-        if not self._access.is_signed_in(request):
-            return RedirectResponse(request.url_for("sign_in"), status_code=303)
-        panels: list[tuple[Any, list[dict[str, Any]] | None]] = []
-        async with self._sync.database.connection() as connection:
-            for panel in PANELS:
-                try:
-                    panels.append((panel, await read_panel(connection, panel)))
-                except Exception:  # noqa: BLE001 - one slow panel must not hide the others
-                    panels.append((panel, None))
-        return self._templates.TemplateResponse(request, "overview.html", {"panels": panels})
+    async def close(self) -> None:
+        await self._database.close()
+        await self._sync.close()
+
+    def page(self, page: Page) -> Handler:
+        async def show(request: Request) -> Response:
+            session = self._access.session(request)
+            if session is None:
+                if wants_events(request):
+                    raise HTTPException(401, "sign in first")
+                return RedirectResponse(request.url_for("sign_in").path, status_code=303)
+            if wants_events(request):
+                return self._streams.stream(lambda: self._live_part(page, request, session))
+            async with reading(self._database) as read:
+                context = await page.read(read, request)
+            said = self._said(request)
+            response = self._templates.response(
+                request, page.name, {**context, "page": page, "said": said}, session=session
+            )
+            if said is not None:
+                response.delete_cookie(_SAID, path=_root(request))
+            return response
+
+        return show
+
+    async def _live_part(self, page: Page, request: Request, session: Session) -> str:
+        async with reading(self._database) as read:
+            context = await page.read(read, request)
+        return self._templates.live(request, page.name, {**context, "page": page}, session)
 
     async def sign_in_page(self, request: Request) -> Response:
-        return self._templates.TemplateResponse(request, "sign_in.html", {"refused": False})
+        return self._templates.response(request, "sign_in", {"refused": False})
 
     async def sign_in(self, request: Request) -> Response:
         async with request.form(max_files=0, max_fields=4, max_part_size=4096) as form:
-            given = form.get("token")
-        if not isinstance(given, str) or not self._access.accepts(given):
-            return self._templates.TemplateResponse(
-                request, "sign_in.html", {"refused": True}, status_code=403
+            token, name = form.get("token"), form.get("name")
+        role = self._access.role_of(token) if isinstance(token, str) else None
+        if role is None:
+            return self._templates.response(request, "sign_in", {"refused": True}, status=403)
+        response = RedirectResponse(request.url_for("overview").path, status_code=303)
+        self._access.sign_in(request, response, role, name if isinstance(name, str) else "")
+        return response
+
+    async def sign_out(self, request: Request) -> Response:
+        await self._own_form(request)
+        response = RedirectResponse(request.url_for("sign_in").path, status_code=303)
+        self._access.sign_out(request, response)
+        return response
+
+    async def act(self, request: Request) -> Response:
+        """Do what a form asks for, then show the page that it was on."""
+        session, form = await self._own_form(request)
+        if not session.may_act:
+            raise HTTPException(403, "this token may look, but not act")
+        action = ACTIONS.get((request.path_params["subject"], request.path_params["action"]))
+        if action is None:
+            raise HTTPException(404, "there is no such action")
+        async with acting(self._database) as read:
+            said = await perform(read, action, form, session.name)
+        response = RedirectResponse(_back(request, form.get("back")), status_code=303)
+        body = base64.urlsafe_b64encode(said.encode()).decode()
+        response.set_cookie(
+            _SAID,
+            f"{body}.{self._access.sign('said', body)}",
+            max_age=60,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+            path=_root(request),
+        )
+        return response
+
+    async def _own_form(self, request: Request) -> tuple[Session, FormData]:
+        session = self._access.session(request)
+        if session is None:
+            raise HTTPException(401, "sign in first")
+        async with request.form(max_files=0, max_fields=1100, max_part_size=4096) as form:
+            if not self._access.is_own_form(session, form.get("form_token")):
+                raise HTTPException(403, "this form is not of your session: load the page again")
+            return session, form
+
+    def _said(self, request: Request) -> str | None:
+        """What the action that led here had to tell; signed, so that nobody puts words into it."""
+        body, _, signature = request.cookies.get(_SAID, "").partition(".")
+        if not hmac.compare_digest(signature.encode(), self._access.sign("said", body).encode()):
+            return None
+        return base64.urlsafe_b64decode(body).decode()
+
+    async def status(self, request: Request) -> Response:
+        """The state of an operation on a key: HTML, or JSON where that is asked for."""
+        if self._access.session(request) is None:
+            raise HTTPException(401, "send the token: Authorization: Bearer ...")
+        async with reading(self._database) as read:
+            state = await read_indicator(
+                read, request.path_params["operation"], request.path_params["key"]
             )
-        response = RedirectResponse(request.url_for("overview"), status_code=303)
-        self._access.sign_in(request, response)
+        form = "json" if "application/json" in request.headers.get("accept", "") else "html"
+        tag = indicator_tag(state, form)
+        headers = {"etag": tag, "vary": "accept"}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        response = (
+            JSONResponse(state)
+            if form == "json"
+            else self._templates.response(request, "indicator", {"run": state})
+        )
+        response.headers.update(headers)
         return response
 
     async def api(self, request: Request) -> Response:
-        if not self._access.is_signed_in(request):
+        if self._access.session(request) is None:
             raise HTTPException(401, "send the token: Authorization: Bearer ...")
-        panel = next((each for each in PANELS if each.name == request.path_params["panel"]), None)
-        if panel is None:
-            raise HTTPException(404, f"one of {', '.join(each.name for each in PANELS)}")
-        async with self._sync.database.connection() as connection:
-            rows = await read_panel(connection, panel)
+        panel = request.path_params["panel"]
+        if panel not in PANELS:
+            raise HTTPException(404, f"one of {', '.join(PANELS)}")
+        async with reading(self._database) as read:
+            rows = await read_panel(read, panel, number_given(request, "before"))
         return JSONResponse(
             [{name: json_value(value) for name, value in row.items()} for row in rows]
         )
 
     async def metrics(self, request: Request) -> Response:
         """Metrics of the database, in the text format of Prometheus."""
-        if not self._access.is_signed_in(request):
+        if self._access.session(request) is None:
             raise HTTPException(401, "send the token: Authorization: Bearer ...")
         try:
             check_metrics()
         except InvalidArgument as error:
             raise HTTPException(501, str(error)) from None
-        page = render_metrics(await self._sync.database.run(read_metrics()))
+        page = render_metrics(await self._database.run(read_metrics()))
         return Response(page, media_type=CONTENT_TYPE)
 
     async def live(self, _request: Request) -> Response:
@@ -128,8 +240,49 @@ class _Dashboard:
     async def ready(self, _request: Request) -> Response:
         """Whether the database answers too."""
         try:
-            async with self._sync.database.connection() as connection:
-                await connection.execute("SELECT 1")
-        except PgsyncError as error:
+            async with reading(self._database) as read:
+                await read.rows("SELECT 1")
+        except (PgsyncError, psycopg.Error) as error:
             return PlainTextResponse(f"not ready: {type(error).__name__}", status_code=503)
         return PlainTextResponse("ok")
+
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """An error as a page, or as JSON for the API; says nothing of what is inside."""
+        match error:
+            case HTTPException():
+                status, message = error.status_code, error.detail
+            case InvalidArgument():
+                status, message = 400, str(error)
+            case psycopg.errors.QueryCanceled():
+                status, message = 503, "the database took too long, and the query was ended"
+            case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction():
+                status, message = 503, "the schema is older than this version: run pgsync migrate"
+            case psycopg.errors.DataError():
+                status, message = 400, error.diag.message_primary or "that cannot be read"
+            case _:
+                status, message = 503, f"the database did not answer ({type(error).__name__})"
+        path = request.url.path[len(_root(request).rstrip("/")) :]
+        if path.startswith(("/api/", "/status/", "/metrics")) or wants_events(request):
+            return JSONResponse({"error": message}, status_code=status)
+        return self._templates.response(
+            request,
+            "error",
+            {"status": status, "message": message},
+            session=self._access.session(request),
+            status=status,
+        )
+
+
+def _root(request: Request) -> str:
+    return request.scope.get("root_path") or "/"
+
+
+def _back(request: Request, given: object) -> str:
+    """The page that a form names, if it is one of the dashboard's; else the overview."""
+    overview = request.url_for("overview").path
+    if not isinstance(given, str) or "\\" in given:
+        return overview
+    parts = urlsplit(given)
+    if parts.scheme or parts.netloc or not parts.path.startswith(overview):
+        return overview
+    return given

@@ -1,18 +1,13 @@
-"""What the page shows: each panel is one bounded query on one of pgsync's views."""
+"""Lists that are a page and a part of the JSON API: each is one bounded query."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
-import psycopg
-from psycopg.rows import dict_row
+from pgsync.dashboard.reading import MOST_COUNTED, Read
 
-__all__ = ["PANELS", "Panel", "json_value", "read_panel", "shown"]
-
-_STATEMENT_TIMEOUT = "2s"
+__all__ = ["PANELS", "Panel", "read_panel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,105 +16,114 @@ class Panel:
 
     name: str
     title: str
-    empty: str
     query: LiteralString
 
 
-PANELS = (
+_ALL = (
     Panel(
         "operations",
         "Operations",
-        "No operation has run yet.",
-        "SELECT o.id, o.operation, o.key, o.state, o.actor, o.requested_at, o.duration,"
-        " o.done, o.total, o.error, o.blocked_by"
-        " FROM pgsync.operations AS o ORDER BY o.id DESC LIMIT 25",
+        "SELECT o.id, o.operation, o.key, o.state, o.actor, o.requested_at, o.finished_at,"
+        " o.duration, o.done, o.total, o.error, o.blocked_by, o.job_id"
+        " FROM pgsync.operations AS o WHERE o.id < coalesce(%(before)s, 9223372036854775807)"
+        " ORDER BY o.id DESC LIMIT 50",
     ),
     Panel(
         "queues",
         "Queues",
-        "No queue has jobs or workers.",
-        "SELECT q.name, q.paused, q.available, q.scheduled, q.running, q.oldest_wait, q.workers"
-        " FROM pgsync.queues AS q ORDER BY q.name LIMIT 100",
+        """
+        WITH depth AS MATERIALIZED (SELECT * FROM pgsync.queues_now(%(most)s)),
+        serving AS (
+            SELECT u.queue, count(*) AS workers, sum(w.concurrency) AS capacity
+            FROM pgsync.worker AS w CROSS JOIN unnest(w.queues) AS u (queue) GROUP BY u.queue
+        ), done AS (
+            SELECT w.queue, w.jobs_past_hour, w.discarded_past_hour, w.mean_wait, w.mean_run
+            FROM pgsync.workload AS w
+        ), past AS (
+            SELECT t.queue, array_agg(t.available ORDER BY t.at) AS depths
+            FROM pgsync.queue_depth AS t WHERE t.at > pgsync.clock() - interval '2 hours'
+            GROUP BY t.queue
+        )
+        SELECT n.name, q.paused_at IS NOT NULL AS paused, q.paused_at, q.paused_by,
+               coalesce(d.available, 0) AS available, coalesce(d.scheduled, 0) AS scheduled,
+               coalesce(d.waiting, 0) AS waiting, coalesce(d.running, 0) AS running,
+               d.oldest_ready AS oldest_wait,
+               coalesce(s.workers, 0) + coalesce(a.workers, 0) AS workers,
+               (coalesce(s.capacity, 0) + coalesce(a.capacity, 0))::bigint AS capacity,
+               coalesce(h.jobs_past_hour, 0) AS jobs_past_hour,
+               coalesce(h.discarded_past_hour, 0) AS discarded_past_hour, h.mean_wait, h.mean_run,
+               q.max_running, q.max_starts, q.starts_per, p.depths
+        FROM (SELECT d.queue AS name FROM depth AS d UNION SELECT q.name FROM pgsync.queue AS q
+              UNION SELECT s.queue FROM serving AS s WHERE s.queue <> '*'
+              UNION SELECT h.queue FROM done AS h) AS n
+        LEFT JOIN depth AS d ON d.queue = n.name
+        LEFT JOIN pgsync.queue AS q ON q.name = n.name
+        LEFT JOIN serving AS s ON s.queue = n.name
+        LEFT JOIN serving AS a ON a.queue = '*'
+        LEFT JOIN done AS h ON h.queue = n.name
+        LEFT JOIN past AS p ON p.queue = n.name
+        ORDER BY n.name LIMIT 200
+        """,
     ),
     Panel(
         "locks",
         "Locks",
-        "No lock is held.",
-        "SELECT l.name, l.owner, l.token, l.age, l.remaining, l.waiting"
-        " FROM pgsync.locks AS l ORDER BY l.acquired_at LIMIT 100",
+        "SELECT l.name, l.mode, l.owner, l.host, l.pid, l.token, l.acquired_at, l.age,"
+        " l.expires_at, l.remaining, l.expired, l.waiting, l.waiters, l.asked_by"
+        " FROM pgsync.locks AS l ORDER BY l.waiting DESC, l.acquired_at LIMIT 100",
     ),
     Panel(
         "limits",
         "Rate limits",
-        "No limit is in use.",
-        "SELECT l.key, l.algorithm, l.per, l.hits, l.max, l.remaining, l.opens_at, l.waiting,"
-        " l.penalised_until FROM pgsync.rate_limits AS l WHERE l.resets_at > pgsync.clock()"
-        " ORDER BY l.fill DESC, l.key LIMIT 25",
+        "SELECT l.key, l.state, l.algorithm, l.per, l.hits, l.max, l.fill, l.remaining, l.opens_at,"
+        " l.waiting, l.is_set, l.shadowed, l.penalised_until, l.penalty_reason"
+        " FROM pgsync.rate_limits AS l WHERE l.resets_at > pgsync.clock()"
+        " ORDER BY l.penalised_until DESC NULLS LAST, l.fill DESC, l.key LIMIT 100",
     ),
     Panel(
         "schedules",
         "Schedules",
-        "No schedule is declared.",
-        "SELECT s.name, s.state, s.expression, s.timezone, s.next_fire_at, s.last_fire_at"
-        " FROM pgsync.schedules AS s ORDER BY s.next_fire_at, s.name LIMIT 100",
+        "SELECT s.name, s.state, s.task, s.queue, s.kind, s.expression, s.timezone, s.next_fire_at,"
+        " s.last_fire_at, s.last_job_id, s.last_job_state, s.misfire, s.app, s.paused_by,"
+        " s.paused_why, s.disabled_why, s.error"
+        " FROM pgsync.schedules AS s ORDER BY s.next_fire_at, s.name LIMIT 200",
     ),
     Panel(
         "workers",
         "Workers",
-        "No worker lives.",
-        "SELECT w.id, w.name, w.queues, w.state, w.running, w.concurrency, w.silence"
-        " FROM pgsync.workers AS w ORDER BY w.id LIMIT 100",
+        "SELECT w.id, w.name, w.host, w.pid, w.version, w.queues, w.state, w.running,"
+        " w.concurrency, w.started_at, w.seen_at, w.silence,"
+        " w.silence > interval '60 seconds' AS silent"
+        " FROM pgsync.workers AS w ORDER BY w.id LIMIT 200",
     ),
     Panel(
         "jobs",
-        "Jobs that ended last",
-        "No job has ended yet.",
-        "SELECT h.id, h.queue, h.task, h.state, h.attempt, h.finished_at, h.ran,"
-        " h.errors -> -1 ->> 'error' AS error"
-        " FROM pgsync.job_history AS h"
-        " WHERE h.finished_at > pgsync.clock() - interval '1 hour'"
-        " ORDER BY h.finished_at DESC LIMIT 25",
+        "Jobs",
+        "SELECT j.id, j.queue, j.task, j.state, j.attempt, j.max_attempts, j.created_at, j.run_at,"
+        " j.started_at, j.finished_at, j.finished_at - j.started_at AS ran,"
+        " j.errors -> -1 ->> 'error' AS error"
+        " FROM pgsync.all_jobs AS j"
+        " WHERE j.id = ANY ((SELECT f.ids FROM pgsync.find_jobs(most => 50) AS f)::bigint[])"
+        " ORDER BY j.id DESC",
+    ),
+    Panel(
+        "maintenance",
+        "Maintenance",
+        "SELECT m.duty, m.outcome, m.lane, m.every, m.last_run_at, m.duration, m.rows, m.by,"
+        " m.done_at, m.done_total, m.failed_at, m.failures, m.error"
+        " FROM pgsync.maintenance AS m ORDER BY m.outcome = 'failed' DESC, m.lane, m.duty",
+    ),
+    Panel(
+        "audit",
+        "Audit",
+        "SELECT a.id, a.at, a.actor, a.action, a.subject, a.detail FROM pgsync.audit AS a"
+        " WHERE a.id < coalesce(%(before)s, 9223372036854775807) ORDER BY a.id DESC LIMIT 100",
     ),
 )
 
-
-async def read_panel(
-    connection: psycopg.AsyncConnection[Any], panel: Panel
-) -> list[dict[str, Any]]:
-    """The panel's rows; a query that takes over two seconds is ended, for the database's sake."""
-    async with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(
-            "SELECT set_config('statement_timeout', %s, true),"
-            " set_config('transaction_read_only', 'on', true)",
-            [_STATEMENT_TIMEOUT],
-        )
-        await cursor.execute(panel.query)
-        return await cursor.fetchall()
+PANELS = {panel.name: panel for panel in _ALL}
 
 
-def shown(value: Any) -> str:
-    """A value as a person reads it."""
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "yes" if value else "no"
-        case datetime():
-            return f"{value:%Y-%m-%d %H:%M:%S}"
-        case timedelta():
-            return str(timedelta(seconds=round(value.total_seconds())))
-        case list():
-            return ", ".join(str(each) for each in value)
-    return str(value)
-
-
-def json_value(value: Any) -> Any:
-    """A value as JSON has it: times in ISO 8601, durations in seconds."""
-    match value:
-        case datetime():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case Sequence() if not isinstance(value, str):
-            return [json_value(each) for each in value]
-    return value
+async def read_panel(read: Read, name: str, before: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a panel; of one that has pages, those before an id."""
+    return await read.rows(PANELS[name].query, {"before": before, "most": MOST_COUNTED})

@@ -149,23 +149,29 @@ COMMENT ON FUNCTION pgsync.retry_job(bigint) IS
 CREATE OR REPLACE FUNCTION pgsync.pause_queue(queue text, by text DEFAULT NULL) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    moment timestamptz := pgsync.clock();
     since timestamptz;
 BEGIN
     PERFORM pgsync.check_name(queue, 'queue');
     INSERT INTO pgsync.queue AS q (name, paused_at, paused_by)
-    VALUES (pause_queue.queue, pgsync.clock(), coalesce(pause_queue.by, session_user))
+    VALUES (pause_queue.queue, moment, coalesce(pause_queue.by, session_user))
     ON CONFLICT (name) DO UPDATE
     SET paused_at = coalesce(q.paused_at, excluded.paused_at),
         paused_by = coalesce(q.paused_by, excluded.paused_by)
     RETURNING q.paused_at INTO since;
+    IF since = moment THEN
+        PERFORM pgsync.record_audit('queue.paused', queue, by);
+    END IF;
     RETURN since;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.pause_queue(text, text) IS
-    'Stops claims from a queue and returns since when it is paused. Jobs that run go on.';
+    'Stops claims from a queue and returns since when it is paused. Jobs that run go on. Audited.';
 
-CREATE OR REPLACE FUNCTION pgsync.resume_queue(queue text) RETURNS boolean
+DROP FUNCTION IF EXISTS pgsync.resume_queue(text);
+
+CREATE OR REPLACE FUNCTION pgsync.resume_queue(queue text, by text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE pgsync.queue AS q SET paused_at = NULL, paused_by = NULL
@@ -173,12 +179,13 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM pgsync.record_audit('queue.resumed', queue, by);
     PERFORM pgsync.notify_workers(queue);
     RETURN true;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.resume_queue(text) IS 'Ends a pause; false where the queue was not paused.';
+COMMENT ON FUNCTION pgsync.resume_queue(text, text) IS 'Ends a pause; false where the queue was not paused. Audited.';
 
 CREATE OR REPLACE FUNCTION pgsync.limit_queue(
     queue text,

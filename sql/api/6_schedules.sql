@@ -138,7 +138,9 @@ $$;
 COMMENT ON FUNCTION pgsync.remove_schedule(text, text) IS
     'Deletes a schedule and its fires, and keeps what it was in the audit trail; false where there is none. One that code declares comes back when that code is deployed.';
 
-CREATE OR REPLACE FUNCTION pgsync.run_schedule(name text) RETURNS bigint
+DROP FUNCTION IF EXISTS pgsync.run_schedule(text);
+
+CREATE OR REPLACE FUNCTION pgsync.run_schedule(name text, by text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
@@ -150,13 +152,14 @@ BEGIN
         INSERT INTO pgsync.schedule_fire (schedule, fire_time, job_id, fired_at, by_hand)
         VALUES (run_schedule.name, moment, job, moment, true) ON CONFLICT DO NOTHING;
         UPDATE pgsync.schedule AS s SET last_job_id = job WHERE s.name = run_schedule.name;
+        PERFORM pgsync.record_audit('schedule.run', name, by, jsonb_build_object('job', job));
     END IF;
     RETURN job;
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.run_schedule(text) IS
-    'Enqueues a schedule''s task now, apart from its rhythm and even while it is paused; null where there is no such schedule.';
+COMMENT ON FUNCTION pgsync.run_schedule(text, text) IS
+    'Enqueues a schedule''s task now, apart from its rhythm and even while it is paused; null where there is no such schedule. Audited.';
 
 CREATE OR REPLACE FUNCTION pgsync.pause_schedule(name text, by text DEFAULT NULL, why text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$

@@ -114,13 +114,13 @@ $$;
 COMMENT ON FUNCTION pgsync.count_throughput() IS
     'Counts what has ended since the last time, as far as no open transaction can add to it, and says how many jobs that were. Each is counted once: the mark moves in the same transaction.';
 
-CREATE OR REPLACE FUNCTION pgsync.snapshot_queues(most integer DEFAULT 100000) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
+CREATE OR REPLACE FUNCTION pgsync.queues_now(most integer DEFAULT 10000)
+RETURNS TABLE (queue text, available bigint, scheduled bigint, waiting bigint, running bigint, oldest_ready interval)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
-    seen integer;
 BEGIN
-    INSERT INTO pgsync.queue_snapshot (at, queue, available, scheduled, waiting, running, oldest_ready)
+    RETURN QUERY
     WITH RECURSIVE heads AS (
         -- The first job of each queue and priority, from index entry to index entry.
         (SELECT r.queue, r.priority, r.run_at FROM pgsync.job_ready AS r
@@ -134,30 +134,47 @@ BEGIN
     ), available AS (
         SELECT h.queue, min(h.run_at) AS oldest,
                (SELECT count(*) FROM (SELECT FROM pgsync.job_ready AS r WHERE r.queue = h.queue
-                                      LIMIT snapshot_queues.most) AS c) AS jobs
+                                      LIMIT queues_now.most) AS c) AS jobs
         FROM heads AS h GROUP BY h.queue
     ), others AS (
         SELECT j.queue, j.state, count(*) AS jobs FROM (
             (SELECT s.queue, 'scheduled' AS state FROM pgsync.job_scheduled AS s
-             ORDER BY s.run_at LIMIT snapshot_queues.most)
-            UNION ALL (SELECT w.queue, 'waiting' FROM pgsync.job_waiting AS w LIMIT snapshot_queues.most)
-            UNION ALL (SELECT r.queue, 'running' FROM pgsync.job_running AS r LIMIT snapshot_queues.most)
+             ORDER BY s.run_at LIMIT queues_now.most)
+            UNION ALL (SELECT w.queue, 'waiting' FROM pgsync.job_waiting AS w LIMIT queues_now.most)
+            UNION ALL (SELECT r.queue, 'running' FROM pgsync.job_running AS r LIMIT queues_now.most)
         ) AS j GROUP BY 1, 2
     )
-    SELECT moment, n.queue, coalesce(max(a.jobs), 0),
+    SELECT n.queue, coalesce(max(a.jobs), 0),
            coalesce(max(o.jobs) FILTER (WHERE o.state = 'scheduled'), 0),
            coalesce(max(o.jobs) FILTER (WHERE o.state = 'waiting'), 0),
            coalesce(max(o.jobs) FILTER (WHERE o.state = 'running'), 0),
            greatest(moment - min(a.oldest), '0')
-    FROM (SELECT a.queue FROM available AS a
-          UNION SELECT o.queue FROM others AS o
-          -- What has emptied since says so once.
-          UNION SELECT s.queue FROM pgsync.queue_snapshot AS s
-          WHERE s.at = (SELECT max(l.at) FROM pgsync.queue_snapshot AS l)
-            AND s.available + s.scheduled + s.waiting + s.running > 0) AS n
+    FROM (SELECT a.queue FROM available AS a UNION SELECT o.queue FROM others AS o) AS n
     LEFT JOIN available AS a ON a.queue = n.queue
     LEFT JOIN others AS o ON o.queue = n.queue
-    GROUP BY n.queue
+    GROUP BY n.queue;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.queues_now(integer) IS
+    'How deep each queue that has jobs is, counting to most, and how long its first jobs have waited.';
+
+CREATE OR REPLACE FUNCTION pgsync.snapshot_queues(most integer DEFAULT 100000) RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    moment timestamptz := pgsync.clock();
+    seen integer;
+BEGIN
+    INSERT INTO pgsync.queue_snapshot (at, queue, available, scheduled, waiting, running, oldest_ready)
+    SELECT moment, coalesce(n.queue, e.queue), coalesce(n.available, 0), coalesce(n.scheduled, 0),
+           coalesce(n.waiting, 0), coalesce(n.running, 0), n.oldest_ready
+    FROM pgsync.queues_now(most) AS n
+    -- What has emptied since says so once.
+    FULL JOIN (
+        SELECT s.queue FROM pgsync.queue_snapshot AS s
+        WHERE s.at = (SELECT max(l.at) FROM pgsync.queue_snapshot AS l)
+          AND s.available + s.scheduled + s.waiting + s.running > 0
+    ) AS e ON e.queue = n.queue
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS seen = ROW_COUNT;
     RETURN seen;

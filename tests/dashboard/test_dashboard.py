@@ -1,74 +1,74 @@
-"""The dashboard over a real socket: signing in, what it shows, what it refuses."""
+"""The dashboard over a real socket: signing in, its API, its health, what it refuses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import requests
+from click.testing import CliRunner
 
+import pgsync.dashboard
 from pgsync import AsyncCoordinator, Coordinator, InvalidArgument
+from pgsync.cli.dashboard import dashboard
 from pgsync.dashboard import create_app
-from tests.serving import serving
-
-TOKEN = "a token for this test"
+from tests.dashboard.conftest import READ_TOKEN, TOKEN, Browser
 
 
-@pytest.fixture
-def served() -> Iterator[Any]:
-    """Serves an app on a free port of the loopback interface."""
-    with ExitStack() as stack:
-
-        def serve(dsn: str) -> str:
-            return stack.enter_context(serving(create_app(AsyncCoordinator(dsn), TOKEN)))
-
-        yield serve
-
-
-@pytest.fixture
-def url(served: Any, dsn: str) -> str:
-    return served(dsn)
-
-
-def test_the_page_asks_for_the_token(url: str) -> None:
-    answer = requests.get(url, timeout=10)
-    assert answer.url == f"{url}/sign-in"
+def test_a_page_asks_for_the_token(url: str) -> None:
+    for path in ("/", "/jobs", "/audit"):
+        assert requests.get(f"{url}{path}", timeout=10).url == f"{url}/sign-in"
     refused = requests.post(f"{url}/sign-in", data={"token": "wrong"}, timeout=10)
     assert refused.status_code == 403
     assert "That is not the token" in refused.text
 
 
-def test_signed_in_it_shows_what_goes_on(url: str, sync: Coordinator) -> None:
-    @sync.operation("template_sync", lock="template_sync:connection:{connection_id}", ttl=60)
-    def template_sync(op: Any, connection_id: int) -> None:
-        op.progress(3, 4)
-
-    template_sync(connection_id=7)
-    with requests.Session() as browser, sync.lock("<script>alert(1)</script>", ttl=60):
-        browser.post(f"{url}/sign-in", data={"token": TOKEN}, timeout=10)
-        page = browser.get(url, timeout=10)
-        assert page.status_code == 200
-        assert "template_sync:connection:7" in page.text
-        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.text
-        assert "<script" not in page.text
-        assert "could not be read" not in page.text
-        assert "default-src 'none'" in page.headers["content-security-policy"]
-        cookie = next(iter(browser.cookies))
-        assert cookie.has_nonstandard_attr("HttpOnly")
-        style = browser.get(f"{url}/static/dashboard.css", timeout=10)
-        assert style.status_code == 200
+def test_a_session_is_a_cookie_that_only_this_process_can_sign(url: str) -> None:
+    browser = Browser(url)
+    cookie = next(iter(browser.session.cookies))
+    assert cookie.has_nonstandard_attr("HttpOnly")
+    assert cookie.get_nonstandard_attr("SameSite") == "strict"
+    assert TOKEN not in str(cookie.value)
+    body, _, signature = str(cookie.value).strip('"').partition(".")
+    for forged in (f"{body}x.{signature}", f"{body}.", f".{signature}", "x", f"{body}.{'0' * 64}"):
+        answer = requests.get(url, cookies={"pgsync_session": forged}, timeout=10)
+        assert answer.url == f"{url}/sign-in"
 
 
-def test_the_api_answers_with_the_token_as_bearer(url: str, sync: Coordinator) -> None:
+def test_signing_out_ends_the_session(browser: Browser) -> None:
+    assert browser.get("/").url == f"{browser.url}/"
+    form = browser.get("/").text.split('name="form_token" value="')[1].split('"')[0]
+    browser.session.post(f"{browser.url}/sign-out", data={"form_token": form}, timeout=10)
+    assert browser.get("/").url == f"{browser.url}/sign-in"
+
+
+def test_every_answer_forbids_inline_script_and_frames(browser: Browser) -> None:
+    for path in ("/", "/jobs", "/static/dashboard.js", "/nothing"):
+        policy = browser.get(path).headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self';" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+    assert browser.get("/").headers["cache-control"] == "no-store"
+
+
+def test_nothing_that_it_serves_comes_from_elsewhere() -> None:
+    folder = Path(pgsync.dashboard.__file__).parent
+    for file in [*folder.glob("templates/*"), *folder.glob("static/*.*")]:
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "://" not in text, file
+    licences = {path.name for path in folder.glob("static/vendor/*-LICENSE")}
+    assert licences == {"htmx-LICENSE", "uplot-LICENSE"}
+
+
+def test_the_api_answers_with_either_token_as_bearer(url: str, sync: Coordinator) -> None:
+    bearer = {"Authorization": f"Bearer {READ_TOKEN}"}
     with sync.lock("report", ttl=60, owner="me"):
-        bearer = {"Authorization": f"Bearer {TOKEN}"}
         rows = requests.get(f"{url}/api/locks", headers=bearer, timeout=10).json()
         assert [(row["name"], row["owner"]) for row in rows] == [("report", "me")]
-        for panel in ("operations", "queues", "limits", "schedules", "workers", "jobs"):
-            answer = requests.get(f"{url}/api/{panel}", headers=bearer, timeout=10)
-            assert answer.json() == []
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    for panel in ("operations", "queues", "limits", "schedules", "workers", "jobs", "audit"):
+        assert requests.get(f"{url}/api/{panel}", headers=bearer, timeout=10).json() == []
     assert requests.get(f"{url}/api/locks", timeout=10).status_code == 401
     assert requests.get(f"{url}/api/nothing", headers=bearer, timeout=10).status_code == 404
 
@@ -78,12 +78,27 @@ def test_health_is_told_without_the_token(url: str) -> None:
         assert requests.get(f"{url}/{path}", timeout=10).text == "ok"
 
 
-def test_it_is_alive_but_not_ready_without_a_database(served: Any) -> None:
+def test_it_is_alive_but_not_ready_without_a_database(served: Callable[[str], str]) -> None:
     url = served("postgresql://127.0.0.1:1/nothing")
     assert requests.get(f"{url}/livez", timeout=10).status_code == 200
     assert requests.get(f"{url}/readyz", timeout=30).status_code == 503
 
 
-def test_a_short_token_is_refused() -> None:
+def test_short_or_equal_tokens_are_refused() -> None:
+    sync = AsyncCoordinator("postgresql://127.0.0.1:1/x")
     with pytest.raises(InvalidArgument, match="16 characters"):
-        create_app(AsyncCoordinator("postgresql://127.0.0.1:1/x"), "short")
+        create_app(sync, "short")
+    with pytest.raises(InvalidArgument, match="PGSYNC_DASHBOARD_READ_TOKEN"):
+        create_app(sync, TOKEN, "short")
+    with pytest.raises(InvalidArgument, match="differ"):
+        create_app(sync, TOKEN, TOKEN)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_without_a_token_it_listens_nowhere(host: str) -> None:
+    arguments = ["--dsn", "postgresql://127.0.0.1:1/x", "--host", host]
+    unset = {"PGSYNC_DASHBOARD_TOKEN": None, "PGSYNC_DASHBOARD_READ_TOKEN": None}
+    answer = CliRunner(env=unset).invoke(dashboard, arguments)
+    assert isinstance(answer.exception, InvalidArgument)
+    assert "PGSYNC_DASHBOARD_TOKEN" in str(answer.exception)
+    assert "http://" not in answer.output

@@ -1,0 +1,125 @@
+"""What operators do: each action is one call of the kernel, which writes its own audit entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+
+from pgsync.dashboard.filters import JobFilter
+from pgsync.dashboard.reading import Read
+
+__all__ = ["ACTIONS", "Action", "perform"]
+
+_MOST_IDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A call that returns one row, and what to say of it."""
+
+    query: LiteralString
+    parameters: Callable[[FormData], dict[str, Any]]
+    said: Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+
+
+def _named(form: FormData) -> dict[str, Any]:
+    name, why = form.get("name"), form.get("why")
+    if not isinstance(name, str) or not name:
+        raise HTTPException(400, "the form lacks a name")
+    return {"name": name, "why": why if isinstance(why, str) and why.strip() else None}
+
+
+def _chosen(form: FormData) -> dict[str, Any]:
+    if form.get("by_filter"):
+        return {"filter": json.dumps(JobFilter.of(form).as_json()), "ids": None}
+    ids = [each for each in form.getlist("id") if isinstance(each, str)]
+    if not ids:
+        raise HTTPException(400, "tick at least one job first")
+    if len(ids) > _MOST_IDS or not all(each.isdecimal() and len(each) <= 18 for each in ids):
+        raise HTTPException(400, f"ids must be numbers, {_MOST_IDS} of them at most")
+    return {"filter": None, "ids": [int(each) for each in ids]}
+
+
+def _of_one(done: str, not_done: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
+    return lambda given, row: (done if row["done"] else not_done).format(**given, **row)
+
+
+def _of_jobs(done: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
+    def say(_given: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+        changed, passed_over = row["changed"], row["passed_over"]
+        said = f"{done} {changed:,} job{'' if changed == 1 else 's'}."
+        if passed_over:
+            said += f" {passed_over:,} passed over: their state or unique key does not allow it."
+        return said
+
+    return say
+
+
+ACTIONS: Mapping[tuple[str, str], Action] = {
+    ("jobs", "retry"): Action(
+        "SELECT * FROM pgsync.retry_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
+        _chosen,
+        _of_jobs("Retried"),
+    ),
+    ("jobs", "cancel"): Action(
+        "SELECT * FROM pgsync.cancel_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
+        _chosen,
+        _of_jobs("Cancelled, or asked to end,"),
+    ),
+    ("jobs", "discard"): Action(
+        "SELECT * FROM pgsync.discard_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
+        _chosen,
+        _of_jobs("Discarded"),
+    ),
+    ("queues", "pause"): Action(
+        "SELECT pgsync.pause_queue(%(name)s, %(by)s) AS done",
+        _named,
+        _of_one("Queue {name} is paused; jobs that run go on.", "Queue {name} was not paused."),
+    ),
+    ("queues", "resume"): Action(
+        "SELECT pgsync.resume_queue(%(name)s, %(by)s) AS done",
+        _named,
+        _of_one("Queue {name} goes on.", "Queue {name} was not paused."),
+    ),
+    ("schedules", "run"): Action(
+        "SELECT pgsync.run_schedule(%(name)s, %(by)s) AS done",
+        _named,
+        _of_one("Enqueued job {done} of schedule {name}.", "There is no schedule {name}."),
+    ),
+    ("schedules", "pause"): Action(
+        "SELECT pgsync.pause_schedule(%(name)s, %(by)s, %(why)s) AS done",
+        _named,
+        _of_one("Schedule {name} is paused.", "Schedule {name} was paused already."),
+    ),
+    ("schedules", "resume"): Action(
+        "SELECT pgsync.resume_schedule(%(name)s, %(by)s) AS done",
+        _named,
+        _of_one("Schedule {name} goes on.", "Schedule {name} was not paused."),
+    ),
+    ("locks", "release"): Action(
+        "SELECT pgsync.force_unlock(%(name)s, %(by)s, %(why)s) AS done",
+        _named,
+        _of_one("Lock {name} was taken from its holder.", "Nobody held lock {name} any more."),
+    ),
+}
+
+
+async def perform(read: Read, action: Action, form: FormData, by: str) -> str:
+    """Do it, in the transaction of ``read``, and return what to tell.
+
+    Raises:
+        HTTPException: where the form says nothing that could be done.
+    """
+    given = {**action.parameters(form), "by": by}
+    try:
+        row = await read.row(action.query, given)
+    except psycopg.errors.DataError as error:
+        raise HTTPException(400, error.diag.message_primary or "that cannot be") from None
+    assert row is not None
+    return action.said(given, row)

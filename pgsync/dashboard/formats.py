@@ -1,0 +1,108 @@
+"""Values as people read them, and as JSON has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pgsync.dashboard.masking import masked_text, masked_value
+
+__all__ = ["FILTERS", "json_value"]
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def duration(value: timedelta | None) -> str:
+    """A length of time in its two largest units."""
+    if value is None:
+        return ""
+    seconds = value.total_seconds()
+    sign = "-" if seconds < 0 else ""
+    seconds = abs(seconds)
+    if seconds < 1:
+        return f"{sign}{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{sign}{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{sign}{whole} s"
+    for unit, name, smaller, small_name in (
+        (_DAY, "d", _HOUR, "h"),
+        (_HOUR, "h", _MINUTE, "min"),
+        (_MINUTE, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{sign}{whole // unit} {name}" + (f" {rest} {small_name}" if rest else "")
+    raise AssertionError(whole)
+
+
+def moment(value: datetime | None) -> str:
+    """A moment, in UTC."""
+    return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def ago(value: datetime | None) -> str:
+    """How long a moment is away, by the clock of this process."""
+    if value is None:
+        return ""
+    away = datetime.now(UTC) - value
+    if abs(away) < timedelta(seconds=1):
+        return "now"
+    return f"{duration(away)} ago" if away > timedelta() else f"in {duration(-away)}"
+
+
+def number(value: int | None, most: int | None = None) -> str:
+    """A count with thousands apart, and a plus where the counting ended at ``most``."""
+    if value is None:
+        return ""
+    return f"{value:,}" + ("+" if most is not None and value >= most else "")
+
+
+def pretty(value: Any) -> str:
+    """JSON over several lines, with what is secret in it hidden."""
+    return json.dumps(masked_value(value), indent=2, ensure_ascii=False)
+
+
+def compact(value: Any, most: int = 120) -> str:
+    """JSON on one line, cut, with what is secret in it hidden."""
+    text = json.dumps(masked_value(value), ensure_ascii=False)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def spark(values: Sequence[int], height: int = 20) -> str:
+    """The points of a line over the values, two units apart, for an SVG polyline."""
+    top = max(values, default=0) or 1
+    return " ".join(
+        f"{2 * n},{height - 1 - (height - 2) * value / top:.1f}" for n, value in enumerate(values)
+    )
+
+
+def json_value(value: Any) -> Any:
+    """A value as JSON has it: times in ISO 8601, durations in seconds, secrets hidden."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case dict():
+            return masked_value(value)
+        case str():
+            return masked_text(value)
+        case Sequence():
+            return [json_value(each) for each in value]
+    return value
+
+
+FILTERS = {
+    "ago": ago,
+    "compact": compact,
+    "duration": duration,
+    "masked": masked_text,
+    "moment": moment,
+    "number": number,
+    "pretty": pretty,
+    "spark": spark,
+}

@@ -1,0 +1,45 @@
+"""What nobody needs to see: values whose key says that they are secret."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["HIDDEN", "is_secret", "masked_text", "masked_value"]
+
+HIDDEN = "•••"
+
+_WORDS = (
+    r"pass(?:word|wd|phrase)|secret|token|api[_-]?key|authorization|cookie|credential"
+    r"|private[_-]?key|signature|pgsync:sealed"
+)
+_SECRET = re.compile(_WORDS, re.IGNORECASE)
+# In free text (an error, a traceback) what follows such a word, and the password of a URL.
+_ASSIGNED = re.compile(
+    rf"((?:{_WORDS})[\w-]*[\"']?\s*[=:]\s*(?:bearer\s+|basic\s+)?)"
+    r"(\"[^\"]*\"|'[^']*'|[^\s,;&)}\]]+)",
+    re.IGNORECASE,
+)
+_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@]+(?=@)")
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of a key of this name is hidden."""
+    return _SECRET.search(key) is not None
+
+
+def masked_value(value: Any) -> Any:
+    """A JSON value with what is secret in it, at any depth, hidden."""
+    if isinstance(value, dict):
+        return {
+            key: HIDDEN if is_secret(key) and each is not None else masked_value(each)
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [masked_value(each) for each in value]
+    return masked_text(value) if isinstance(value, str) else value
+
+
+def masked_text(text: str) -> str:
+    """Free text without the passwords of URLs, and without what is assigned to a secret's name."""
+    return _ASSIGNED.sub(rf"\1{HIDDEN}", _URL_PASSWORD.sub(rf"\1{HIDDEN}", text))

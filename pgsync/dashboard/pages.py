@@ -1,0 +1,243 @@
+"""What each page shows: a template, and how to read what it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from pgsync.dashboard.filters import STATES, JobFilter
+from pgsync.dashboard.panels import PANELS, read_panel
+from pgsync.dashboard.reading import MOST_COUNTED, Read
+
+__all__ = ["PAGES", "Page", "number_given"]
+
+Reader = Callable[[Read, Request], Awaitable[dict[str, Any]]]
+
+_MOST_IDS = 1000
+_LIST_JOBS = """
+SELECT j.id, j.queue, j.task, j.state, j.args, j.attempt, j.max_attempts, j.created_at, j.run_at,
+       j.started_at, j.finished_at, j.errors -> -1 ->> 'error' AS error
+FROM pgsync.all_jobs AS j WHERE j.id = ANY (%(ids)s::bigint[]) ORDER BY j.id DESC
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page; ``key`` is the letter that leads there after g."""
+
+    name: str
+    path: str
+    title: str
+    read: Reader
+    key: str = ""
+
+
+def number_given(request: Request, name: str) -> int | None:
+    """A number of the query string that is an id, or None where it is not given."""
+    given = request.query_params.get(name, "")
+    if not given:
+        return None
+    if not given.isdecimal() or len(given) > 18:
+        raise HTTPException(400, f"{name} must be a number")
+    return int(given)
+
+
+async def _overview(read: Read, _request: Request) -> dict[str, Any]:
+    return {
+        "figures": await read.row("SELECT f.* FROM pgsync.figures AS f"),
+        "minutes": await read.rows(
+            """
+            WITH this AS (SELECT date_trunc('minute', pgsync.clock(), 'UTC') AS minute),
+            past AS (SELECT generate_series(t.minute - interval '59 minutes', t.minute,
+                                            interval '1 minute') AS minute FROM this AS t)
+            SELECT p.minute,
+                   coalesce(sum(t.jobs) FILTER (WHERE t.outcome = 'completed'), 0)::bigint
+                       AS completed,
+                   coalesce(sum(t.jobs) FILTER (WHERE t.outcome <> 'completed'), 0)::bigint
+                       AS failed
+            FROM past AS p LEFT JOIN pgsync.throughput_minute AS t ON t.minute = p.minute
+            GROUP BY p.minute ORDER BY p.minute
+            """
+        ),
+        "queues": await read_panel(read, "queues"),
+        "most": MOST_COUNTED,
+        "running": await read.rows(
+            "SELECT o.id, o.operation, o.key, o.state, o.actor, o.duration, o.done, o.total"
+            " FROM pgsync.operations AS o WHERE o.state = 'running' ORDER BY o.id DESC LIMIT 20"
+        ),
+        "attention": await read.rows(_ATTENTION),
+    }
+
+
+# What needs a person: a word, what it is about, since when or how long, and the page to look at.
+_ATTENTION = """
+SELECT * FROM (
+    SELECT 'expired lock' AS what, l.name || ', held by ' || l.owner AS about,
+           -l.remaining AS since, 'locks' AS page
+    FROM pgsync.locks AS l WHERE l.expired
+    UNION ALL
+    SELECT 'silent worker', w.name || ' on ' || w.host, pgsync.clock() - w.seen_at, 'workers'
+    FROM pgsync.worker AS w WHERE w.seen_at < pgsync.clock() - interval '60 seconds'
+    UNION ALL
+    SELECT 'paused queue', q.name || ', by ' || q.paused_by, pgsync.clock() - q.paused_at, 'queues'
+    FROM pgsync.queue AS q WHERE q.paused_at IS NOT NULL
+    UNION ALL
+    SELECT 'broken schedule', s.name || ': ' || s.error, NULL, 'schedules'
+    FROM pgsync.schedule AS s WHERE s.error IS NOT NULL AND s.disabled_at IS NULL
+    UNION ALL
+    SELECT 'failing duty', m.duty || ': ' || m.error, pgsync.clock() - m.failed_at, 'maintenance'
+    FROM pgsync.maintenance AS m WHERE m.outcome = 'failed'
+    UNION ALL
+    (SELECT 'vacuum held back', concat_ws(' ', o.kind, o.name, 'pid ' || o.pid), o.age,
+            'maintenance'
+     FROM pgsync.oldest_snapshot AS o WHERE o.age > interval '10 minutes' LIMIT 3)
+) AS a ORDER BY a.what, a.since DESC NULLS LAST LIMIT 30
+"""
+
+
+async def _jobs(read: Read, request: Request) -> dict[str, Any]:
+    wanted = JobFilter.of(request.query_params)
+    found = await read.row(
+        "SELECT f.ids, f.next_before, f.looked_at_all"
+        " FROM pgsync.find_jobs(%(filter)s::jsonb, before => %(before)s) AS f",
+        {"filter": json.dumps(wanted.as_json()), "before": number_given(request, "before")},
+    )
+    assert found is not None
+    return {
+        "filter": wanted,
+        "states": STATES,
+        "jobs": await read.rows(_LIST_JOBS, {"ids": found["ids"]}),
+        "next_before": found["next_before"],
+        "looked_at_all": found["looked_at_all"],
+        "queue_names": await read.rows(
+            "SELECT q.name FROM pgsync.queue AS q UNION SELECT d.queue FROM pgsync.queue_depth AS d"
+            " WHERE d.at = (SELECT max(l.at) FROM pgsync.queue_depth AS l) ORDER BY 1 LIMIT 200"
+        ),
+    }
+
+
+async def _confirm(read: Read, request: Request) -> dict[str, Any]:
+    action = request.query_params.get("action", "")
+    if action not in _ACTS_ON:
+        raise HTTPException(404, "no such action")
+    wanted = JobFilter.of(request.query_params)
+    states = [state for state in _ACTS_ON[action] if not wanted.states or state in wanted.states]
+    if action == "retry" and not wanted.states:
+        states.remove("scheduled")
+    found = None
+    if states:
+        found = await read.row(
+            "SELECT f.ids, f.looked_at_all"
+            " FROM pgsync.find_jobs(%(filter)s::jsonb, most => %(most)s) AS f",
+            {"filter": json.dumps({**wanted.as_json(), "states": states}), "most": _MOST_IDS},
+        )
+    ids = found["ids"] if found else []
+    return {
+        "action": action,
+        "filter": wanted,
+        "states": states,
+        "count": len(ids),
+        "most": _MOST_IDS,
+        "looked_at_all": found is None or found["looked_at_all"],
+        "jobs": await read.rows(_LIST_JOBS, {"ids": ids[:10]}),
+    }
+
+
+_ACTS_ON = {
+    "retry": ("scheduled", "retryable", "discarded", "cancelled"),
+    "cancel": ("available", "scheduled", "retryable", "waiting", "running"),
+    "discard": ("available", "scheduled", "retryable", "waiting"),
+}
+
+
+async def _job(read: Read, request: Request) -> dict[str, Any]:
+    given = {"id": request.path_params["id"]}
+    job = await read.row("SELECT j.* FROM pgsync.all_jobs AS j WHERE j.id = %(id)s", given)
+    if job is None:
+        raise HTTPException(404, f"there is no job {given['id']}, or its history has been pruned")
+    live = job["finished_at"] is None
+    return {
+        "job": job,
+        "can": [action for action, states in _ACTS_ON.items() if job["state"] in states],
+        "attempts": await read.rows(
+            "SELECT a.attempt, a.worker, a.started_at, a.ended_at,"
+            " a.ended_at - a.started_at AS ran, a.outcome, a.error, a.traceback"
+            " FROM pgsync.job_attempts AS a WHERE a.job = %(id)s"
+            " ORDER BY a.attempt DESC, a.started_at DESC LIMIT 100",
+            given,
+        ),
+        "why": await read.row("SELECT w.* FROM pgsync.why_not_running(%(id)s) AS w", given)
+        if live
+        else None,
+        "parents": await read.rows(
+            "SELECT p.id, pgsync.job_state(p.id) AS state"
+            " FROM unnest(%(after)s::bigint[]) AS p (id) LIMIT 50",
+            {"after": job["after"] or []},
+        ),
+        "children": await read.rows(
+            "SELECT d.child AS id, pgsync.job_state(d.child) AS state"
+            " FROM pgsync.job_dependency AS d WHERE d.parent = %(id)s ORDER BY d.child LIMIT 50",
+            given,
+        ),
+        "batch": await read.row(
+            "SELECT b.id, b.name, b.state, b.total, b.completed, b.discarded, b.cancelled"
+            " FROM pgsync.job_batch AS b WHERE b.id = %(batch)s",
+            {"batch": job["batch"]},
+        ),
+    }
+
+
+async def _operation(read: Read, request: Request) -> dict[str, Any]:
+    given = {"id": request.path_params["id"]}
+    run = await read.row("SELECT o.* FROM pgsync.operations AS o WHERE o.id = %(id)s", given)
+    if run is None:
+        raise HTTPException(404, f"there is no run {given['id']} of an operation")
+    return {
+        "run": run,
+        "events": await read.rows(
+            "SELECT e.at, e.event, e.detail FROM pgsync.operation_events AS e"
+            " WHERE e.run_id = %(id)s ORDER BY e.id DESC LIMIT 100",
+            given,
+        ),
+        "others": await read.rows(
+            "SELECT o.id, o.state, o.actor, o.requested_at, o.duration, o.blocked_by"
+            " FROM pgsync.operations AS o"
+            " WHERE o.operation = %(operation)s AND o.key = %(key)s AND o.id <> %(id)s"
+            " ORDER BY o.id DESC LIMIT 20",
+            {**given, "operation": run["operation"], "key": run["key"]},
+        ),
+    }
+
+
+def _listing(name: str, **more: Any) -> Reader:
+    async def read_rows(read: Read, request: Request) -> dict[str, Any]:
+        before = number_given(request, "before")
+        return {"rows": await read_panel(read, name, before), "before": before, **more}
+
+    return read_rows
+
+
+def _list_page(name: str, key: str, **more: Any) -> Page:
+    return Page(name, f"/{name}", PANELS[name].title, _listing(name, **more), key)
+
+
+PAGES = (
+    Page("overview", "/", "Overview", _overview, "o"),
+    _list_page("queues", "q", most=MOST_COUNTED),
+    Page("jobs", "/jobs", "Jobs", _jobs, "j"),
+    _list_page("operations", "p"),
+    _list_page("locks", "l"),
+    _list_page("limits", "r"),
+    _list_page("schedules", "s"),
+    _list_page("workers", "w"),
+    _list_page("maintenance", "m"),
+    _list_page("audit", "a"),
+    Page("confirm", "/jobs/confirm", "Confirm", _confirm),
+    Page("job", "/jobs/{id:int}", "Job", _job),
+    Page("operation", "/operations/{id:int}", "Operation", _operation),
+)

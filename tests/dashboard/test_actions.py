@@ -1,0 +1,145 @@
+"""Actions over a real socket: what they change, what they leave in the audit trail, who may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgsync import Coordinator
+from tests.dashboard.conftest import READ_TOKEN, Browser
+from tests.dashboard.test_pages import enqueue
+
+
+def audit(database: Any) -> list[tuple[str, str, str]]:
+    rows = database.execute("SELECT action, subject, actor FROM pgsync.audit ORDER BY id")
+    return rows.fetchall()
+
+
+def states(database: Any) -> dict[int, str]:
+    return dict(database.execute("SELECT id, state FROM pgsync.all_jobs").fetchall())
+
+
+@pytest.fixture
+def failed(sync: Coordinator) -> list[int]:
+    """Three discarded jobs."""
+
+    @sync.task(name="send", max_attempts=1)
+    def send(n: int) -> None:
+        raise RuntimeError("no route")
+
+    jobs = [send.enqueue(n=n).id for n in range(3)]
+    sync.run_worker(drain=True)
+    return jobs
+
+
+def test_one_job_is_retried_and_the_trail_says_by_whom(
+    browser: Browser, database: Any, failed: list[int]
+) -> None:
+    page = browser.act("jobs", "retry", id=failed[0], back=f"/jobs/{failed[0]}")
+    assert page.url == f"{browser.url}/jobs/{failed[0]}"
+    assert "Retried 1 job." in page.text
+    assert "Retried" not in browser.get("/jobs").text
+    assert states(database)[failed[0]] == "available"
+    assert audit(database) == [("job.retried", f"job {failed[0]}", "ada")]
+
+
+def test_selected_jobs_are_retried_together(
+    browser: Browser, database: Any, failed: list[int]
+) -> None:
+    browser.act("jobs", "retry", id=failed[:2])
+    assert [states(database)[job] for job in failed] == ["available", "available", "discarded"]
+    assert audit(database) == [("job.retried", "2 jobs", "ada")]
+
+
+def test_the_confirmation_names_how_many_a_filter_takes(
+    browser: Browser, database: Any, failed: list[int]
+) -> None:
+    enqueue(database, "other", 2)
+    text = browser.get("/jobs/confirm?action=retry&task=send").text
+    assert "Retry 3 jobs" in text
+    browser.act("jobs", "retry", by_filter="yes", task="send")
+    assert set(states(database).values()) == {"available"}
+    assert audit(database) == [("job.retried", "3 jobs", "ada")]
+    assert "Discard <strong>5</strong> jobs" in browser.get("/jobs/confirm?action=discard").text
+
+
+def test_waiting_jobs_are_cancelled_and_discarded(browser: Browser, database: Any) -> None:
+    first, second = enqueue(database, count=2)
+    browser.act("jobs", "cancel", id=first)
+    browser.act("jobs", "discard", id=second)
+    assert states(database) == {first: "cancelled", second: "discarded"}
+    said = browser.act("jobs", "discard", id=second).text
+    assert "Discarded 0 jobs. 1 passed over" in said
+    assert [row[0] for row in audit(database)] == ["job.cancelled", "job.discarded"]
+
+
+def test_queues_schedules_and_locks(browser: Browser, sync: Coordinator, database: Any) -> None:
+    assert "is paused" in browser.act("queues", "pause", name="mail").text
+    assert "goes on" in browser.act("queues", "resume", name="mail").text
+    assert "was not paused" in browser.act("queues", "resume", name="mail").text
+    database.execute("SELECT pgsync.add_schedule('nightly', 'report', '0 7 * * *')")
+    assert "Enqueued job" in browser.act("schedules", "run", name="nightly").text
+    browser.act("schedules", "pause", name="nightly", why="a move")
+    browser.act("schedules", "resume", name="nightly")
+    sync.lock("report", ttl=60).acquire()
+    said = browser.act("locks", "release", name="report", why="stuck").text
+    assert "was taken from its holder" in said
+    assert database.execute("SELECT count(*) FROM pgsync.locks").fetchone() == (0,)
+    assert audit(database) == [
+        ("queue.paused", "mail", "ada"),
+        ("queue.resumed", "mail", "ada"),
+        ("schedule.run", "nightly", "ada"),
+        ("schedule.paused", "nightly", "ada"),
+        ("schedule.resumed", "nightly", "ada"),
+        ("lock.forced", "report", "ada"),
+    ]
+    page = browser.get("/audit").text
+    assert "schedule.paused" in page
+    assert "a move" in page
+
+
+def test_who_only_reads_sees_no_button_and_changes_nothing(
+    url: str, database: Any, failed: list[int]
+) -> None:
+    reader = Browser(url, READ_TOKEN)
+    for path in ("/queues", "/jobs", f"/jobs/{failed[0]}"):
+        assert "/do/" not in reader.get(path).text
+    assert reader.act("jobs", "retry", id=failed[0]).status_code == 403
+    assert reader.act("queues", "pause", name="mail").status_code == 403
+    assert audit(database) == []
+
+
+def test_a_form_of_another_site_or_session_changes_nothing(
+    url: str, browser: Browser, database: Any
+) -> None:
+    other = Browser(url)
+    text = other.get("/").text
+    foreign = text.split('name="form_token" value="')[1].split('"')[0]
+    for token in ("", "x", foreign):
+        answer = browser.act("queues", "pause", name="mail", form_token=token)
+        assert answer.status_code == 403
+    assert audit(database) == []
+
+
+@pytest.mark.parametrize(
+    ("subject", "action", "fields"),
+    [
+        ("jobs", "retry", {}),
+        ("jobs", "retry", {"id": "1; DROP"}),
+        ("jobs", "retry", {"by_filter": "yes", "state": "strange"}),
+        ("queues", "pause", {"name": ""}),
+        ("queues", "pause", {"name": "x" * 2000}),
+    ],
+)
+def test_a_form_that_says_nothing_possible_is_refused(
+    browser: Browser, database: Any, subject: str, action: str, fields: dict[str, str]
+) -> None:
+    assert browser.act(subject, action, **fields).status_code == 400
+    assert browser.act("queues", "explode", name="x").status_code == 404
+    assert audit(database) == []
+
+
+@pytest.mark.parametrize("back", ["//evil.example/", "https://evil.example", "\\\\evil", "evil"])
+def test_it_leads_back_to_its_own_pages_only(browser: Browser, back: str) -> None:
+    assert browser.act("queues", "pause", name="mail", back=back).url == f"{browser.url}/"

@@ -1,0 +1,175 @@
+"""Each page over a real socket, as a browser without JavaScript sees it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from pgsync import AsyncCoordinator, Coordinator, Limit
+from pgsync.dashboard import create_app
+from pgsync.dashboard.pages import PAGES
+from tests.dashboard.conftest import TOKEN, Browser
+from tests.eventually import eventually
+from tests.serving import serving
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+LISTS = [page for page in PAGES if page.key]
+
+
+def enqueue(database: Any, task: str = "send", count: int = 1, **args: Any) -> list[int]:
+    rows = database.execute(
+        "SELECT pgsync.enqueue(%s, %s::jsonb) FROM generate_series(1, %s)",
+        [task, json.dumps(args), count],
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+@pytest.mark.parametrize("page", LISTS, ids=lambda page: page.name)
+def test_a_page_with_nothing_to_show_says_what_to_do(browser: Browser, page: Any) -> None:
+    answer = browser.get(page.path)
+    assert answer.status_code == 200
+    assert f"<h1>{page.title}</h1>" in answer.text
+    assert 'class="empty"' in answer.text
+
+
+@pytest.mark.parametrize("page", LISTS, ids=lambda page: page.name)
+def test_hostile_names_and_arguments_are_escaped(
+    browser: Browser, page: Any, sync: Coordinator, database: Any
+) -> None:
+    job = enqueue(database, HOSTILE, text=HOSTILE)[0]
+    database.execute("SELECT pgsync.pause_queue(%s, %s)", [HOSTILE, HOSTILE])
+    database.execute("SELECT pgsync.add_schedule(%s, %s, '0 7 * * *')", [HOSTILE, HOSTILE])
+    with sync.lock(HOSTILE, ttl=60, owner=HOSTILE):
+        sync.limiter(HOSTILE, Limit(5, per=60)).hit("x")
+        for path in (page.path, f"/jobs/{job}"):
+            text = browser.get(path).text
+            assert "<script>alert" not in text
+            assert "<img src=x" not in text
+            if page.name not in ("workers", "maintenance", "operations"):
+                assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_the_overview_tells_what_needs_a_person(
+    browser: Browser, sync: Coordinator, database: Any
+) -> None:
+    enqueue(database, "send")
+    sync.pause_queue("mail")
+
+    @sync.operation("template_sync", lock="template_sync:connection:{connection_id}", ttl=60)
+    def template_sync(op: Any, connection_id: int) -> None:
+        op.progress(3, 4)
+        text = browser.get("/").text
+        assert "template_sync:connection:7" in text
+        assert "3 / 4" in text
+        assert "paused queue" in text
+
+    template_sync(connection_id=7)
+    assert "template_sync:connection:7" in browser.get("/operations").text
+
+
+def test_a_job_tells_its_attempts_and_hides_its_secrets(
+    browser: Browser, sync: Coordinator
+) -> None:
+    @sync.task(max_attempts=1)
+    def send(to: str, password: str, options: dict[str, Any]) -> None:
+        raise RuntimeError(f"refused <b>{to}</b>, password={password}")
+
+    job = send.enqueue(to="ada", password="hunter2", options={"api_key": "k-123", "big": 2**70})
+    sync.run_worker(drain=True)
+    text = browser.get(f"/jobs/{job.id}").text
+    assert "refused &lt;b&gt;ada&lt;/b&gt;" in text
+    assert "Traceback" in text
+    assert str(2**70) in text
+    for shown in (text, browser.get("/jobs").text, browser.get("/api/jobs").text):
+        assert "hunter2" not in shown
+        assert "k-123" not in shown
+
+
+def test_a_job_that_waits_tells_why(browser: Browser, sync: Coordinator, database: Any) -> None:
+    sync.pause_queue("default", by="grace")
+    job = enqueue(database)[0]
+    assert "Queue paused" in browser.get(f"/jobs/{job}").text
+    assert browser.get("/jobs/999999999").status_code == 404
+
+
+def test_filters_combine_and_stay_in_the_url(browser: Browser, database: Any) -> None:
+    wanted = enqueue(database, "send", to="ada", nested={"city": "Bern"})[0]
+    other = enqueue(database, "send", to="bob")[0]
+    enqueue(database, "report")
+
+    def shown(query: str) -> set[int]:
+        text = browser.get(f"/jobs?{query}").text
+        return {job for job in range(1, 10) if f'href="/jobs/{job}"' in text}
+
+    assert shown("task=send") == {wanted, other}
+    assert shown("task=send&arg=to%3Dada&state=available") == {wanted}
+    assert shown("arg=nested.city%3DBern") == {wanted}
+    assert shown("text=SEN") == {wanted, other}
+    assert shown("state=running") == set()
+    page = browser.get("/jobs?task=send&text=sen").text
+    assert 'value="send"' in page
+    assert "/jobs/confirm?task=send&amp;text=sen&amp;action=retry" in page
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("state=strange", "no state of a job"),
+        ("arg=nothing", "key=value"),
+        ("arg=password%3Dx", "hidden"),
+        ("before=x", "before must be a number"),
+        ("text=%00", "characters"),
+        (f"text={'x' * 300}", "characters"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_refused_in_words(
+    browser: Browser, query: str, message: str
+) -> None:
+    answer = browser.get(f"/jobs?{query}")
+    assert answer.status_code == 400
+    assert message in answer.text
+
+
+def test_pages_of_jobs_go_on_from_the_last(browser: Browser, database: Any) -> None:
+    jobs = enqueue(database, "send", 120)
+    seen: list[int] = []
+    path = "/jobs?state=available"
+    while path:
+        text = browser.get(path).text
+        seen += [int(part.split('"')[0]) for part in text.split('name="id" value="')[1:]]
+        following = text.split('class="next" href="')
+        path = following[1].split('"')[0].replace("&amp;", "&") if len(following) > 1 else ""
+    assert seen == sorted(jobs, reverse=True)
+
+
+def test_a_page_streams_what_changes(browser: Browser, database: Any) -> None:
+    with browser.get("/jobs", headers={"Accept": "text/event-stream"}, stream=True) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = stream.iter_lines(decode_unicode=True)
+        eventually(lambda: "There are no jobs" in next(lines))
+        enqueue(database, "brand_new")
+        eventually(lambda: "brand_new" in next(lines))
+
+
+def test_a_stream_needs_a_session(url: str) -> None:
+    answer = requests.get(url, headers={"Accept": "text/event-stream"}, timeout=10)
+    assert answer.status_code == 401
+
+
+def test_mounted_under_a_prefix_its_links_stay_there(dsn: str, database: Any) -> None:
+    job = enqueue(database)[0]
+    app = Starlette(routes=[Mount("/ops", create_app(AsyncCoordinator(dsn), TOKEN))])
+    with serving(app) as url:
+        browser = Browser(f"{url}/ops")
+        text = browser.get("/jobs").text
+        assert f'href="/ops/jobs/{job}"' in text
+        assert 'src="/ops/static/dashboard.js"' in text
+        assert browser.get(f"/jobs/{job}").status_code == 200
+        assert browser.act("queues", "pause", name="mail", back="/ops/queues").url == (
+            f"{url}/ops/queues"
+        )
