@@ -14,12 +14,14 @@ __all__ = ["indicator_tag", "read_indicator"]
 
 async def read_indicator(read: Read, operation: str, key: str) -> dict[str, Any]:
     """The operation's current run on a key, or else its last; state ``never`` without any."""
-    run = await read.row(
-        "SELECT o.id, o.state, o.actor, o.requested_at, o.finished_at, o.done, o.total, o.error,"
-        " o.blocked_by FROM pgsync.operation_status(%(operation)s, %(key)s) AS o",
+    found = await read.row(
+        "SELECT coalesce(o.state, 'never') AS state, o.id, o.actor, o.requested_at, o.finished_at,"
+        " o.done, o.total, o.error, o.blocked_by FROM (SELECT) AS one"
+        " LEFT JOIN pgsync.operation_status(%(operation)s, %(key)s) AS o ON true",
         {"operation": operation, "key": key},
     )
-    found = {"operation": operation, "key": key, **(run or {"state": "never"})}
+    assert found is not None
+    found = {"operation": operation, "key": key, **found}
     return {name: json_value(value) for name, value in found.items()}
 
 

@@ -45,22 +45,6 @@ def history(database: Any, completed: int, discarded: int) -> None:
         )
 
 
-def test_pages_together_are_all_and_each_once(database: Any) -> None:
-    jobs = add(database, 25)
-    for job in jobs[::3]:
-        database.execute("SELECT pgsync.cancel_job(%s)", [job])
-    for wanted in ({}, {"task": "work"}, {"states": ["available", "cancelled"]}):
-        for look in (4, 10000):
-            seen: list[int] = []
-            before: int | None = None
-            while True:
-                ids, before, _ = find(database, before, most=7, look=look, **wanted)
-                seen += ids
-                if before is None:
-                    break
-            assert seen == sorted(jobs, reverse=True), (wanted, look)
-
-
 def test_a_rare_match_far_back_is_told_apart_from_none(database: Any) -> None:
     rare = add(database, task="rare")[0]
     add(database, 30)
@@ -88,21 +72,3 @@ def test_a_search_reads_no_more_than_it_says(database: Any) -> None:
             after = database.execute(_READ).fetchone()
         assert after[0] == before[0], wanted
         assert after[1] - before[1] <= most_read, wanted
-
-
-def test_a_filter_that_cannot_be_is_refused(database: Any, wanted: dict[str, Any]) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue):
-        find(database, **wanted)
-
-
-def test_one_that_cannot_be_retried_does_not_stop_the_others(database: Any) -> None:
-    unique = "SELECT pgsync.enqueue('work', unique_key => 'once')"
-    first = database.execute(unique).fetchone()[0]
-    other = add(database)[0]
-    for job in (first, other):
-        database.execute("SELECT pgsync.cancel_job(%s)", [job])
-    database.execute(unique)
-    retried = database.execute(
-        "SELECT * FROM pgsync.retry_jobs(ids => %s)", [[first, other, other, 999999]]
-    ).fetchone()
-    assert retried == (1, 2)
