@@ -247,8 +247,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '23942cfff2a31a63da38633ab81a67cc84860f3a1360a52f562d9b677a60c2a2')
-VALUES ('api', 0, '0.1.0', '8e0371ffdaaf04872df2d509999f2647666d4babcd1ad04944b9a97383099ad1')
+VALUES ('api', 0, '0.1.0', 'd937e429f2e671899fc0e7dd2d210fa50303747d9dd6d84eb1ddd27a69cd6997')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null
