@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
-from pgsync.cli.output import dsn_option, fetch, json_option, printable, show
+from pgsync.cli.finding import filter_options, find_jobs, given_filter, rows_of
+from pgsync.cli.jobs_bulk import cancel, discard, retry
+from pgsync.cli.output import count, dsn_option, json_option, printable, show
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
 from pgsync.queues.sealing import new_key
@@ -24,46 +27,47 @@ def jobs() -> None:
 @jobs.command("list")
 @dsn_option
 @json_option
-@click.option("--queue", help="Only this queue.")
-@click.option("--state", help="available, scheduled, running, retryable, completed, discarded...")
-@click.option("--task", help="Only this task.")
+@filter_options
+@click.option("--before", type=int, help="Only those with a lower id: the next page.")
 @click.option("--most", type=click.IntRange(1), default=20, show_default=True)
-def jobs_list(
-    dsn: str | None,
-    as_json: bool,
-    queue: str | None,
-    state: str | None,
-    task: str | None,
-    most: int,
-) -> None:
-    """The newest jobs."""
-    rows = fetch(
-        dsn,
-        "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
-        " j.created_at, j.run_at FROM ("
-        "  SELECT l.id, l.queue, l.task, l.args, l.state, l.priority, l.attempt, l.max_attempts,"
-        "   l.created_at, l.run_at FROM pgsync.jobs AS l"
-        "  UNION ALL"
-        "  SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts,"
-        "   h.created_at, h.run_at FROM pgsync.job_history AS h) AS j"
-        " WHERE (%(queue)s::text IS NULL OR j.queue = %(queue)s)"
-        " AND (%(state)s::text IS NULL OR j.state = %(state)s)"
-        " AND (%(task)s::text IS NULL OR j.task = %(task)s)"
-        " ORDER BY j.id DESC LIMIT %(most)s",
-        {"queue": queue, "state": state, "task": task, "most": most},
-    )
+def jobs_list(dsn: str | None, as_json: bool, before: int | None, most: int, **given: Any) -> None:
+    """The newest jobs, live and ended, that fit all that is asked for."""
+    with Coordinator(dsn, pool_size=1) as sync:
+        ids, older = find_jobs(sync, given_filter(given), most, before)
+        rows = rows_of(sync, ids)
     show(rows, as_json=as_json, empty="no such jobs")
+    if older is not None and not as_json:
+        click.echo(f"older ones: --before {older}", err=True)
+
+
+@jobs.command("count")
+@dsn_option
+@json_option
+@filter_options
+@click.option("--most", type=click.IntRange(1), default=10_000, show_default=True)
+def jobs_count(dsn: str | None, as_json: bool, most: int, **given: Any) -> None:
+    """How many jobs fit all that is asked for; counts to --most and no further."""
+    with Coordinator(dsn, pool_size=1) as sync:
+        found = len(find_jobs(sync, given_filter(given), most + 1)[0])
+    if as_json:
+        show([{"jobs": min(found, most), "more": found > most}], as_json=True, empty="")
+    else:
+        click.echo(count(found, most))
 
 
 @jobs.command("show")
 @dsn_option
+@json_option
 @click.argument("job_id", type=int)
-def jobs_show(dsn: str | None, job_id: int) -> None:
+def jobs_show(dsn: str | None, as_json: bool, job_id: int) -> None:
     """One job with every attempt's error and traceback."""
-    with Coordinator(dsn) as sync:
+    with Coordinator(dsn, pool_size=1) as sync:
         job = sync.job(job_id)
     if job is None:
         raise InvalidArgument(f"there is no job {job_id}; it may have been pruned")
+    if as_json:
+        show([asdict(job)], as_json=True, empty="")
+        return
     click.echo(f"job {job.id}: {job.task} on queue {job.queue}, {job.state}")
     click.echo(f"attempt {job.attempt} of {job.max_attempts}, due {job.run_at}")
     click.echo(f"arguments {job.args}")
@@ -94,25 +98,8 @@ def jobs_why(context: click.Context, dsn: str | None, as_json: bool, job_id: int
         context.exit(_NO_SUCH_JOB)
 
 
-@jobs.command("retry")
-@dsn_option
-@click.argument("job_ids", type=int, nargs=-1, required=True)
-def jobs_retry(dsn: str | None, job_ids: tuple[int, ...]) -> None:
-    """Make waiting, discarded or cancelled jobs available now."""
-    with Coordinator(dsn) as sync:
-        for job_id in job_ids:
-            click.echo(f"{job_id} {sync.retry_job(job_id) or 'nothing to retry'}")
-
-
-@jobs.command("cancel")
-@dsn_option
-@click.option("--reason")
-@click.argument("job_ids", type=int, nargs=-1, required=True)
-def jobs_cancel(dsn: str | None, reason: str | None, job_ids: tuple[int, ...]) -> None:
-    """Cancel waiting jobs, and ask running ones to stop."""
-    with Coordinator(dsn) as sync:
-        for job_id in job_ids:
-            click.echo(f"{job_id} {sync.cancel_job(job_id, reason) or 'has ended'}")
+for command in (retry, cancel, discard):
+    jobs.add_command(command)
 
 
 @jobs.command("new-key")

@@ -16,6 +16,7 @@ from pgsync.coordinator import Coordinator
 from pgsync.database.faults import translated
 
 __all__ = [
+    "ask",
     "count",
     "direct_dsn_option",
     "dsn_option",
@@ -59,8 +60,15 @@ def fetch(
     dsn: str | None, query: LiteralString, parameters: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """The rows of a query on one of pgsync's views."""
+    with Coordinator(dsn, pool_size=1) as sync:
+        return ask(sync, query, parameters)
+
+
+def ask(
+    sync: Coordinator, query: LiteralString, parameters: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """As :func:`fetch`, where there is a coordinator already."""
     with (
-        Coordinator(dsn, pool_size=1) as sync,
         sync.database.connection() as connection,
         translated(),
         connection.cursor(row_factory=dict_row) as cursor,

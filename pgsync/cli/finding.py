@@ -1,0 +1,130 @@
+"""The filters of jobs on the command line: the same words as on the dashboard and in its URLs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+
+from pgsync.cli.output import ask
+from pgsync.coordinator import Coordinator
+
+__all__ = ["STATES", "filter_options", "find_jobs", "given_filter", "rows_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STATES = (
+    "available",
+    "scheduled",
+    "retryable",
+    "waiting",
+    "running",
+    "completed",
+    "discarded",
+    "cancelled",
+)
+_AT_ONCE = 1000
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class _Since(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A moment, or how long ago: 2026-02-01, 2026-02-01T08:00, 90s, 30m, 2h, 7d, 1w."""
+
+    name = "MOMENT|AGO"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if ago := re.fullmatch(r"(\d{1,6})([smhdw])", str(value)):
+            past = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            return (datetime.now(UTC) - past).isoformat()
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a moment (2026-02-01T08:00) nor an age (2h)", param, ctx
+            )
+        # One without an offset is meant in this machine's zone.
+        return moment.astimezone().isoformat()
+
+
+class _Argument(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """An argument of a job and its value: customer.id=7."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        key, equals, wanted = str(value).partition("=")
+        if not equals or not key.strip():
+            self.fail(f"{value!r} is not of the form key=value", param, ctx)
+        return key.strip(), wanted
+
+
+def filter_options(command: F) -> F:
+    """Add the options that narrow down which jobs are meant; all that are given must fit."""
+    for option in (
+        click.option("--since", type=_Since(), help="Enqueued since, or so long ago at most: 2h."),
+        click.option(
+            "--arg",
+            "args",
+            type=_Argument(),
+            multiple=True,
+            help="With this argument; dots lead inside, customer.id=7. Repeat for more.",
+        ),
+        click.option("--text", help="In the task, queue, keys or errors."),
+        click.option("--task", help="Only this task."),
+        click.option("--queue", help="Only this queue."),
+        click.option(
+            "--state",
+            "states",
+            type=click.Choice(STATES),
+            multiple=True,
+            help="Repeat for more: any of them.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def given_filter(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The filter for ``pgsync.find_jobs`` of what :func:`filter_options` gave; empty for none."""
+    fields = {**given, "states": list(given["states"]), "args": dict(given["args"])}
+    return {name: value for name, value in fields.items() if value}
+
+
+def find_jobs(
+    sync: Coordinator, wanted: Mapping[str, Any], most: int, before: int | None = None
+) -> tuple[list[int], int | None]:
+    """The ids of the newest ``most`` jobs that fit, and before which id to go on, if at all.
+
+    Each question to the database is bounded, and so short, however many jobs there are.
+    """
+    ids: list[int] = []
+    while True:
+        (row,) = ask(
+            sync,
+            "SELECT f.ids, f.next_before FROM"
+            " pgsync.find_jobs(%(filter)s::jsonb, %(before)s, %(most)s) AS f",
+            {
+                "filter": json.dumps(dict(wanted)),
+                "before": before,
+                "most": min(most - len(ids), _AT_ONCE),
+            },
+        )
+        ids += row["ids"]
+        before = row["next_before"]
+        if before is None or len(ids) >= most:
+            return ids, before
+
+
+def rows_of(sync: Coordinator, ids: list[int]) -> list[dict[str, Any]]:
+    """What a list shows of these jobs, the newest first."""
+    return ask(
+        sync,
+        "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
+        " j.created_at, j.run_at FROM pgsync.all_jobs AS j"
+        " WHERE j.id = ANY (%(ids)s::bigint[]) ORDER BY j.id DESC",
+        {"ids": ids},
+    )
