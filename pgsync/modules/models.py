@@ -35,6 +35,8 @@ class Connection(Base):
     phone_number_id: Mapped[str]
     token: Mapped[str]
     calls_per_minute: Mapped[int] = mapped_column(default=100)
+    portfolio: Mapped[str | None]
+    daily_limit: Mapped[int | None]
     disabled_at: Mapped[datetime | None]
     disabled_reason: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())

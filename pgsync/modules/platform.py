@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from pgsync.coordinator import Coordinator
-from pgsync.modules.broadcasts import Broadcasts
+from pgsync.modules.broadcasts import Broadcasts, Caps
 from pgsync.modules.contacts import Contacts
 from pgsync.modules.database import sessions_for
 from pgsync.modules.whatsapp import WhatsApp
@@ -22,7 +22,7 @@ class Platform:
     """WhatsApp, contacts and broadcasts, which share a coordinator and its database.
 
     ``graph_url`` and ``graph_version`` default to ``PGSYNC_GRAPH_URL`` and
-    ``PGSYNC_GRAPH_VERSION``, and those to Meta's own.
+    ``PGSYNC_GRAPH_VERSION``, and those to Meta's own. ``caps`` are how fast campaigns send.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Platform:
         *,
         graph_url: str | None = None,
         graph_version: str | None = None,
+        caps: Caps | None = None,
     ) -> None:
         self.sync = sync
         self.sessions = sessions_for(sync.dsn, pool_size=16)
@@ -38,7 +39,7 @@ class Platform:
             sync, self.sessions, graph_url=graph_url, graph_version=graph_version
         )
         self.contacts = Contacts(sync, self.sessions)
-        self.broadcasts = Broadcasts(sync, self.sessions, self.whatsapp)
+        self.broadcasts = Broadcasts(sync, self.sessions, self.whatsapp, caps=caps)
 
 
 def coordinator() -> Coordinator:

@@ -20,6 +20,7 @@ from pgsync.cli.demo.graph import GraphProcess
 from pgsync.cli.demo.screen import Screen
 from pgsync.coordinator import Coordinator
 from pgsync.errors import OperationBlocked, PgsyncError
+from pgsync.modules.broadcasts import UNCAPPED
 from pgsync.modules.contacts.sample import write_sample
 from pgsync.modules.models import Connection, Workspace
 from pgsync.modules.platform import QUEUES, Platform
@@ -51,7 +52,7 @@ class Scenario:
             template = {"name": _TEMPLATE, "language": _LANGUAGE, "body": "Hello {{1}}!"}
             self._graph.add("templates", template)
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-            self._platform = Platform(self._sync, graph_url=self._graph.url)
+            self._platform = Platform(self._sync, graph_url=self._graph.url, caps=UNCAPPED)
             self._database = self._stack.enter_context(
                 psycopg.connect(self._sync.direct_dsn, autocommit=True)
             )

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
-from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError
+from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError, check_phone
 from pgsync.modules.broadcasts.dispatch import Dispatcher
 from pgsync.modules.broadcasts.models import Campaign
+from pgsync.modules.broadcasts.pacing import Caps, Pace
+from pgsync.modules.broadcasts.quota import Quota, forget_users
 from pgsync.modules.broadcasts.reaping import Reaper
 from pgsync.modules.broadcasts.recipients import Recipients
-from pgsync.modules.broadcasts.sending import Sender, Verdict
+from pgsync.modules.broadcasts.rehearsal import Preflight, PreflightFailed, preflight, previews
+from pgsync.modules.broadcasts.sending import Sender, Verdict, components
 from pgsync.modules.broadcasts.statuses import Statuses
+from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import ConnectionDisabled, TemplateStopped, WhatsApp
 from pgsync.operations import Operation, OperationRun, Release
 
@@ -28,7 +34,9 @@ class Broadcasts:
     """Campaigns, declared on a coordinator.
 
     ``senders`` is how many calls of the API a campaign has under way at once. Twice as many
-    recipients are claimed at most, and that many a crash can leave ``unknown``.
+    recipients are claimed at most, and that many a crash can leave ``unknown``. ``caps`` are how
+    fast campaigns send. A campaign's run ends after ``slice_seconds`` and goes on in a next job, so
+    that the campaigns of other workspaces have their turn.
     """
 
     campaign_sending: Operation
@@ -44,7 +52,12 @@ class Broadcasts:
         whatsapp: WhatsApp,
         *,
         senders: int = 8,
+        caps: Caps | None = None,
+        slice_seconds: float = 60.0,
     ) -> None:
+        self._sync = sync
+        self._caps = caps if caps is not None else Caps()
+        self._slice_seconds = slice_seconds
         self._sessions = sessions
         self.whatsapp = whatsapp
         self._senders = senders
@@ -68,20 +81,76 @@ class Broadcasts:
             blocked=Release(after=1, message="This message's status is being updated"),
         )(self._update_status)
         self._reaper = Reaper(sessions, "campaigns", self.campaign_sending.name)
-        sync.schedule(60, name="campaign_reaping", queue="campaigns")(self.reap)
+        sync.schedule(60, name="campaign_reaping", queue="sync")(self.reap)
+        sync.schedule(3600, name="messaged_users_forgetting", queue="sync")(self._forget_users)
 
     def start(self, campaign_id: int, at: datetime | None = None) -> int:
         """Schedule a campaign and enqueue its sending, in one transaction; returns the job.
 
-        It begins at ``at`` (aware), or as soon as a worker takes it.
+        It begins at ``at`` (aware), or as soon as a worker takes it. Its audience is taken now.
 
         Raises:
-            CampaignStateError: unless it is a draft, scheduled or paused, and has recipients.
+            CampaignStateError: unless it is a draft, scheduled or paused.
+            PreflightFailed: if its connection, template or recipients are not fit.
         """
-        job = self.campaign_sending.options(run_at=at)
         with self._sessions.begin() as session:
+            self.campaigns.take_audience(campaign_id, session)
             self.campaigns.schedule(campaign_id, at, within=session)
-            return job.enqueue(within=session, campaign_id=campaign_id).id
+            report = preflight(session, campaign_id)
+            if not report.ok:
+                raise PreflightFailed(campaign_id, report)
+            job = self._job(campaign_id, run_at=at)
+            return int(job.enqueue(within=session, campaign_id=campaign_id).id)
+
+    def preflight(self, campaign_id: int) -> Preflight:
+        """What would keep a campaign from starting; nothing changes by it.
+
+        Where its audience is not looked for yet, this is done for the report, and undone.
+        """
+        with self._sessions() as session:
+            self.campaigns.take_audience(campaign_id, session)
+            return preflight(session, campaign_id)
+
+    def dry_run(self, campaign_id: int, most: int = 5) -> dict[str, Any]:
+        """The preflight, and the first messages as they would read; nothing is sent or changed."""
+        with self._sessions() as session:
+            self.campaigns.take_audience(campaign_id, session)
+            report = preflight(session, campaign_id)
+            return {**report.as_json(), "messages": previews(session, campaign_id, most)}
+
+    def test_send(self, campaign_id: int, phone: str, parameters: Sequence[str] = ()) -> str:
+        """Send a campaign's message once to a number of one's own; returns the message's id.
+
+        It is no recipient, and counts nowhere but in the connection's budget.
+
+        Raises:
+            GraphError: as the API says; it is not tried again.
+        """
+        check_phone(phone)
+        with self._sessions() as session:
+            campaign = session.get_one(Campaign, campaign_id)
+        connection = self.whatsapp.connections.find(campaign.connection_id)
+        sent = self.whatsapp.connections.graph(connection).send_template(
+            connection.phone_number_id,
+            to=phone,
+            template=campaign.template_name,
+            language=campaign.language,
+            components=components(list(parameters)),
+            callback_data=f"test-{campaign_id}",
+        )
+        return sent.message_id
+
+    def _job(self, campaign_id: int, **options: Any) -> Any:
+        """The task of a campaign's sending, which takes turns with those of other workspaces."""
+        with self._sessions() as session:
+            workspace_id = session.scalar(
+                select(Campaign.workspace_id).where(Campaign.id == campaign_id)
+            )
+        return self.campaign_sending.options(tenant=f"workspace:{workspace_id}", **options)
+
+    def _forget_users(self) -> None:
+        """Remove from the messaging limit who counts no more."""
+        forget_users(self._sessions)
 
     def reap(self) -> list[int]:
         """Enqueue again the campaigns that are to send and have no job; returns which.
@@ -91,7 +160,7 @@ class Broadcasts:
         stranded = self._reaper.stranded()
         for campaign_id in stranded:
             logger.warning("campaign %s had no job and gets a new one", campaign_id)
-            job = self.campaign_sending.options(unique_key=f"reaped campaign:{campaign_id}")
+            job = self._job(campaign_id, unique_key=f"reaped campaign:{campaign_id}")
             job.enqueue(campaign_id=campaign_id)
         return stranded
 
@@ -99,36 +168,49 @@ class Broadcasts:
         """Send a campaign's message to all that are pending, a few at a time."""
         if not self.campaigns.begin(campaign_id):
             return {"state": self.campaigns.state_of(campaign_id)}
-        recipients = Recipients(self._sessions, campaign_id)
+        campaign, connection = self._find(campaign_id)
+        recipients = Recipients(self._sessions, campaign_id, quota=Quota(connection))
         # This run has the campaign's lock, so whoever claimed before is dead or has lost it.
         lost = recipients.expire()
         if lost:
             op.note("lost", recipients=lost)
+        pace = Pace(self._sync, self._caps, campaign, connection)
+        resume_in = None
         try:
-            sender = self._sender(campaign_id)
+            sender = self._sender(campaign, pace)
         except (ConnectionDisabled, TemplateStopped) as error:
             self._pause(campaign_id, str(error))
         else:
-            dispatcher = Dispatcher(op, recipients, sender, self.statuses, senders=self._senders)
+            dispatcher = Dispatcher(
+                op,
+                recipients,
+                sender,
+                self.statuses,
+                pace,
+                senders=self._senders,
+                slice_seconds=self._slice_seconds,
+            )
             stop = dispatcher.run()
+            resume_in = dispatcher.resume_in
             if stop is not None:
-                self._heed(campaign_id, stop)
-        return self._end(op, campaign_id, recipients)
+                self._heed(connection.id, campaign_id, stop)
+        return self._end(op, campaign_id, recipients, resume_in)
 
-    def _sender(self, campaign_id: int) -> Sender:
+    def _find(self, campaign_id: int) -> tuple[Campaign, Connection]:
         with self._sessions() as session:
             campaign = session.get_one(Campaign, campaign_id)
+            return campaign, session.get_one(Connection, campaign.connection_id)
+
+    def _sender(self, campaign: Campaign, pace: Pace) -> Sender:
         connection = self.whatsapp.connections.find(campaign.connection_id)
         # The API may have stopped it while the campaign waited for its time.
         self.whatsapp.check_template(connection.id, campaign.template_name, campaign.language)
         graph = self.whatsapp.connections.graph(connection)
-        return Sender(graph, campaign, connection.phone_number_id)
+        return Sender(graph, campaign, connection.phone_number_id, pace)
 
-    def _heed(self, campaign_id: int, verdict: Verdict) -> None:
+    def _heed(self, connection_id: int, campaign_id: int, verdict: Verdict) -> None:
         reason = str(verdict.stop)
         if verdict.disable_connection:
-            with self._sessions() as session:
-                connection_id = session.get_one(Campaign, campaign_id).connection_id
             self.whatsapp.connections.disable(connection_id, reason)
         self._pause(campaign_id, reason)
 
@@ -139,15 +221,23 @@ class Broadcasts:
         except CampaignStateError:
             logger.info("campaign %s was stopped meanwhile", campaign_id)
 
-    def _end(self, op: OperationRun, campaign_id: int, recipients: Recipients) -> dict[str, Any]:
+    def _end(
+        self, op: OperationRun, campaign_id: int, recipients: Recipients, resume_in: float | None
+    ) -> dict[str, Any]:
         done, total, seconds = recipients.progress()
         op.progress(done, total)
         completed = self.campaigns.complete(campaign_id)
         if not completed and self.campaigns.state_of(campaign_id) == "sending":
-            # Some wait for their time, or for the end of a lost sender's lease: look again then.
+            # Some may wait for their time, or for the end of a lost sender's lease.
+            delay = max(1.0, seconds or 0.0)
+            held_up = recipients.held_up()
+            if held_up is not None:
+                delay = min(held_up[1], delay) if delay > 1.0 else held_up[1]
+            elif resume_in is not None:
+                delay = resume_in
+            self.campaigns.waits(campaign_id, None if held_up is None else held_up[0])
             # No unique key: the job that runs this may hold it, and then none would come after it.
-            later = self.campaign_sending.options(delay=max(1.0, seconds or 0.0))
-            later.enqueue(campaign_id=campaign_id)
+            self._job(campaign_id, delay=delay).enqueue(campaign_id=campaign_id)
         return {"state": self.campaigns.state_of(campaign_id), "done": done, "total": total}
 
     def _update_status(

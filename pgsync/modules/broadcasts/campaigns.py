@@ -8,47 +8,63 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, literal_column, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument, PgsyncError
+from pgsync.modules.broadcasts.audience import (
+    Audience,
+    add_contacts,
+    add_phones,
+    check_variables,
+)
 from pgsync.modules.broadcasts.models import Campaign, CampaignRecipient
 
-__all__ = ["CampaignStateError", "Campaigns"]
+__all__ = ["CampaignStateError", "Campaigns", "QuietHours", "check_phone"]
 
 _STARTABLE = ("draft", "scheduled", "paused")
 _CANCELLABLE = ("draft", "scheduled", "sending", "paused")
+_RETRIABLE = ("paused", "completed")
 
-# Set-based, whatever their number; who opted out is left out here, and again when it is sent.
-_ADD_CONTACTS = text(
+# Who opted out is final. The claims before keep their attempts: callback data names each.
+_RETRY_FAILED = text(
     """
-    INSERT INTO pgsync_modules.campaign_recipient (campaign_id, phone, parameters)
-    SELECT :campaign_id, c.phone, jsonb_build_array(coalesce(nullif(c.name, ''), c.phone))
-    FROM pgsync_modules.contact AS c
-    WHERE c.workspace_id = (SELECT k.workspace_id FROM pgsync_modules.campaign AS k
-                            WHERE k.id = :campaign_id)
-      AND c.status = 'active' AND NOT c.do_not_contact
-      AND (CAST(:tags AS text[]) IS NULL OR c.tags && CAST(:tags AS text[]))
-    ORDER BY c.id
-    ON CONFLICT (campaign_id, phone) DO NOTHING
+    UPDATE pgsync_modules.campaign_recipient AS r
+    SET state = 'pending', error = NULL, error_code = NULL, failed_at = NULL, message_id = NULL,
+        send_after = NULL
+    WHERE r.campaign_id = :campaign_id AND r.state = 'failed'
+      AND r.error_code IS DISTINCT FROM 131050
     """
 )
 
-_ADD_PHONES = text(
+_COPY = text(
+    """
+    INSERT INTO pgsync_modules.campaign (workspace_id, connection_id, name, template_name, language,
+        audience, variables, send_delay, quiet_from, quiet_until, quiet_zone)
+    SELECT workspace_id, connection_id, coalesce(:name, name), template_name, language,
+        audience, variables, send_delay, quiet_from, quiet_until, quiet_zone
+    FROM pgsync_modules.campaign WHERE id = :campaign_id
+    RETURNING id
+    """
+)
+
+_COPY_RECIPIENTS = text(
     """
     INSERT INTO pgsync_modules.campaign_recipient (campaign_id, phone, parameters)
-    SELECT :campaign_id, p.phone, jsonb_build_array(p.phone)
-    FROM unnest(CAST(:phones AS text[])) WITH ORDINALITY AS p (phone, number)
-    WHERE NOT EXISTS (
+    SELECT :copy, r.phone, r.parameters
+    FROM pgsync_modules.campaign_recipient AS r
+    WHERE r.campaign_id = :campaign_id AND NOT EXISTS (
         SELECT FROM pgsync_modules.contact AS c
         JOIN pgsync_modules.campaign AS k ON k.workspace_id = c.workspace_id
-        WHERE k.id = :campaign_id AND c.phone = p.phone
+        WHERE k.id = :campaign_id AND c.phone = r.phone
           AND (c.status <> 'active' OR c.do_not_contact))
-    ORDER BY p.number
-    ON CONFLICT (campaign_id, phone) DO NOTHING
+    ORDER BY r.id
     """
 )
 
@@ -58,6 +74,29 @@ _E164 = re.compile(r"\+[1-9][0-9]{2,14}")
 
 class CampaignStateError(PgsyncError):
     """The campaign's state does not allow this."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """The time of day in which a campaign sends nothing, in a time zone; it may pass midnight."""
+
+    start: time
+    end: time
+    zone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        try:
+            ZoneInfo(self.zone)
+        except (KeyError, ValueError, OSError):
+            raise InvalidArgument(f"there is no time zone {self.zone[:50]!r}") from None
+        if self.start == self.end:
+            raise InvalidArgument("quiet hours must end at another time than they begin")
+
+
+def check_phone(phone: str) -> None:
+    """Raise InvalidArgument unless it is a phone number in E.164."""
+    if not _E164.fullmatch(phone):
+        raise InvalidArgument(f"{phone[:50]!r} is no phone number in E.164, like +4930123456")
 
 
 class Campaigns:
@@ -74,8 +113,22 @@ class Campaigns:
         name: str,
         template_name: str,
         language: str,
+        audience: Audience | None = None,
+        variables: Sequence[str] = ("name",),
+        send_delay: float | None = None,
+        quiet_hours: QuietHours | None = None,
     ) -> int:
-        """Make a draft and return its number."""
+        """Make a draft and return its number.
+
+        ``audience`` is looked for when it is started. ``variables`` are the contacts' fields that
+        fill those of the template, in order: name, phone, email, company or custom.FIELD; a missing
+        name is filled with the phone number. ``send_delay`` is in seconds between two messages.
+
+        Raises:
+            InvalidArgument: if a contact has no such field, or the delay is not positive.
+        """
+        if send_delay is not None and not 0 < send_delay <= 86400:
+            raise InvalidArgument(f"send_delay must be from 0 to 86400 seconds, not {send_delay:g}")
         with self._sessions.begin() as session:
             campaign = Campaign(
                 workspace_id=workspace_id,
@@ -83,44 +136,103 @@ class Campaigns:
                 name=name,
                 template_name=template_name,
                 language=language,
+                audience=None if audience is None else audience.as_json(),
+                variables=check_variables(variables),
+                send_delay=None if send_delay is None else timedelta(seconds=send_delay),
             )
+            if quiet_hours is not None:
+                campaign.quiet_from, campaign.quiet_until = quiet_hours.start, quiet_hours.end
+                campaign.quiet_zone = quiet_hours.zone
             session.add(campaign)
             session.flush()
             return campaign.id
 
     def add_contacts(self, campaign_id: int, *, tags: Sequence[str] | None = None) -> int:
-        """Add the workspace's active contacts (with one of the tags) and return how many.
+        """Add the workspace's active contacts (with one of the tags) now, and return how many.
 
-        Their name is the template's first parameter. Those who opted out are left out.
+        Those who opted out are left out.
 
         Raises:
             CampaignStateError: if the campaign has begun.
         """
         with self._sessions.begin() as session:
             self._lock_draft(session, campaign_id)
-            chosen = None if tags is None else list(tags)
-            added: Any = session.execute(
-                _ADD_CONTACTS, {"campaign_id": campaign_id, "tags": chosen}
-            )
-            return int(added.rowcount)
+            return add_contacts(session, campaign_id, Audience(tags))
 
-    def add_phones(self, campaign_id: int, phones: Sequence[str]) -> int:
+    def add_phones(
+        self, campaign_id: int, phones: Sequence[str], parameters: Sequence[str] | None = None
+    ) -> int:
         """Add phone numbers and return how many were new. Those who opted out are left out.
+
+        ``parameters`` fill the template's variables, by default the phone number itself.
 
         Raises:
             InvalidArgument: if one is not in E.164.
             CampaignStateError: if the campaign has begun.
         """
-        if wrong := [phone for phone in phones if not _E164.fullmatch(phone)]:
-            raise InvalidArgument(
-                f"{wrong[0][:50]!r} is no phone number in E.164, like +4930123456"
-            )
+        for phone in phones:
+            check_phone(phone)
+        written = None if parameters is None else to_json(list(parameters), "parameters")
         with self._sessions.begin() as session:
             self._lock_draft(session, campaign_id)
-            added: Any = session.execute(
-                _ADD_PHONES, {"campaign_id": campaign_id, "phones": list(phones)}
+            return add_phones(session, campaign_id, phones, written)
+
+    def take_audience(self, campaign_id: int, within: Session) -> int:
+        """Look for the campaign's audience, once, and return how many were added.
+
+        Contacts that are made or changed later do not come in by themselves any more; who opts out
+        is left out up to the moment of sending.
+        """
+        campaign = within.get(Campaign, campaign_id, with_for_update=True)
+        if campaign is None:
+            raise InvalidArgument(f"there is no campaign {campaign_id}")
+        if campaign.audience is None or campaign.audience_taken_at is not None:
+            return 0
+        within.execute(
+            update(Campaign)
+            .where(Campaign.id == campaign_id)
+            .values(audience_taken_at=func.clock_timestamp())
+        )
+        return add_contacts(within, campaign_id, Audience(**campaign.audience))
+
+    def retry_failed(self, campaign_id: int) -> int:
+        """Make those that failed pending again and return how many; start the campaign then.
+
+        Who opted out stays failed. The campaign is paused where something is to be sent.
+
+        Raises:
+            CampaignStateError: unless it is paused or completed.
+        """
+        with self._sessions.begin() as session:
+            self._change(
+                session,
+                campaign_id,
+                _RETRIABLE,
+                "paused",
+                state_reason="failed messages are to be tried again",
+                finished_at=None,
             )
-            return int(added.rowcount)
+            again: Any = session.execute(_RETRY_FAILED, {"campaign_id": campaign_id})
+            if again.rowcount == 0:
+                raise CampaignStateError(f"campaign {campaign_id} has no failed message to retry")
+            return int(again.rowcount)
+
+    def duplicate(self, campaign_id: int, name: str | None = None) -> int:
+        """Make a draft with the same settings and return its number.
+
+        An audience is looked for anew; recipients that were added by hand are added again, without
+        who has opted out.
+        """
+        with self._sessions.begin() as session:
+            copied = session.execute(
+                _COPY, {"campaign_id": campaign_id, "name": name}
+            ).one_or_none()
+            if copied is None:
+                raise InvalidArgument(f"there is no campaign {campaign_id}")
+            copy: int = copied.id
+            if session.get_one(Campaign, copy).audience is None:
+                session.execute(_COPY_RECIPIENTS, {"campaign_id": campaign_id, "copy": copy})
+            return copy
 
     def state_of(self, campaign_id: int) -> str:
         """The campaign's state."""
@@ -198,6 +310,15 @@ class Campaigns:
                 finished_at=func.clock_timestamp(),
             )
 
+    def waits(self, campaign_id: int, reason: str | None) -> None:
+        """Say what a campaign that is sending waits for; None: for nothing."""
+        with self._sessions.begin() as session:
+            session.execute(
+                update(Campaign)
+                .where(Campaign.id == campaign_id, Campaign.state == "sending")
+                .values(state_reason=reason)
+            )
+
     def complete(self, campaign_id: int) -> bool:
         """Complete it if nothing is left to send or under way; True where that is so."""
         with self._sessions.begin() as session:
@@ -217,7 +338,7 @@ class Campaigns:
                     ~pending.exists(),
                     ~sending.exists(),
                 )
-                .values(state="completed", finished_at=func.clock_timestamp())
+                .values(state="completed", state_reason=None, finished_at=func.clock_timestamp())
             )
             return bool(done.rowcount)
 

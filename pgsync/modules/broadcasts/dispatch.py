@@ -1,5 +1,8 @@
 """One dispatcher's run of a campaign: few claims at a time, several calls at once, a stop for all.
 
+A run lasts a slice of time at most, so that campaigns take turns where there are more of them than
+workers, and it ends where it would wait for permits.
+
 What is claimed and not yet answered is what a crash makes unknown. So no more is claimed than is
 about to be called: one recipient for each sender, and as many again in reserve.
 """
@@ -12,6 +15,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pgsync.modules.broadcasts.error_rate import ErrorRate
+from pgsync.modules.broadcasts.pacing import Pace
 from pgsync.modules.broadcasts.recipients import Claim, Recipients
 from pgsync.modules.broadcasts.sending import Sender, Verdict
 from pgsync.modules.broadcasts.statuses import Statuses
@@ -20,6 +24,7 @@ from pgsync.operations import OperationRun
 __all__ = ["Dispatcher"]
 
 _PARKED_SECONDS = 0.5
+_SHORT_WAIT = 2.0
 
 
 class Dispatcher:
@@ -31,14 +36,20 @@ class Dispatcher:
         recipients: Recipients,
         sender: Sender,
         statuses: Statuses,
+        pace: Pace,
         *,
         senders: int,
+        slice_seconds: float,
     ) -> None:
         self._op = op
         self._recipients = recipients
         self._sender = sender
         self._statuses = statuses
+        self._pace = pace
         self._senders = senders
+        self._ends_at = time.monotonic() + slice_seconds
+        self.resume_in: float | None = None
+        """Seconds after which a next run can go on; None where this one came to its end."""
         self._claimed = 0
         self._finished: queue.SimpleQueue[Future[Verdict]] = queue.SimpleQueue()
         self._stored: list[str] = []
@@ -59,7 +70,9 @@ class Dispatcher:
         with ThreadPoolExecutor(self._senders, thread_name_prefix="pgsync-send") as pool:
             try:
                 self._refill(pool)
-                while self._claimed:
+                while self._claimed or self._waited(pool):
+                    if not self._claimed:
+                        continue
                     self._take_in(self._finished.get())
                     # A quarter of the reserve is left then, so that no sender waits for the claim.
                     if 4 * self._claimed <= 5 * self._senders:
@@ -69,15 +82,34 @@ class Dispatcher:
                 self._stopping.set()
         return self._stop
 
+    def _waited(self, pool: ThreadPoolExecutor) -> bool:
+        """Wait for permits, where they come soon, and claim; False where the run is over."""
+        if self.resume_in is None or self.resume_in > _SHORT_WAIT or self._stopping.is_set():
+            return False
+        if time.monotonic() + self.resume_in >= self._ends_at:
+            return False
+        self._stopping.wait(self.resume_in)
+        self._refill(pool)
+        return bool(self._claimed) or self.resume_in is not None
+
     def _refill(self, pool: ThreadPoolExecutor) -> None:
         """Claim for the senders and the reserve, which is what waits in the pool."""
         self._op.check()
         self._op.progress(self._done, self._total)
         if time.monotonic() >= self._look_at:
             self._look_for_parked()
+        self.resume_in = None
         if self._stopping.is_set():
             return
-        claims, skipped = self._recipients.claim(2 * self._senders - self._claimed)
+        if time.monotonic() >= self._ends_at:
+            self.resume_in = 0.0
+            return
+        permits = self._pace.take(2 * self._senders - self._claimed)
+        if not permits:
+            self.resume_in = self._pace.wait
+            return
+        claims, skipped = self._recipients.claim(permits)
+        self._pace.give_back(permits - len(claims))
         self._done += skipped
         self._claimed += len(claims)
         for claim in claims:

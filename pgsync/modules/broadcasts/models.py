@@ -1,8 +1,8 @@
-"""Campaigns and their recipients as SQLAlchemy knows them; ``sql/modules/0004_broadcasts.sql``."""
+"""Campaigns and their recipients as SQLAlchemy knows them; ``sql/modules/0004`` to ``0007``."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import FetchedValue, ForeignKey, Identity
@@ -33,6 +33,13 @@ class Campaign(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
     processed_before: Mapped[int] = mapped_column(default=0)
     failed_before: Mapped[int] = mapped_column(default=0)
+    audience: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    audience_taken_at: Mapped[datetime | None]
+    variables: Mapped[list[str]]
+    send_delay: Mapped[timedelta | None]
+    quiet_from: Mapped[time | None]
+    quiet_until: Mapped[time | None]
+    quiet_zone: Mapped[str] = mapped_column(default="UTC")
 
 
 class CampaignRecipient(Base):

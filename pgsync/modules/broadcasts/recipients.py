@@ -14,6 +14,8 @@ from typing import Any
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from pgsync.modules.broadcasts.quota import Quota
+
 __all__ = ["SUPPRESS", "Claim", "Recipients"]
 
 # Opt-outs are looked at once more here: this is the last moment before the call. So are a pause
@@ -31,7 +33,8 @@ _CLAIM = text(
           AND EXISTS (
               SELECT FROM pgsync_modules.campaign AS k
               JOIN pgsync_modules.connection AS n ON n.id = k.connection_id
-              WHERE k.id = :campaign_id AND k.state = 'sending' AND n.disabled_at IS NULL)
+              WHERE k.id = :campaign_id AND k.state = 'sending' AND n.disabled_at IS NULL
+                AND pgsync_modules.quiet_for(k.quiet_from, k.quiet_until, k.quiet_zone) IS NULL)
           AND (r.send_after IS NULL OR r.send_after <= clock_timestamp())
         ORDER BY r.id LIMIT :batch
         FOR UPDATE OF r SKIP LOCKED
@@ -135,6 +138,13 @@ _FAILED = text(
     """
 )
 
+_QUIET = text(
+    """
+    SELECT extract(epoch FROM pgsync_modules.quiet_for(quiet_from, quiet_until, quiet_zone))
+    FROM pgsync_modules.campaign WHERE id = :campaign_id
+    """
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -147,32 +157,52 @@ class Claim:
 
 
 class Recipients:
-    """The recipients of one campaign. ``lease`` is how long a call may take at the longest."""
+    """The recipients of one campaign. ``lease`` is how long a call may take at the longest.
+
+    ``quota`` is the messaging limit that its claims count against.
+    """
 
     def __init__(
         self,
         sessions: sessionmaker[Session],
         campaign_id: int,
         lease: timedelta = timedelta(minutes=5),
+        quota: Quota | None = None,
     ) -> None:
         self._sessions = sessions
         self.campaign_id = campaign_id
         self._lease = lease
+        self._quota = quota
 
     def claim(self, batch: int) -> tuple[list[Claim], int]:
         """Take up to ``batch`` recipients, committed when this returns, and count those skipped.
 
-        None are taken unless the campaign is sending, over a connection that is not disabled.
+        None are taken unless the campaign is sending, over a connection that is not disabled,
+        outside of its quiet hours, and within the messaging limit.
         """
-        parameters = {"campaign_id": self.campaign_id, "batch": batch, "lease": self._lease}
+        parameters = {"campaign_id": self.campaign_id, "lease": self._lease}
         skipped = 0
         while True:
             with self._sessions.begin() as session:
-                rows = session.execute(_CLAIM, parameters).all()
-            claimed = [Claim(*row[:4]) for row in rows if row.state == "sending"]
+                left = self._quota.left(session) if self._quota is not None else None
+                most = batch if left is None else min(batch, left)
+                rows = session.execute(_CLAIM, {**parameters, "batch": most}).all()
+                claimed = [Claim(*row[:4]) for row in rows if row.state == "sending"]
+                if self._quota is not None:
+                    self._quota.add(session, [claim.phone for claim in claimed])
             skipped += len(rows) - len(claimed)
             if claimed or not rows:
                 return sorted(claimed, key=lambda claim: claim.id), skipped
+
+    def held_up(self) -> tuple[str, float] | None:
+        """What keeps all of them waiting, and for how many seconds; None where nothing does."""
+        with self._sessions.begin() as session:
+            quiet = session.scalar(_QUIET, {"campaign_id": self.campaign_id})
+            if quiet is not None:
+                return "waits for the end of its quiet hours", float(quiet)
+            if self._quota is not None and self._quota.left(session) == 0:
+                return "waits: the messaging limit is used up", self._quota.opens_in(session)
+        return None
 
     def put_back(self, claim: Claim) -> None:
         """Make a claim pending again whose call was certainly not made."""

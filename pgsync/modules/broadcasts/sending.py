@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from pgsync.errors import RateLimited
 from pgsync.modules.broadcasts.models import Campaign
+from pgsync.modules.broadcasts.pacing import Pace
 from pgsync.modules.broadcasts.recipients import Claim, Recipients
 from pgsync.modules.whatsapp.answers import Answer, pair_delay
 from pgsync.modules.whatsapp.errors import GraphError, GraphInterrupted, GraphUnreachable
 from pgsync.modules.whatsapp.graph import GraphClient
 
-__all__ = ["Sender", "Verdict", "callback_data"]
+__all__ = ["Sender", "Verdict", "callback_data", "components"]
 
 _MOST_ATTEMPTS = 10
 _BACK_OFF = 5.0
@@ -47,20 +48,28 @@ def callback_data(campaign_id: int, recipient_id: int, attempt: int) -> str:
 class Sender:
     """Sends a campaign's message to claimed recipients, each exactly once."""
 
-    def __init__(self, graph: GraphClient, campaign: Campaign, phone_number_id: str) -> None:
+    def __init__(
+        self, graph: GraphClient, campaign: Campaign, phone_number_id: str, pace: Pace | None = None
+    ) -> None:
         self._graph = graph
         self._campaign = campaign
         self._phone_number_id = phone_number_id
+        self._pace = pace
 
     def send(self, claim: Claim, recipients: Recipients) -> Verdict:
         """Call the API once and record the outcome."""
+        wait = self._pace.pair_wait(claim.phone) if self._pace is not None else 0.0
+        if wait:
+            error = "this number was written to too often"
+            recipients.not_sent(claim, "pending", error=error, wait=wait)
+            return Verdict("pending")
         try:
             sent = self._graph.send_template(
                 self._phone_number_id,
                 to=claim.phone,
                 template=self._campaign.template_name,
                 language=self._campaign.language,
-                components=_components(claim.parameters),
+                components=components(claim.parameters),
                 callback_data=callback_data(self._campaign.id, claim.id, claim.attempt),
             )
         except RateLimited as error:
@@ -100,7 +109,8 @@ def _wait(answer: Answer, attempt: int, retry_after: float | None) -> float:
     return float(min(_BACK_OFF * 2.0 ** (attempt - 1), 3600.0))
 
 
-def _components(parameters: list[str]) -> list[dict[str, object]]:
+def components(parameters: list[str]) -> list[dict[str, object]]:
+    """The template's components with its variables filled."""
     if not parameters:
         return []
     texts = [{"type": "text", "text": text} for text in parameters]

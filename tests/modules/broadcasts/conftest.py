@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync import Coordinator
-from pgsync.modules.broadcasts import Broadcasts
+from pgsync.modules.broadcasts import UNCAPPED, Broadcasts
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import WhatsApp
 from pgsync.modules.whatsapp.standin import GraphStandin
@@ -19,15 +19,16 @@ def broadcasts(
     sync: Coordinator, sessions: sessionmaker[Session], whatsapp: WhatsApp
 ) -> Broadcasts:
     """The broadcasts module on the test's database and stand-in."""
-    return Broadcasts(sync, sessions, whatsapp)
+    return Broadcasts(sync, sessions, whatsapp, caps=UNCAPPED)
 
 
 @pytest.fixture
 def new_campaign(
-    broadcasts: Broadcasts, connection: Connection, standin: GraphStandin
+    broadcasts: Broadcasts, connection: Connection, standin: GraphStandin, whatsapp: WhatsApp
 ) -> Callable[[int], int]:
     """Makes drafts with so many recipients, of a template with one parameter."""
     standin.templates.add(name="hello", language="de", body="Hello {{1}}")
+    whatsapp.template_sync(connection_id=connection.id)
 
     def make(recipients: int) -> int:
         campaign = broadcasts.campaigns.create(

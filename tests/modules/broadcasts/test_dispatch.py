@@ -89,8 +89,8 @@ def test_a_campaign_over_a_disabled_connection_is_paused_and_says_why(
     database: Any,
 ) -> None:
     campaign = new_campaign(3)
-    whatsapp.connections.disable(connection.id, "the token was refused")
     broadcasts.start(campaign)
+    whatsapp.connections.disable(connection.id, "the token was refused")
     sync.run_worker(queues=["campaigns"], drain=True)
     state, reason = database.execute(
         "SELECT state, state_reason FROM pgsync_modules.campaign"

@@ -143,4 +143,5 @@ def test_a_campaign_whose_job_is_gone_gets_a_new_one(
 
 
 def test_daemons_reap_and_sync_by_themselves(broadcasts: Broadcasts, sync: Coordinator) -> None:
-    assert set(sync.schedules) == {"campaign_reaping", "template_sync_hourly"}
+    hourly = {"template_sync_hourly", "messaged_users_forgetting"}
+    assert set(sync.schedules) == {"campaign_reaping", *hourly}
