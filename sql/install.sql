@@ -247,7 +247,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'd937e429f2e671899fc0e7dd2d210fa50303747d9dd6d84eb1ddd27a69cd6997')
+VALUES ('api', 0, '0.1.0', '8bb3ee74470553a1482d41158b8d6d8b6e93cfea451814adc648082575728899')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

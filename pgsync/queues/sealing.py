@@ -12,8 +12,17 @@ from typing import Any
 
 from pgsync.database.json import from_json
 from pgsync.errors import InvalidArgument, PgsyncError
+from pgsync.queues.carried import without_carried
 
-__all__ = ["SealedArguments", "is_sealed", "new_key", "open_args", "reseal", "seal_text"]
+__all__ = [
+    "SealedArguments",
+    "is_sealed",
+    "new_key",
+    "open_all",
+    "open_args",
+    "reseal",
+    "seal_text",
+]
 
 _MARK = "pgsync:sealed"
 _VARIABLE = "PGSYNC_ARGS_KEYS"
@@ -41,7 +50,16 @@ def seal_text(text: str) -> str:
 
 
 def open_args(args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, opened where they are encrypted.
+    """The handler's arguments, opened where they are encrypted.
+
+    Raises:
+        SealedArguments: if no key of this process fits.
+    """
+    return without_carried(open_all(args))
+
+
+def open_all(args: dict[str, Any]) -> dict[str, Any]:
+    """As :func:`open_args`, with what travels with them.
 
     Raises:
         SealedArguments: if no key of this process fits.

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, JobOptions
+from pgsync.queues.carried import without_carried
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.job import Job
 from pgsync.queues.middleware import BeforeEnqueue, Middleware, check_middleware
@@ -272,7 +273,7 @@ class TaskRegistry:
     def _check(self, job: NewJob) -> None:
         declaration = self._tasks.get(job.task)
         if declaration is not None:
-            declaration.check(job.args)
+            declaration.check(without_carried(job.args))
 
     def find(self, name: str) -> TaskDeclaration:
         """The task of that name.

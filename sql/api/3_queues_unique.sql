@@ -3,7 +3,8 @@
 CREATE OR REPLACE FUNCTION pgsync.unique_key(task text, args jsonb, fields text[] DEFAULT NULL) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN 'task:' || task || ':' || encode(sha256(convert_to(
-    CASE WHEN fields IS NULL THEN args
+    -- The trace that a job belongs to travels with its arguments, and is none of them.
+    CASE WHEN fields IS NULL THEN CASE WHEN args ? 'pgsync:trace' THEN args - 'pgsync:trace' ELSE args END
          ELSE (SELECT jsonb_object_agg(f, args -> f) FROM unnest(fields) AS f) END ::text, 'UTF8')), 'hex');
 
 COMMENT ON FUNCTION pgsync.unique_key(text, jsonb, text[]) IS
