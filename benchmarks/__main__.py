@@ -22,7 +22,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks import flatness, limits, locks, queues
+from benchmarks import contacts, flatness, limits, locks, queues
 from benchmarks.frame import Comparison, Pace
 from benchmarks.peers import Peers, found_peers
 from pgsync.database.embedded import EmbeddedServer
@@ -33,6 +33,7 @@ SUBJECTS: dict[str, Callable[[str, Pace, Peers], Iterator[Comparison]]] = {
     "limits": limits.measure,
     "queues": lambda *given: chain(queues.measure(*given), flatness.measure(*given)),
     "flatness": flatness.measure,
+    "contacts": contacts.measure,
 }
 """``flatness`` is a part of ``queues``, for those who want no more than that."""
 

@@ -112,7 +112,7 @@ def test_the_redis_of_a_run_ends_with_it() -> None:
 
 def test_every_benchmark_runs(dsn: str) -> None:
     """A hundredth of the work, on the test's own database and without peers."""
-    measured = _measure(dsn, "locks", "limits")
+    measured = _measure(dsn, "locks", "limits", "contacts")
     assert measured["redis"] is None
     assert measured["missing"] == []
     titles = [comparison["title"] for comparison in measured["comparisons"]]
