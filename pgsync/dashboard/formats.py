@@ -24,7 +24,7 @@ def duration(value: timedelta | None) -> str:
     if seconds < 1:
         return f"{sign}{seconds * 1000:.0f} ms"
     if seconds < 10:
-        return f"{sign}{seconds:.1f} s"
+        return f"{sign}{seconds:.1f} s".replace(".0", "")
     whole = round(seconds)
     if whole < _MINUTE:
         return f"{sign}{whole} s"

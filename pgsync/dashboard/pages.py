@@ -52,7 +52,8 @@ async def _overview(read: Read, _request: Request) -> dict[str, Any]:
         "figures": await read.row("SELECT f.* FROM pgsync.figures AS f"),
         "minutes": await read.rows(
             """
-            WITH this AS (SELECT date_trunc('minute', pgsync.clock(), 'UTC') AS minute),
+            WITH this AS (SELECT date_trunc('minute', m.counted_until, 'UTC') - interval '1 minute'
+                          AS minute FROM pgsync.throughput_mark AS m),
             past AS (SELECT generate_series(t.minute - interval '59 minutes', t.minute,
                                             interval '1 minute') AS minute FROM this AS t)
             SELECT p.minute,

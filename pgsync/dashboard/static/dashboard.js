@@ -61,13 +61,14 @@
         stroke: dark ? "#98a4ad" : "#5d6972",
         grid: { stroke: dark ? "#262e34" : "#edf0f2", width: 1 }, ticks: { show: false }, font: "11px system-ui",
       };
+      const clock = (_, moments) => moments.map((each) => new Date(each * 1000).toTimeString().slice(0, 5));
       const line = (label, ink) => ({
         label, stroke: ink, fill: ink + "22", width: 1.5, points: { show: false },
       });
       chart.replaceChildren();
       new uPlot({
         width: chart.clientWidth, height: 150, legend: { show: true, live: true },
-        cursor: { y: false }, axes: [axis, { ...axis, size: 46 }],
+        cursor: { y: false }, axes: [{ ...axis, values: clock, size: 28 }, { ...axis, size: 46 }],
         scales: { y: { range: (_, __, most) => [0, Math.max(5, most * 1.1)] } },
         series: [{ value: "{HH}:{mm}" },
           line("completed", dark ? "#57c26f" : "#1a7f37"), line("discarded or cancelled", dark ? "#ff8a80" : "#c0352b")],

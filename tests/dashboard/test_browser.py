@@ -1,0 +1,267 @@
+"""The dashboard in Chromium: what an operator does there, with a console free of errors."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from pgsync import Coordinator
+from pgsync.dashboard.pages import PAGES
+from tests.dashboard.chromium import chromium, opened
+from tests.dashboard.conftest import READ_TOKEN, TOKEN
+from tests.dashboard.site import busy_site
+from tests.dashboard.test_pages import HOSTILE, enqueue
+from tests.eventually import eventually
+
+LISTS = [page for page in PAGES if page.key]
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(started: Browser, url: str) -> Iterator[Page]:
+    """A page of the dashboard in which somebody has signed in."""
+    with opened(started) as page:
+        sign_in(page, url)
+        yield page
+
+
+def sign_in(page: Page, url: str, token: str = TOKEN) -> None:
+    page.goto(url)
+    page.get_by_label("Token").fill(token)
+    page.get_by_label("Your name").fill("ada")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+
+
+def apart(function: Callable[[], Any]) -> Any:
+    """Run what needs an event loop in another thread: Playwright's runs in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result(60)
+
+
+def test_every_page_is_read_by_its_link_and_by_its_key(
+    page: Page, sync: Coordinator, database: Any
+) -> None:
+    with busy_site(sync, database):
+        apart(lambda: sync.run_worker(queues=["webhooks"], drain=True))
+        for each in LISTS:
+            page.get_by_role("navigation").get_by_role("link", name=each.title).click()
+            expect(page.get_by_role("heading", name=each.title, level=1)).to_be_visible()
+            expect(page.locator("#pause.fresh")).to_be_visible()
+            photograph(page, each.name)
+        page.keyboard.press("g")
+        page.keyboard.press("q")
+        expect(page.get_by_role("heading", name="Queues", level=1)).to_be_visible()
+        page.goto(f"{page.url.removesuffix('/queues')}/jobs?state=discarded")
+        page.locator("#live tbody a").first.click()
+        expect(page.locator(".timeline")).to_contain_text("closed the connection")
+        expect(page.locator("#live")).not_to_contain_text("whsec_1")
+        photograph(page, "job")
+
+
+@pytest.mark.skipif("PGSYNC_SCREENSHOTS" not in os.environ, reason="only to look at")
+@pytest.mark.parametrize(("dark", "width"), [(True, 1280), (False, 390)], ids=["dark", "narrow"])
+def test_pages_to_look_at(
+    started: Browser, url: str, sync: Coordinator, database: Any, dark: bool, width: int
+) -> None:
+    with busy_site(sync, database), opened(started, dark=dark, width=width) as page:
+        sign_in(page, url)
+        for path in ("", "jobs", "queues", "jobs/confirm?action=discard&queue=mail"):
+            page.goto(f"{url}/{path}")
+            photograph(
+                page, f"{'dark' if dark else 'narrow'}-{path.partition('?')[0] or 'overview'}"
+            )
+
+
+def photograph(page: Page, name: str) -> None:
+    """Keep a picture of the page, where PGSYNC_SCREENSHOTS names a folder."""
+    if folder := os.environ.get("PGSYNC_SCREENSHOTS"):
+        page.wait_for_timeout(200)
+        path = Path(folder, f"{name.replace('/', '-')}.png")
+        page.screenshot(path=path)
+
+
+def test_filters_act_while_one_types_and_stay_in_the_url(page: Page, database: Any) -> None:
+    wanted = enqueue(database, "send", to="ada")[0]
+    enqueue(database, "send", to="bob")
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    expect(page.locator("#live tbody tr")).to_have_count(2)
+    page.get_by_label("Argument").fill("to=ada")
+    expect(page.locator("#live tbody tr")).to_have_count(1)
+    page.wait_for_url("**/jobs?arg=to%3Dada")
+    page.reload()
+    expect(page.locator("#live tbody tr")).to_have_count(1)
+    expect(page.locator("#live tbody")).to_contain_text(str(wanted))
+    # Also the stream of what comes next is filtered.
+    newest = enqueue(database, "send", to="ada")[0]
+    enqueue(database, "send", to="bob")
+    expect(page.locator("#live tbody tr")).to_have_count(2)
+    expect(page.locator("#live tbody")).to_contain_text(str(newest))
+
+
+def test_a_failed_job_is_retried_and_seen_to_complete(page: Page, sync: Coordinator) -> None:
+    broken = threading.Event()
+    broken.set()
+
+    @sync.task(name="send", max_attempts=1)
+    def send() -> None:
+        if broken.is_set():
+            raise RuntimeError("no route")
+
+    job = send.enqueue()
+    apart(lambda: sync.run_worker(drain=True))
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    page.get_by_label("State").select_option("discarded")
+    page.get_by_role("link", name=str(job.id), exact=True).click()
+    expect(page.locator(".head .badge")).to_have_text("discarded")
+    broken.clear()
+    page.get_by_role("button", name="Retry").click()
+    expect(page.get_by_role("status")).to_have_text("Retried 1 job.")
+    apart(lambda: sync.run_worker(drain=True))
+    expect(page.locator(".head .badge")).to_have_text("completed")
+
+
+def test_a_running_job_is_cancelled(page: Page, sync: Coordinator, url: str) -> None:
+    @sync.task(name="endless", max_attempts=1)
+    async def endless() -> None:
+        import asyncio
+
+        await asyncio.sleep(60)
+
+    job = endless.enqueue()
+    sync.start()
+    page.goto(f"{url}/jobs/{job.id}")
+    expect(page.locator(".head .badge")).to_have_text("running")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".head .badge")).to_have_text("cancelled")
+    sync.stop()
+
+
+def test_jobs_are_discarded_by_filter_after_a_confirmation(page: Page, database: Any) -> None:
+    enqueue(database, "send", 3)
+    kept = enqueue(database, "keep")[0]
+    page.goto(f"{page.url}jobs?task=send")
+    page.get_by_role("link", name="Discard…").click()
+    page.get_by_role("button", name="Discard 3 jobs").click()
+    expect(page.get_by_role("status")).to_have_text("Discarded 3 jobs.")
+    left = database.execute("SELECT id FROM pgsync.job_ready").fetchall()
+    assert left == [(kept,)]
+
+
+def test_an_operations_progress_moves(page: Page, sync: Coordinator) -> None:
+    steps = [threading.Event() for _ in range(2)]
+
+    @sync.operation("template_sync", lock="template_sync:connection:{connection_id}", ttl=60)
+    def template_sync(op: Any, connection_id: int) -> None:
+        op.progress(1, 4)
+        assert steps[0].wait(30)
+        op.progress(3, 4)
+        assert steps[1].wait(30)
+
+    running = threading.Thread(target=lambda: template_sync(connection_id=7))
+    running.start()
+    try:
+        row = page.get_by_role("row").filter(has_text="template_sync:connection:7")
+        expect(row).to_contain_text("1 / 4")
+        steps[0].set()
+        expect(row).to_contain_text("3 / 4")
+        row.get_by_role("link").click()
+        expect(page.locator(".head .badge")).to_have_text("running")
+    finally:
+        for step in steps:
+            step.set()
+        running.join(30)
+    expect(page.locator(".head .badge")).to_have_text("completed")
+
+
+def test_a_lock_is_released_by_force(page: Page, sync: Coordinator, database: Any) -> None:
+    sync.lock("report", ttl=600, owner="ada@web-1").acquire()
+    page.get_by_role("link", name="Locks").click()
+    row = page.get_by_role("row").filter(has_text="report")
+    row.get_by_text("Release…").click()
+    row.get_by_label("Why").fill("stuck")
+    row.get_by_role("button", name="Release by force").click()
+    expect(page.get_by_role("status")).to_contain_text("was taken from its holder")
+    expect(page.locator("#live")).to_contain_text("No lock is held.")
+    page.get_by_role("link", name="Audit").click()
+    expect(page.locator("#live tbody tr").first).to_contain_text("lock.forced")
+    expect(page.locator("#live tbody tr").first).to_contain_text("stuck")
+
+
+def test_a_queue_is_paused_and_goes_on(page: Page, database: Any) -> None:
+    enqueue(database)
+    page.get_by_role("link", name="Queues").click()
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(page.locator("#live .badge.paused")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#live .badge.paused")).to_have_count(0)
+    assert [row[0] for row in database.execute("SELECT action FROM pgsync.audit").fetchall()] == [
+        "queue.resumed",
+        "queue.paused",
+    ]
+
+
+def test_paused_a_page_stands_still_until_it_goes_on(page: Page, database: Any) -> None:
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    expect(page.locator("#pause.fresh")).to_be_visible()
+    page.keyboard.press("p")
+    expect(page.locator("#pause")).to_have_text("Paused")
+    enqueue(database, "brand_new")
+    page.wait_for_timeout(2500)
+    expect(page.locator("#live")).to_contain_text("There are no jobs.")
+    page.keyboard.press("p")
+    expect(page.locator("#live")).to_contain_text("brand_new")
+
+
+def test_hostile_names_run_nothing_in_a_browser(
+    page: Page, sync: Coordinator, database: Any, url: str
+) -> None:
+    said: list[str] = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    job = enqueue(database, HOSTILE, text=HOSTILE)[0]
+    database.execute("SELECT pgsync.pause_queue(%s, %s)", [HOSTILE, HOSTILE])
+    with sync.lock(HOSTILE, ttl=60, owner=HOSTILE):
+        for path in ("", "jobs", f"jobs/{job}", "queues", "locks", "audit"):
+            page.goto(f"{url}/{path}")
+            expect(page.locator("#pause.fresh")).to_be_visible()
+            assert page.locator("#live img, #live script").count() == 0
+    assert said == []
+
+
+def test_who_only_reads_finds_no_button(started: Browser, url: str, database: Any) -> None:
+    enqueue(database)
+    with opened(started) as page:
+        sign_in(page, url, READ_TOKEN)
+        expect(page.get_by_text("reads only")).to_be_visible()
+        for path in ("jobs", "queues"):
+            page.goto(f"{url}/{path}")
+            expect(page.locator("#live tbody tr").first).to_be_visible()
+            assert page.locator("#live button").count() == 0
+
+
+def test_pages_work_without_javascript(started: Browser, url: str, database: Any) -> None:
+    enqueue(database, "send")
+    context = started.new_context(java_script_enabled=False)
+    page = context.new_page()
+    sign_in(page, url)
+    page.goto(f"{url}/jobs")
+    page.get_by_label("Task").fill("other")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("#live")).to_contain_text("No job fits.")
+    page.goto(f"{url}/queues")
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("is paused")
+    context.close()
+    eventually(lambda: database.execute("SELECT count(*) FROM pgsync.audit").fetchone() == (1,))
