@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage or cannot connect, 3 not acquired or limit
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 import click
@@ -18,6 +19,7 @@ from pgsync.cli.jobs import jobs
 from pgsync.cli.limits import limits
 from pgsync.cli.locks import locks
 from pgsync.cli.maintenance import maintenance
+from pgsync.cli.modules import campaigns, contacts, templates
 from pgsync.cli.overview import operations, workers
 from pgsync.cli.queues import queues
 from pgsync.cli.schedules import schedules
@@ -45,7 +47,18 @@ _READ_SETTINGS = ("config", "daemon", "worker")
 _NOT_ACQUIRED = (LockHeld, OperationBlocked, RateLimited)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Sections(click.Group):
+    """A group whose help lists its commands by what one wants to do."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(command.name or "", command.get_short_help_str(80)) for command in commands]
+                )
+
+
+@click.group(cls=_Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pgsync")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -53,31 +66,33 @@ def cli(context: click.Context) -> None:
 
     The database is named by --dsn, PGSYNC_DSN or a file (see `pgsync config`); without any of them,
     an embedded server is used.
+
+    Exit codes: 0 done, 1 failed, 2 usage or cannot connect, 3 not acquired or limited, 4 unhealthy.
     """
     if context.invoked_subcommand not in _READ_SETTINGS:
         use_database_of_file()
 
 
-for command in (
-    db,
-    demo,
-    migrate,
-    doctor,
-    config,
-    dashboard,
-    worker,
-    daemon,
-    status,
-    locks,
-    jobs,
-    queues,
-    limits,
-    schedules,
-    maintenance,
-    operations,
-    workers,
-):
-    cli.add_command(command)
+_SECTIONS: Mapping[str, tuple[click.Command, ...]] = {
+    "Begin": (demo, db, migrate, doctor, config),
+    "Run": (worker, daemon, dashboard),
+    "See and steer": (
+        status,
+        locks,
+        jobs,
+        queues,
+        limits,
+        schedules,
+        operations,
+        workers,
+        maintenance,
+    ),
+    "Modules": (templates, campaigns, contacts),
+}
+
+for _commands in _SECTIONS.values():
+    for _command in _commands:
+        cli.add_command(_command)
 
 
 def exit_code(error: PgsyncError) -> int:

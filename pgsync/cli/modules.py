@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
+from pgsync.cli.progress import showing_progress
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
 
@@ -49,7 +50,9 @@ def templates() -> None:
 def templates_sync(dsn: str | None, direct_dsn: str | None, connection_id: int) -> None:
     """Sync a connection's templates now; exit 3 if that is in progress or limited."""
     with _platform(dsn, direct_dsn) as platform:
-        _print(platform.whatsapp.template_sync(connection_id=connection_id))
+        with showing_progress(platform.sync, "template_sync"):
+            counts = platform.whatsapp.template_sync(connection_id=connection_id)
+        _print(counts)
 
 
 @templates.command("list")
@@ -96,14 +99,14 @@ def contacts_import(
 ) -> None:
     """Import a CSV or XLSX file; exit 3 if an import of the workspace is in progress."""
     with _platform(dsn, direct_dsn) as platform:
-        _print(
-            platform.contacts.contact_import(
+        with showing_progress(platform.sync, "contact_import"):
+            counts = platform.contacts.contact_import(
                 workspace_id=workspace_id,
                 path=str(path.resolve()),
                 region=region,
                 on_duplicate=on_duplicate,
             )
-        )
+        _print(counts)
 
 
 @contacts.command("export")
@@ -114,9 +117,11 @@ def contacts_import(
 def contacts_export(dsn: str | None, direct_dsn: str | None, workspace_id: int, path: Path) -> None:
     """Export to a CSV or XLSX file, by the name's ending."""
     with _platform(dsn, direct_dsn) as platform:
-        _print(
-            platform.contacts.contact_export(workspace_id=workspace_id, path=str(path.resolve()))
-        )
+        with showing_progress(platform.sync, "contact_export"):
+            counts = platform.contacts.contact_export(
+                workspace_id=workspace_id, path=str(path.resolve())
+            )
+        _print(counts)
 
 
 @click.group()

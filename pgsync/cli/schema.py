@@ -9,6 +9,7 @@ import click
 from pgsync.cli.output import direct_dsn_option, dsn_option, json_option, printable, show
 from pgsync.coordinator import Coordinator
 from pgsync.database.dsn import connect, masked
+from pgsync.database.migrations import migrate as apply
 from pgsync.database.migrations import render
 from pgsync.doctor import Finding, examine
 
@@ -28,9 +29,9 @@ def migrate(dsn: str | None, direct_dsn: str | None, modules: bool, print_sql: b
         click.echo(render(modules=modules), nl=False)
         return
     with Coordinator(dsn, direct_dsn) as sync:
-        applied = sync.migrate(modules=modules)
-    for name in applied:
-        click.echo(f"applied {name}")
+        applied = apply(
+            sync.direct_dsn, modules=modules, told=lambda name: click.echo(f"applied {name}")
+        )
     if not applied:
         click.echo("the schema is up to date")
 

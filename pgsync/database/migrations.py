@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,8 +89,12 @@ def api_checksum() -> str:
     return hashlib.sha256("".join(script.checksum for script in api()).encode()).hexdigest()
 
 
-def migrate(dsn: str, *, modules: bool = False) -> list[str]:
+def migrate(
+    dsn: str, *, modules: bool = False, told: Callable[[str], None] | None = None
+) -> list[str]:
     """Bring the database up to this version's schema and return the names of what was applied.
+
+    ``told`` hears each name when that is done, since an index on a long history takes a while.
 
     Safe to call from many processes at once: an advisory lock lets one work while the others wait,
     at most two minutes. Each migration is a transaction of its own.
@@ -105,10 +110,14 @@ def migrate(dsn: str, *, modules: bool = False) -> list[str]:
         refuse_transaction_pooler(connection, dsn)
         _take_migration_lock(connection)
         with translated():
-            applied = _apply_migrations(connection, "kernel")
-            applied += _apply_api(connection)
+            applied = []
+            steps = [_apply_migrations(connection, "kernel"), _apply_api(connection)]
             if modules:
-                applied += _apply_migrations(connection, "modules")
+                steps.append(_apply_migrations(connection, "modules"))
+            for name in chain.from_iterable(steps):
+                applied.append(name)
+                if told:
+                    told(name)
             connection.execute("SELECT pgsync.prepare_history()")
     return applied
 
@@ -197,20 +206,18 @@ def _take_migration_lock(connection: psycopg.Connection[Any]) -> None:
         ) from None
 
 
-def _apply_migrations(connection: psycopg.Connection[Any], component: str) -> list[str]:
+def _apply_migrations(connection: psycopg.Connection[Any], component: str) -> Iterator[str]:
     installed = _installed(connection).get(component, {})
     _refuse_newer(component, max(installed, default=0))
-    applied = []
     for script in migrations(component):
         if script.version in installed:
             _refuse_changed(script, installed[script.version])
             continue
         _run(connection, [script.text, record_statement(script)])
-        applied.append(f"{component} {script.version:04d} {script.name}")
-    return applied
+        yield f"{component} {script.version:04d} {script.name}"
 
 
-def _apply_api(connection: psycopg.Connection[Any]) -> list[str]:
+def _apply_api(connection: psycopg.Connection[Any]) -> Iterator[str]:
     row = connection.execute(
         "SELECT name, checksum FROM pgsync.schema_migration WHERE component = 'api'"
     ).fetchone()
@@ -218,9 +225,9 @@ def _apply_api(connection: psycopg.Connection[Any]) -> list[str]:
         version, checksum = row
         # In a rolling deploy the older code must leave the newer code's functions alone.
         if checksum == api_checksum() or _release(version) > _release(__version__):
-            return []
+            return
     _run(connection, [*(script.text for script in api()), api_statement()])
-    return [f"api {__version__}"]
+    yield f"api {__version__}"
 
 
 def _run(connection: psycopg.Connection[Any], texts: Iterable[str]) -> None:
