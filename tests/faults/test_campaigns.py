@@ -1,0 +1,15 @@
+"""A campaign under kills, throttling, errors and a restart: nobody is sent to twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.campaign_run import CampaignSettings, run
+
+pytestmark = pytest.mark.faults
+
+
+def test_nobody_is_sent_to_twice_and_only_those_under_way_at_a_kill_are_unknown() -> None:
+    report = run(CampaignSettings(recipients=600, seed="ci", pause=1.5, rate=60, kills=2))
+    assert report.violations == [], f"see {report.folder}"
+    assert {"kill a worker", "restart the server", "throttled"} <= set(report.faults)

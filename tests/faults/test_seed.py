@@ -1,0 +1,17 @@
+"""Two processes start the same operation at once: the seed's messages, and nothing doubled."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.seed_run import MESSAGES, run
+
+pytestmark = pytest.mark.faults
+
+
+def test_two_processes_at_once_never_double_a_template_a_contact_or_a_send(dsn: str) -> None:
+    report = run(dsn, rounds=5)
+    assert report.violations == []
+    # They did meet: of the ten starts of each, some were refused.
+    blocked = {name for name in MESSAGES if report.figures.get(f"{name}: blocked")}
+    assert {"sync", "import", "campaign"} <= blocked
