@@ -1,4 +1,4 @@
-"""The modules on the command line: template sync, campaigns, contact import and export."""
+"""The modules on the command line: template sync, contact import and export."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from pgsync.errors import InvalidArgument
 if TYPE_CHECKING:
     from pgsync.modules.platform import Platform
 
-__all__ = ["campaigns", "contacts", "templates"]
+__all__ = ["contacts", "open_platform", "print_result", "templates"]
 
 
 @contextmanager
-def _platform(dsn: str | None, direct_dsn: str | None) -> Iterator[Platform]:
+def open_platform(dsn: str | None, direct_dsn: str | None) -> Iterator[Platform]:
+    """The modules on a database whose schema is brought up to this version."""
     try:
         from pgsync.modules.platform import Platform
     except ModuleNotFoundError as error:
@@ -34,7 +35,8 @@ def _platform(dsn: str | None, direct_dsn: str | None) -> Iterator[Platform]:
         yield Platform(sync)
 
 
-def _print(result: Any) -> None:
+def print_result(result: Any) -> None:
+    """Print a result as JSON."""
     click.echo(json.dumps(result, ensure_ascii=False, indent=2))
 
 
@@ -49,10 +51,10 @@ def templates() -> None:
 @click.argument("connection_id", type=int)
 def templates_sync(dsn: str | None, direct_dsn: str | None, connection_id: int) -> None:
     """Sync a connection's templates now; exit 3 if that is in progress or limited."""
-    with _platform(dsn, direct_dsn) as platform:
+    with open_platform(dsn, direct_dsn) as platform:
         with showing_progress(platform.sync, "template_sync"):
             counts = platform.whatsapp.template_sync(connection_id=connection_id)
-        _print(counts)
+        print_result(counts)
 
 
 @templates.command("list")
@@ -63,9 +65,9 @@ def templates_list(dsn: str | None, as_json: bool, connection_id: int) -> None:
     """The templates of a connection, as they were last seen."""
     rows = fetch(
         dsn,
-        "SELECT t.name, t.language, t.status, t.category, t.remotely_deleted_at, t.last_synced_at"
-        " FROM pgsync_modules.template AS t WHERE t.connection_id = %(connection)s"
-        " ORDER BY t.name, t.language",
+        "SELECT name, language, status, sendable, category, quality, stale, last_synced_at"
+        " FROM pgsync_modules.templates WHERE connection_id = %(connection)s"
+        " ORDER BY name, language",
         {"connection": connection_id},
     )
     show(rows, as_json=as_json, empty="no templates; run pgsync templates sync")
@@ -98,7 +100,7 @@ def contacts_import(
     path: Path,
 ) -> None:
     """Import a CSV or XLSX file; exit 3 if an import of the workspace is in progress."""
-    with _platform(dsn, direct_dsn) as platform:
+    with open_platform(dsn, direct_dsn) as platform:
         with showing_progress(platform.sync, "contact_import"):
             counts = platform.contacts.contact_import(
                 workspace_id=workspace_id,
@@ -106,7 +108,7 @@ def contacts_import(
                 region=region,
                 on_duplicate=on_duplicate,
             )
-        _print(counts)
+        print_result(counts)
 
 
 @contacts.command("export")
@@ -116,32 +118,9 @@ def contacts_import(
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 def contacts_export(dsn: str | None, direct_dsn: str | None, workspace_id: int, path: Path) -> None:
     """Export to a CSV or XLSX file, by the name's ending."""
-    with _platform(dsn, direct_dsn) as platform:
+    with open_platform(dsn, direct_dsn) as platform:
         with showing_progress(platform.sync, "contact_export"):
             counts = platform.contacts.contact_export(
                 workspace_id=workspace_id, path=str(path.resolve())
             )
-        _print(counts)
-
-
-@click.group()
-def campaigns() -> None:
-    """Campaigns: messages to many recipients."""
-
-
-@campaigns.command("list")
-@dsn_option
-@json_option
-def campaigns_list(dsn: str | None, as_json: bool) -> None:
-    """Each campaign, its state, and how many of its messages went where."""
-    rows = fetch(
-        dsn,
-        "SELECT c.id, c.name, c.state, count(r.id) AS recipients,"
-        " count(r.id) FILTER (WHERE r.state IN ('sent', 'delivered', 'read')) AS sent,"
-        " count(r.id) FILTER (WHERE r.state = 'failed') AS failed,"
-        " count(r.id) FILTER (WHERE r.state = 'unknown') AS unknown"
-        " FROM pgsync_modules.campaign AS c"
-        " LEFT JOIN pgsync_modules.campaign_recipient AS r ON r.campaign_id = c.id"
-        " GROUP BY c.id ORDER BY c.id DESC LIMIT 50",
-    )
-    show(rows, as_json=as_json, empty="no campaigns")
+        print_result(counts)

@@ -99,7 +99,7 @@ def _operations(
     yield "export", {**where, "path": str(folder / f"{number}.csv")}
     campaigns = platform.broadcasts.campaigns
     campaign = campaigns.create(
-        **where,
+        workspace_id=workspace.id,
         connection_id=connection.id,
         name="Hello",
         template_name="hello",

@@ -234,6 +234,11 @@ class Campaigns:
                 session.execute(_COPY_RECIPIENTS, {"campaign_id": campaign_id, "copy": copy})
             return copy
 
+    def check_state(self, campaign_id: int, state: str) -> None:
+        """Raise :class:`CampaignStateError` unless it is in this state."""
+        if (found := self.state_of(campaign_id)) != state:
+            raise CampaignStateError(f"campaign {campaign_id} is {found}, not {state}")
+
     def state_of(self, campaign_id: int) -> str:
         """The campaign's state."""
         with self._sessions() as session:

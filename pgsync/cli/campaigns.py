@@ -1,0 +1,160 @@
+"""Campaigns on the command line: made, looked at, started, stopped."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from pgsync.cli.modules import open_platform, print_result
+from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
+
+__all__ = ["campaigns"]
+
+
+@click.group()
+def campaigns() -> None:
+    """Campaigns: messages to many recipients."""
+
+
+@campaigns.command("list")
+@dsn_option
+@json_option
+def list_(dsn: str | None, as_json: bool) -> None:
+    """The newest campaigns, their states, and how many of their messages went where."""
+    rows = fetch(
+        dsn,
+        "SELECT id, name, state, state_reason, recipients, sent, failed, unknown"
+        " FROM pgsync_modules.campaigns ORDER BY id DESC LIMIT 50",
+    )
+    show(rows, as_json=as_json, empty="no campaigns; make one with pgsync campaigns create")
+
+
+@campaigns.command("show")
+@dsn_option
+@json_option
+@click.argument("campaign_id", type=int)
+@click.pass_context
+def show_(context: click.Context, dsn: str | None, as_json: bool, campaign_id: int) -> None:
+    """All about one; exit 3 if there is no such campaign."""
+    rows = fetch(
+        dsn, "SELECT * FROM pgsync_modules.campaigns WHERE id = %(id)s", {"id": campaign_id}
+    )
+    facts = [{"field": name, "value": value} for row in rows for name, value in row.items()]
+    show(rows if as_json else facts, as_json=as_json, empty=f"no campaign {campaign_id}")
+    context.exit(0 if rows else 3)
+
+
+@campaigns.command()
+@dsn_option
+@direct_dsn_option
+@click.option("--connection", "connection_id", type=int, required=True)
+@click.option("--name", required=True, help="For people.")
+@click.option("--template", required=True)
+@click.option("--language", required=True, help="The template's, like en_US.")
+@click.option("--tag", "tags", multiple=True, help="Contacts with one of these; all without.")
+@click.option("--variable", "variables", multiple=True, help="A contact's field; repeat in order.")
+@click.option("--send-delay", type=float, help="Seconds between two messages.")
+def create(
+    dsn: str | None,
+    direct_dsn: str | None,
+    connection_id: int,
+    name: str,
+    template: str,
+    language: str,
+    tags: tuple[str, ...],
+    variables: tuple[str, ...],
+    send_delay: float | None,
+) -> None:
+    """Make a draft for the contacts of a connection's workspace, and print its number."""
+    with open_platform(dsn, direct_dsn) as platform:
+        from pgsync.modules.broadcasts import Audience
+
+        connection = platform.whatsapp.connections.find(connection_id)
+        campaign_id = platform.broadcasts.campaigns.create(
+            workspace_id=connection.workspace_id,
+            connection_id=connection_id,
+            name=name,
+            template_name=template,
+            language=language,
+            audience=Audience(tags=tags or None),
+            variables=variables or ("name",),
+            send_delay=send_delay,
+        )
+        click.echo(campaign_id)
+
+
+@campaigns.command()
+@dsn_option
+@direct_dsn_option
+@click.option("--messages", default=5, show_default=True, help="How many messages to show.")
+@click.argument("campaign_id", type=int)
+@click.pass_context
+def preflight(
+    context: click.Context,
+    dsn: str | None,
+    direct_dsn: str | None,
+    messages: int,
+    campaign_id: int,
+) -> None:
+    """What would keep it from starting, and its first messages; exit 4 if it cannot start."""
+    with open_platform(dsn, direct_dsn) as platform:
+        report = platform.broadcasts.dry_run(campaign_id, messages)
+    print_result(report)
+    context.exit(0 if report["ok"] else 4)
+
+
+@campaigns.command()
+@dsn_option
+@direct_dsn_option
+@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="With its offset.")
+@click.argument("campaign_id", type=int)
+def start(dsn: str | None, direct_dsn: str | None, at: datetime | None, campaign_id: int) -> None:
+    """Look at it, and enqueue its sending; prints the job's number."""
+    with open_platform(dsn, direct_dsn) as platform:
+        click.echo(f"job {platform.broadcasts.start(campaign_id, at)}")
+
+
+@campaigns.command()
+@dsn_option
+@direct_dsn_option
+@click.argument("campaign_id", type=int)
+def resume(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> None:
+    """Let one that is paused go on; prints the job's number."""
+    with open_platform(dsn, direct_dsn) as platform:
+        platform.broadcasts.campaigns.check_state(campaign_id, "paused")
+        click.echo(f"job {platform.broadcasts.start(campaign_id)}")
+
+
+@campaigns.command()
+@dsn_option
+@direct_dsn_option
+@click.option("--why", default="paused by hand", show_default=True)
+@click.argument("campaign_id", type=int)
+def pause(dsn: str | None, direct_dsn: str | None, why: str, campaign_id: int) -> None:
+    """Stop one that is sending; messages under way are finished."""
+    with open_platform(dsn, direct_dsn) as platform:
+        platform.broadcasts.campaigns.pause(campaign_id, why)
+        click.echo("paused")
+
+
+@campaigns.command()
+@dsn_option
+@direct_dsn_option
+@click.argument("campaign_id", type=int)
+def cancel(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> None:
+    """End one for good; messages under way are finished."""
+    with open_platform(dsn, direct_dsn) as platform:
+        platform.broadcasts.campaigns.cancel(campaign_id)
+        click.echo("cancelled")
+
+
+@campaigns.command("retry-failed")
+@dsn_option
+@direct_dsn_option
+@click.argument("campaign_id", type=int)
+def retry_failed(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> None:
+    """Make the failed messages of one pending again, and start it."""
+    with open_platform(dsn, direct_dsn) as platform:
+        count = platform.broadcasts.campaigns.retry_failed(campaign_id)
+        click.echo(f"{count} again, job {platform.broadcasts.start(campaign_id)}")

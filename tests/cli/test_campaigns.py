@@ -1,0 +1,66 @@
+"""Campaigns and templates from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pgsync.cli.main import cli
+from pgsync.modules.models import Connection
+from pgsync.modules.whatsapp.standin import GraphStandin
+from tests.modules.conftest import connection, sessions, standin
+
+__all__ = ["connection", "sessions", "standin"]
+
+
+@pytest.fixture
+def pgsync(
+    dsn: str, standin: GraphStandin, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """Runs a command on the test's database and stand-in."""
+    monkeypatch.setenv("PGSYNC_GRAPH_URL", standin.url)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, [*arguments, "--dsn", dsn])
+
+    return run
+
+
+def test_a_campaign_is_made_looked_at_started_paused_and_cancelled(
+    pgsync: Callable[..., Result], connection: Connection, standin: GraphStandin, database: Any
+) -> None:
+    database.execute(
+        "INSERT INTO pgsync_modules.contact (workspace_id, phone, name)"
+        " VALUES (%s, '+4915112000001', 'Zoë')",
+        [connection.workspace_id],
+    )
+    made = pgsync(
+        *("campaigns", "create", "--connection", str(connection.id), "--name", "All"),
+        *("--template", "hello", "--language", "de"),
+    )
+    campaign = made.output.strip()
+    early = pgsync("campaigns", "preflight", campaign)
+    assert early.exit_code == 4
+    assert "is not known" in json.loads(early.output)["problems"][0]
+
+    standin.templates.add(name="hello", language="de", body="Hello {{1}}")
+    assert pgsync("templates", "sync", str(connection.id)).exit_code == 0
+    assert "hello" in pgsync("templates", "list", str(connection.id)).output
+    ready = json.loads(pgsync("campaigns", "preflight", campaign).output)
+    assert ready["messages"] == [{"to": "+4915112000001", "text": "Hello Zoë"}]
+
+    assert pgsync("campaigns", "start", campaign).output.startswith("job ")
+    database.execute("UPDATE pgsync_modules.campaign SET state = 'sending'")
+    assert "paused" in pgsync("campaigns", "pause", campaign, "--why", "a typo").output
+    row = json.loads(pgsync("campaigns", "show", campaign, "--json").output)[0]
+    assert (row["state"], row["state_reason"], row["pending"]) == ("paused", "a typo", 1)
+    assert "a typo" in pgsync("campaigns", "list").output
+    assert pgsync("campaigns", "resume", campaign).output.startswith("job ")
+    again = pgsync("campaigns", "resume", campaign)
+    assert "is scheduled" in str(again.exception)
+    assert "cancelled" in pgsync("campaigns", "cancel", campaign).output
+    assert pgsync("campaigns", "show", "404").exit_code == 3
