@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -15,6 +16,8 @@ from pgsync.locks import default_owner
 from pgsync.queues.work import heartbeat
 
 __all__ = ["Presence"]
+
+logger = logging.getLogger("pgsync.daemon")
 
 _HEARTBEAT_SECONDS = 10.0
 
@@ -51,9 +54,16 @@ class Presence:
             while not self._stopping.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), _HEARTBEAT_SECONDS)
-                known, _ = await self._link.run(heartbeat(self._link.worker, idle=False))
-                if not known:
-                    await self._link.register_again()
+                await self._beat()
         with suppress(psycopg.Error, PgsyncError):
             await self._link.close()
         return WorkerReport()
+
+    async def _beat(self) -> None:
+        try:
+            known, _ = await self._link.run(heartbeat(self._link.worker, idle=False))
+        except psycopg.Error as error:
+            logger.warning("the heartbeat failed, trying again: %s", error)
+        else:
+            if not known:
+                await self._link.register_again()

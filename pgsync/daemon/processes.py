@@ -81,8 +81,9 @@ class WorkerProcesses:
         self._word: str | None = None
         self._changes: Changes | None = None
         self._told = asyncio.Event()
-        # What those counted that have ended.
+        # What those counted that have ended. Under the lock each count is in one place.
         self._counts: Counter[tuple[str, Labels]] = Counter()
+        self._counting = threading.Lock()
 
     def stop(self) -> None:
         """Have all claim no more and end in order. Call it on the loop."""
@@ -102,13 +103,14 @@ class WorkerProcesses:
 
     def vitals(self) -> Vitals:
         """How they are, as each tells every few seconds."""
-        children = list(self._children.values())
+        with self._counting:
+            children = [_vitals_of(child) for child in self._children.values()]
+            counts = self._counts.copy()
         if self._word is not None:
-            now = [Vitals("it is told to stop")]
-        else:
-            missing = self.count - len(children)
-            now = [Vitals(f"{missing} of {self.count} processes do not run")] if missing else []
-        return Vitals.of_all([*now, *map(_vitals_of, children)], self._counts)
+            children.append(Vitals("it is told to stop"))
+        elif missing := self.count - len(children):
+            children.append(Vitals(f"{missing} of {self.count} processes do not run"))
+        return Vitals.of_all(children, counts)
 
     def _tell(self, word: str) -> None:
         self._word = word
@@ -170,7 +172,9 @@ class WorkerProcesses:
         )
         process.start()
         theirs.close()
-        child = self._children[place] = _Child(process, ours)
+        child = _Child(process, ours)
+        with self._counting:
+            self._children[place] = child
         if self._changes is not None:
             child.tell(self._changes)
         if self._word is not None:
@@ -187,9 +191,10 @@ class WorkerProcesses:
 
         threading.Thread(target=watch, name=f"{process.name}-watch", daemon=True).start()
         await ended.wait()
-        del self._children[place]
-        if child.vitals is not None:
-            self._counts.update(child.vitals.counts)
+        with self._counting:
+            del self._children[place]
+            if child.vitals is not None:
+                self._counts.update(child.vitals.counts)
         ours.close()
         return child
 

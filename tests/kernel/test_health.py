@@ -9,8 +9,9 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -18,8 +19,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg.conninfo import make_conninfo
 
-from pgsync import Coordinator, InvalidArgument, Limit
+from pgsync import Coordinator, InvalidArgument, Limit, LockLost
 from pgsync.coordinator import WorkerOptions
+from pgsync.counts import counted
 from pgsync.daemon import HealthPage, run_until_signalled
 from pgsync.daemon.health import HealthServer
 from pgsync.daemon.vitals import Vitals
@@ -188,6 +190,31 @@ def test_a_part_that_there_is_not_is_refused(sync: Coordinator) -> None:
     for only in ("worker", [], ["cook"]):
         with pytest.raises(InvalidArgument, match="worker, scheduler, maintenance"):
             sync.run_worker(drain=True, only=only)
+
+
+def test_a_lost_lock_is_counted(sync: Coordinator) -> None:
+    metric = ("pgsync_lock_lost_total", ())
+    before = counted()[metric]
+    lost = threading.Event()
+    with suppress(LockLost), sync.lock("brief", ttl=0.2, on_lost=lambda _reason: lost.set()):
+        assert lost.wait(20)
+    assert counted()[metric] == before + 1
+
+
+def test_a_tree_is_as_well_as_its_worst_process_and_counts_what_ended() -> None:
+    metric = ("pgsync_lock_lost_total", ())
+    well = Vitals(None, True, Counter({metric: 1}))
+    deaf = Vitals("it is told to stop", False, Counter({metric: 2}))
+    tree = Vitals.of_all([well, deaf, Vitals(None)], Counter({metric: 4}))
+    assert tree == Vitals("it is told to stop", False, Counter({metric: 7}))
+    assert Vitals.of_all([well, Vitals(None)], Counter()) == well
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+def test_it_is_served_on_an_address_of_six(dsn: str) -> None:
+    with HealthServer("::1", 0, dsn, lambda: Vitals(None), lambda: 0.0) as server:
+        address = f"http://[::1]:{server.port}/livez"
+        assert urllib.request.urlopen(address, timeout=20).read() == b"ok\n"
 
 
 def test_rescued_jobs_are_counted(dsn: str, database: Any) -> None:
