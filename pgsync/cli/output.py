@@ -11,6 +11,7 @@ import click
 from psycopg.rows import dict_row
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pgsync.coordinator import Coordinator
 from pgsync.database.faults import translated
@@ -22,8 +23,10 @@ __all__ = [
     "dsn_option",
     "fetch",
     "json_option",
+    "plain_console",
     "printable",
     "show",
+    "show_one",
     "span",
     "table",
 ]
@@ -31,6 +34,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _WIDEST = 60
+_PIPE_WIDTH = 4000
 
 
 def dsn_option(command: F) -> F:
@@ -86,12 +90,35 @@ def show(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str) -> Non
         shown = table(*rows[0])
         for row in rows:
             shown.add_row(*(_cell(value) for value in row.values()))
-        Console(highlight=False, markup=False).print(shown)
+        plain_console().print(shown)
+
+
+def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one thing, a line for each of its values that there are; or JSON, as :func:`show`."""
+    if as_json:
+        show([row], as_json=True, empty="")
+        return
+    grid = Table.grid(padding=(0, 2))
+    for name, value in row.items():
+        if value is not None:
+            grid.add_row(Text(name.replace("_", " "), style="bold"), _cell(value))
+    plain_console().print(grid)
 
 
 def table(*columns: str) -> Table:
-    """An empty table in the style of all commands."""
-    return Table(*columns, box=None, header_style="bold", pad_edge=False)
+    """An empty table in the style of all commands. What does not fit is folded, never cut off."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    return shown
+
+
+def plain_console() -> Console:
+    """Standard output, which takes text as it is. In a pipe a row is a line, however long."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
 
 
 def count(number: int, most: int) -> str:

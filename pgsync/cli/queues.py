@@ -7,7 +7,7 @@ from typing import Unpack
 import click
 
 from pgsync.cli.limits import LIMIT
-from pgsync.cli.output import dsn_option, fetch, json_option, show
+from pgsync.cli.output import dsn_option, fetch, json_option, show, show_one
 from pgsync.coordinator import Coordinator
 from pgsync.queues import QueueLimits
 
@@ -23,13 +23,48 @@ def queues() -> None:
 @dsn_option
 @json_option
 def queues_list(dsn: str | None, as_json: bool) -> None:
-    """Each queue with its depth and its oldest job's wait."""
+    """Each queue with its depth, counted to 10,000, and its oldest job's wait."""
     rows = fetch(
         dsn,
-        "SELECT q.name, q.paused, q.available, q.scheduled, q.running, q.waiting, q.oldest_wait,"
-        " q.workers FROM pgsync.queues AS q ORDER BY q.name",
+        "SELECT n.name, q.paused_at IS NOT NULL AS paused, coalesce(d.available, 0) AS available,"
+        " coalesce(d.scheduled, 0) AS scheduled, coalesce(d.running, 0) AS running,"
+        " coalesce(d.waiting, 0) AS waiting, d.oldest_ready AS oldest_wait,"
+        " (SELECT count(*) FROM pgsync.worker AS w"
+        "  WHERE n.name = ANY (w.queues) OR '*' = ANY (w.queues)) AS workers"
+        " FROM pgsync.queues_now() AS d"
+        " FULL JOIN pgsync.queue AS q ON q.name = d.queue"
+        " FULL JOIN (SELECT DISTINCT u.name FROM pgsync.worker AS w CROSS JOIN unnest(w.queues)"
+        "  AS u (name) WHERE u.name <> '*') AS w ON w.name = coalesce(d.queue, q.name)"
+        " CROSS JOIN LATERAL (SELECT coalesce(d.queue, q.name, w.name) AS name) AS n"
+        " ORDER BY n.name",
     )
     show(rows, as_json=as_json, empty="no queue has jobs or workers")
+
+
+@queues.command("show")
+@dsn_option
+@json_option
+@click.argument("queue")
+def queues_show(dsn: str | None, as_json: bool, queue: str) -> None:
+    """One queue: its depth, its pause, its limits and whether they bind, retention, weights."""
+    rows = fetch(
+        dsn,
+        "SELECT n.name, coalesce(d.available, 0) AS available,"
+        " coalesce(d.scheduled, 0) AS scheduled, coalesce(d.waiting, 0) AS waiting,"
+        " coalesce(d.running, 0) AS running, d.oldest_ready AS oldest_wait,"
+        " q.paused_at, q.paused_by, q.max_running, q.max_running_per_key,"
+        " q.max_starts, q.starts_per, q.max_starts_per_key, q.starts_per_key,"
+        " f.detail AS full, f.until AS full_until, q.retention,"
+        " (SELECT jsonb_object_agg(t.tenant, t.weight) FROM pgsync.tenant_weight AS t"
+        "  WHERE t.queue = n.name) AS weights,"
+        " (SELECT count(*) FROM pgsync.live_workers(n.name)) AS workers"
+        " FROM (VALUES (%(queue)s)) AS n (name)"
+        " LEFT JOIN pgsync.queues_now() AS d ON d.queue = n.name"
+        " LEFT JOIN pgsync.queue AS q ON q.name = n.name"
+        " CROSS JOIN LATERAL pgsync.queue_fullness(n.name) AS f",
+        {"queue": queue},
+    )
+    show_one(rows[0], as_json=as_json)
 
 
 @queues.command("pause")
@@ -44,11 +79,12 @@ def queues_pause(dsn: str | None, by: str | None, queue: str) -> None:
 
 @queues.command("resume")
 @dsn_option
+@click.option("--by", help="Who does it, for the audit trail.")
 @click.argument("queue")
-def queues_resume(dsn: str | None, queue: str) -> None:
+def queues_resume(dsn: str | None, by: str | None, queue: str) -> None:
     """End a queue's pause."""
     with Coordinator(dsn) as sync:
-        click.echo("resumed" if sync.resume_queue(queue) else "it was not paused")
+        click.echo("resumed" if sync.resume_queue(queue, by) else "it was not paused")
 
 
 @queues.command("limit")

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 import click
 from psycopg.rows import dict_row
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +18,7 @@ from pgsync.cli.output import (
     count,
     dsn_option,
     json_option,
+    plain_console,
     printable,
     show,
     span,
@@ -31,22 +32,7 @@ from pgsync.errors import ConnectionFailed
 __all__ = ["status"]
 
 _NOW: LiteralString = """
-    WITH RECURSIVE ready AS (
-        -- The first job of each queue, from index entry to index entry.
-        (SELECT r.queue, r.run_at FROM pgsync.job_ready AS r
-         ORDER BY r.queue, r.priority, r.position LIMIT 1)
-        UNION ALL
-        SELECT n.queue, n.run_at
-        FROM ready AS p CROSS JOIN LATERAL (
-            SELECT r.queue, r.run_at FROM pgsync.job_ready AS r WHERE r.queue > p.queue
-            ORDER BY r.queue, r.priority, r.position LIMIT 1) AS n
-    )
     SELECT
-        (SELECT count(*) FROM (SELECT FROM pgsync.job_ready LIMIT %(most)s) AS c) AS available,
-        (SELECT count(*) FROM (SELECT FROM pgsync.job_scheduled LIMIT %(most)s) AS c) AS scheduled,
-        (SELECT count(*) FROM (SELECT FROM pgsync.job_waiting LIMIT %(most)s) AS c) AS waiting,
-        (SELECT count(*) FROM (SELECT FROM pgsync.job_running LIMIT %(most)s) AS c) AS running,
-        (SELECT pgsync.clock() - min(r.run_at) FROM ready AS r) AS oldest_ready,
         (SELECT count(*) FROM pgsync.worker) AS workers,
         (SELECT count(*) FROM pgsync.locks) AS locks,
         (SELECT count(*) FROM pgsync.schedules AS s WHERE s.state = 'active') AS schedules,
@@ -55,12 +41,18 @@ _NOW: LiteralString = """
         f.longest_wait_past_hour, f.counted_until
     FROM pgsync.figures AS f
 """
-_QUEUES: LiteralString = (
-    "SELECT w.queue, w.available, w.scheduled, w.waiting, w.running, w.oldest_ready,"
-    " w.jobs_past_hour, w.discarded_past_hour, w.mean_wait, w.mean_run"
-    " FROM pgsync.workload AS w ORDER BY w.available DESC, w.jobs_past_hour DESC, w.queue LIMIT 20"
-)
+_QUEUES: LiteralString = """
+    SELECT coalesce(n.queue, w.queue) AS queue, coalesce(n.available, 0) AS available,
+           coalesce(n.scheduled, 0) AS scheduled, coalesce(n.waiting, 0) AS waiting,
+           coalesce(n.running, 0) AS running, n.oldest_ready,
+           coalesce(w.jobs_past_hour, 0) AS jobs_past_hour,
+           coalesce(w.discarded_past_hour, 0) AS discarded_past_hour, w.mean_wait, w.mean_run
+    FROM pgsync.queues_now(%(most)s) AS n FULL JOIN pgsync.workload AS w ON w.queue = n.queue
+    ORDER BY available DESC, jobs_past_hour DESC, queue
+"""
+_WAITING = ("available", "scheduled", "waiting", "running")
 _COUNTED_TO = 10_000
+_QUEUES_SHOWN = 20
 _SHOWN = 10
 """So many things that need a person are shown; JSON has all."""
 
@@ -86,15 +78,11 @@ def status(dsn: str | None, as_json: bool, watch: bool, interval: float) -> None
             for found in _looks(sync, interval if watch else None):
                 show([found], as_json=True, empty="")
         elif watch:
-            with Live(console=_console(), auto_refresh=False) as live:
+            with Live(console=plain_console(), auto_refresh=False) as live:
                 for found in _looks(sync, interval):
                     live.update(_picture(found), refresh=True)
         else:
-            _console().print(_picture(_look(sync)))
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False)
+            plain_console().print(_picture(_look(sync)))
 
 
 def _looks(sync: Coordinator, interval: float | None) -> Iterator[Mapping[str, Any]]:
@@ -114,9 +102,14 @@ def _looks(sync: Coordinator, interval: float | None) -> Iterator[Mapping[str, A
 def _look(sync: Coordinator) -> Mapping[str, Any]:
     with sync.database.connection() as connection, translated():
         with connection.cursor(row_factory=dict_row) as cursor:
-            found = cursor.execute(_NOW, {"most": _COUNTED_TO + 1}).fetchone() or {}
-            found["queues"] = cursor.execute(_QUEUES).fetchall()
+            found = cursor.execute(_NOW).fetchone() or {}
+            queues = cursor.execute(_QUEUES, {"most": _COUNTED_TO + 1}).fetchall()
         findings = [f for check in WORK for f in check.look(connection) if f.level != "ok"]
+    found.update({state: sum(each[state] for each in queues) for state in _WAITING})
+    found["oldest_ready"] = max(
+        (q["oldest_ready"] for q in queues if q["oldest_ready"]), default=None
+    )
+    found["queues"] = queues
     found["attention"] = [asdict(each) for each in [*_discarded(found), *findings]]
     return found
 
@@ -160,10 +153,7 @@ def _headline(found: Mapping[str, Any]) -> Table:
         ),
         (
             "jobs",
-            ", ".join(
-                f"{count(found[state], _COUNTED_TO)} {state}"
-                for state in ("available", "scheduled", "waiting", "running")
-            ),
+            ", ".join(f"{count(found[state], _COUNTED_TO)} {state}" for state in _WAITING),
         ),
         (
             "oldest",
@@ -184,21 +174,17 @@ def _headline(found: Mapping[str, Any]) -> Table:
 def _queues(queues: list[dict[str, Any]]) -> Table:
     shown = table(
         "queue",
-        "available",
-        "waiting",
-        "running",
+        *_WAITING,
         "oldest",
         "past hour",
         "discarded",
         "wait",
         "run",
     )
-    for each in queues:
+    for each in queues[:_QUEUES_SHOWN]:
         shown.add_row(
             printable(each["queue"]),
-            count(each["available"], 100_000 - 1),
-            str(each["waiting"] + each["scheduled"]),
-            str(each["running"]),
+            *(count(each[state], _COUNTED_TO) for state in _WAITING),
             span(each["oldest_ready"]),
             f"{each['jobs_past_hour']:,}",
             f"{each['discarded_past_hour']:,}",

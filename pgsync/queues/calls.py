@@ -268,9 +268,9 @@ def pause_queue(queue: str, by: str | None) -> Call[datetime]:
     return Call("SELECT pgsync.pause_queue(%(queue)s, %(by)s)", {"queue": queue, "by": by}, moment)
 
 
-def resume_queue(queue: str) -> Call[bool]:
+def resume_queue(queue: str, by: str | None) -> Call[bool]:
     """End a pause; False where there was none."""
-    return Call("SELECT pgsync.resume_queue(%(queue)s)", {"queue": queue}, scalar)
+    return Call("SELECT pgsync.resume_queue(%(queue)s, %(by)s)", {"queue": queue, "by": by}, scalar)
 
 
 def find_job(id: int) -> Listing[JobState]:

@@ -52,9 +52,9 @@ class Queues:
         """Stop claims from a queue; returns since when it is paused."""
         return self.database.run(calls.pause_queue(queue, by))
 
-    def resume_queue(self, queue: str) -> bool:
+    def resume_queue(self, queue: str, by: str | None = None) -> bool:
         """End a pause; False where there was none."""
-        return self.database.run(calls.resume_queue(queue))
+        return self.database.run(calls.resume_queue(queue, by))
 
     def limit_queue(self, queue: str, **limits: Unpack[QueueLimits]) -> None:
         """Set what a queue lets through, over all workers; see :class:`QueueLimits`.
@@ -152,9 +152,9 @@ class AsyncQueues:
         """As :meth:`Queues.pause_queue`."""
         return await self.database.run(calls.pause_queue(queue, by))
 
-    async def resume_queue(self, queue: str) -> bool:
+    async def resume_queue(self, queue: str, by: str | None = None) -> bool:
         """As :meth:`Queues.resume_queue`."""
-        return await self.database.run(calls.resume_queue(queue))
+        return await self.database.run(calls.resume_queue(queue, by))
 
     async def limit_queue(self, queue: str, **limits: Unpack[QueueLimits]) -> None:
         """As :meth:`Queues.limit_queue`."""
