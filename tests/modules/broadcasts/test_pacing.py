@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync import Coordinator, InvalidArgument, Limit
 from pgsync.modules.broadcasts import UNCAPPED, Broadcasts, Caps, QuietHours
+from pgsync.modules.broadcasts.quota import Quota
+from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp.standin import GraphStandin
+from tests.eventually import eventually
 
 NewCampaign = Callable[[int], int]
 Capped = Callable[..., Broadcasts]
@@ -183,6 +188,31 @@ def test_the_daily_limit_counts_users_over_all_campaigns_and_waits_for_the_windo
     broadcasts.campaign_sending(campaign_id=second)
     assert _row(database, second)[0] == "completed"
     assert len(standin.log.duplicate_sends) == 0
+
+
+def test_claims_at_once_count_against_one_daily_limit_in_turn(
+    connection: Connection, sessions: sessionmaker[Session], database: Any
+) -> None:
+    connection.daily_limit = 1
+    database.execute("UPDATE pgsync_modules.connection SET daily_limit = 1")
+    quota = Quota(connection)
+
+    def other() -> int | None:
+        with sessions.begin() as session:
+            return quota.left(session)
+
+    waiting = (
+        "SELECT FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with ThreadPoolExecutor(1) as pool, sessions.begin() as session:
+        assert quota.left(session) == 1
+        second = pool.submit(other)
+        eventually(lambda: second.done() or database.execute(waiting).fetchall())
+        quota.add(session, ["+4915112000001"])
+        session.commit()
+        # It saw what the first had claimed, since it waited for it.
+        assert second.result(10) == 0
 
 
 def test_who_counts_no_more_is_forgotten(broadcasts: Broadcasts, database: Any) -> None:
