@@ -207,9 +207,10 @@ async def _operation(read: Read, request: Request) -> dict[str, Any]:
         ),
         "others": await read.rows(
             "SELECT o.id, o.state, o.actor, o.requested_at, o.duration, o.blocked_by"
-            " FROM pgsync.operations AS o"
-            " WHERE o.operation = %(operation)s AND o.key = %(key)s AND o.id <> %(id)s"
-            " ORDER BY o.id DESC LIMIT 20",
+            " FROM pgsync.operations AS o WHERE o.id = ANY (ARRAY("
+            "  SELECT r.id FROM pgsync.operation_run AS r"
+            "  WHERE r.operation = %(operation)s AND r.key = %(key)s AND r.id <> %(id)s"
+            "  ORDER BY r.id DESC LIMIT 20)) ORDER BY o.id DESC",
             {**given, "operation": run["operation"], "key": run["key"]},
         ),
     }

@@ -25,8 +25,11 @@ _ALL = (
         "Operations",
         "SELECT o.id, o.operation, o.key, o.state, o.actor, o.requested_at, o.finished_at,"
         " o.duration, o.done, o.total, o.error, o.blocked_by, o.job_id"
-        " FROM pgsync.operations AS o WHERE o.id < coalesce(%(before)s, 9223372036854775807)"
-        " ORDER BY o.id DESC LIMIT 50",
+        # The view reckons each run's duration, so that a LIMIT outside would come after a sort.
+        " FROM pgsync.operations AS o WHERE o.id = ANY (ARRAY("
+        "  SELECT r.id FROM pgsync.operation_run AS r"
+        "  WHERE r.id < coalesce(%(before)s, 9223372036854775807) ORDER BY r.id DESC LIMIT 50))"
+        " ORDER BY o.id DESC",
     ),
     Panel(
         "queues",
