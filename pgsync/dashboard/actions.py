@@ -17,6 +17,7 @@ from pgsync.dashboard.reading import Read
 __all__ = ["ACTIONS", "Action", "perform"]
 
 _MOST_IDS = 1000
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,24 @@ def _named(form: FormData) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise HTTPException(400, "the form lacks a name")
     return {"name": name, "why": why if isinstance(why, str) and why.strip() else None}
+
+
+def _window(form: FormData) -> dict[str, Any]:
+    return {**_named(form), "per": _positive(form, "per")}
+
+
+def _limited(form: FormData) -> dict[str, Any]:
+    return {**_window(form), "max": int(_positive(form, "max"))}
+
+
+def _positive(form: FormData, name: str) -> float:
+    try:
+        value = float(str(form.get(name)))
+    except ValueError:
+        value = 0
+    if not 0 < value <= _MOST:
+        raise HTTPException(400, f"{name} must be a number above zero, {_MOST} at most")
+    return value
 
 
 def _chosen(form: FormData) -> dict[str, Any]:
@@ -101,6 +120,17 @@ ACTIONS: Mapping[tuple[str, str], Action] = {
         "SELECT pgsync.resume_schedule(%(name)s, %(by)s) AS done",
         _named,
         _of_one("Schedule {name} goes on.", "Schedule {name} was not paused."),
+    ),
+    ("limits", "set"): Action(
+        "SELECT pgsync.set_limit(%(name)s, %(max)s, make_interval(secs => %(per)s),"
+        " actor => %(by)s, reason => %(why)s) IS NOT NULL AS done",
+        _limited,
+        lambda given, _row: f"{given['name']} is limited to {given['max']:,} from now on.",
+    ),
+    ("limits", "unset"): Action(
+        "SELECT pgsync.unset_limit(%(name)s, make_interval(secs => %(per)s), %(by)s) AS done",
+        _window,
+        _of_one("Callers' own limit of {name} holds again.", "No limit was set for {name}."),
     ),
     ("locks", "release"): Action(
         "SELECT pgsync.force_unlock(%(name)s, %(by)s, %(why)s) AS done",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -23,6 +25,8 @@ STATES = (
     "cancelled",
 )
 _LONGEST = 200
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_AGE = re.compile(r"[0-9]{1,5}[smhd]")
 
 
 class _Fields(Protocol):
@@ -31,13 +35,17 @@ class _Fields(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """States (any of them), and a queue, a task, a text and arguments, all of which must fit."""
+    """States (any of them); a queue, a task, a text, arguments and an age, all of which must fit.
+
+    ``since`` is how long ago it was enqueued at most: 90s, 15m, 2h, 7d.
+    """
 
     states: tuple[str, ...] = ()
     queue: str = ""
     task: str = ""
     text: str = ""
     args: tuple[tuple[str, str], ...] = ()
+    since: str = ""
 
     @classmethod
     def of(cls, fields: _Fields) -> JobFilter:
@@ -59,7 +67,10 @@ class JobFilter:
                 raise InvalidArgument(f"the values of {key.strip()!r} are hidden; filter by others")
             args.append((key.strip(), value.strip()))
         queue, task, text = (_one(fields, name) for name in ("queue", "task", "text"))
-        return cls(states, queue, task, text, tuple(args))
+        since = _one(fields, "since")
+        if since and not _AGE.fullmatch(since):
+            raise InvalidArgument(f"since must be an age such as 90s, 15m, 2h or 7d, not {since!r}")
+        return cls(states, queue, task, text, tuple(args), since)
 
     def as_json(self) -> dict[str, Any]:
         """The filter as pgsync.find_jobs takes it."""
@@ -69,6 +80,7 @@ class JobFilter:
             "task": self.task,
             "text": self.text,
             "args": dict(self.args),
+            "since": self._earliest(),
         }
         return {name: value for name, value in given.items() if value}
 
@@ -78,7 +90,14 @@ class JobFilter:
             *(("state", state) for state in self.states),
             *((name, getattr(self, name)) for name in ("queue", "task", "text")),
             *(("arg", f"{key}={value}") for key, value in self.args),
+            ("since", self.since),
         ]
+
+    def _earliest(self) -> str:
+        if not self.since:
+            return ""
+        number, unit = int(self.since[:-1]), _UNITS[self.since[-1]]
+        return (datetime.now(UTC) - timedelta(**{unit: number})).isoformat()
 
     def query(self, **more: Any) -> str:
         """The filter as a query string, with fields added or (``state=None``) left out."""

@@ -158,7 +158,7 @@ _ACTS_ON = {
 
 async def _job(read: Read, request: Request) -> dict[str, Any]:
     given = {"id": request.path_params["id"]}
-    job = await read.row("SELECT j.* FROM pgsync.all_jobs AS j WHERE j.id = %(id)s", given)
+    job = await read.row("SELECT j.* FROM pgsync.all_jobs AS j WHERE j.id = %(id)s::bigint", given)
     if job is None:
         raise HTTPException(404, f"there is no job {given['id']}, or its history has been pruned")
     live = job["finished_at"] is None
@@ -168,11 +168,11 @@ async def _job(read: Read, request: Request) -> dict[str, Any]:
         "attempts": await read.rows(
             "SELECT a.attempt, a.worker, a.started_at, a.ended_at,"
             " a.ended_at - a.started_at AS ran, a.outcome, a.error, a.traceback"
-            " FROM pgsync.job_attempts AS a WHERE a.job = %(id)s"
+            " FROM pgsync.job_attempts AS a WHERE a.job = %(id)s::bigint"
             " ORDER BY a.attempt DESC, a.started_at DESC LIMIT 100",
             given,
         ),
-        "why": await read.row("SELECT w.* FROM pgsync.why_not_running(%(id)s) AS w", given)
+        "why": await read.row("SELECT w.* FROM pgsync.why_not_running(%(id)s::bigint) AS w", given)
         if live
         else None,
         "parents": await read.rows(
@@ -182,7 +182,8 @@ async def _job(read: Read, request: Request) -> dict[str, Any]:
         ),
         "children": await read.rows(
             "SELECT d.child AS id, pgsync.job_state(d.child) AS state"
-            " FROM pgsync.job_dependency AS d WHERE d.parent = %(id)s ORDER BY d.child LIMIT 50",
+            " FROM pgsync.job_dependency AS d WHERE d.parent = %(id)s::bigint"
+            " ORDER BY d.child LIMIT 50",
             given,
         ),
         "batch": await read.row(
@@ -195,21 +196,23 @@ async def _job(read: Read, request: Request) -> dict[str, Any]:
 
 async def _operation(read: Read, request: Request) -> dict[str, Any]:
     given = {"id": request.path_params["id"]}
-    run = await read.row("SELECT o.* FROM pgsync.operations AS o WHERE o.id = %(id)s", given)
+    run = await read.row(
+        "SELECT o.* FROM pgsync.operations AS o WHERE o.id = %(id)s::bigint", given
+    )
     if run is None:
         raise HTTPException(404, f"there is no run {given['id']} of an operation")
     return {
         "run": run,
         "events": await read.rows(
             "SELECT e.at, e.event, e.detail FROM pgsync.operation_events AS e"
-            " WHERE e.run_id = %(id)s ORDER BY e.id DESC LIMIT 100",
+            " WHERE e.run_id = %(id)s::bigint ORDER BY e.id DESC LIMIT 100",
             given,
         ),
         "others": await read.rows(
             "SELECT o.id, o.state, o.actor, o.requested_at, o.duration, o.blocked_by"
             " FROM pgsync.operations AS o WHERE o.id = ANY (ARRAY("
             "  SELECT r.id FROM pgsync.operation_run AS r"
-            "  WHERE r.operation = %(operation)s AND r.key = %(key)s AND r.id <> %(id)s"
+            "  WHERE r.operation = %(operation)s AND r.key = %(key)s AND r.id <> %(id)s::bigint"
             "  ORDER BY r.id DESC LIMIT 20)) ORDER BY o.id DESC",
             {**given, "operation": run["operation"], "key": run["key"]},
         ),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgsync import Coordinator
+from pgsync import Coordinator, Limit
 from tests.dashboard.conftest import READ_TOKEN, Browser
 from tests.dashboard.test_pages import enqueue
 
@@ -97,6 +97,19 @@ def test_queues_schedules_and_locks(browser: Browser, sync: Coordinator, databas
     page = browser.get("/audit").text
     assert "schedule.paused" in page
     assert "a move" in page
+
+
+def test_a_limit_is_set_for_one_key_and_unset(
+    browser: Browser, sync: Coordinator, database: Any
+) -> None:
+    sync.limiter("graph", Limit(10, per=60)).hit("7")
+    said = browser.act("limits", "set", name="graph:7", per="60", max="25", why="their plan").text
+    assert "graph:7 is limited to 25" in said
+    assert sync.limiter("graph", Limit(10, per=60)).hit("7").remaining == 23
+    assert "holds again" in browser.act("limits", "unset", name="graph:7", per="60").text
+    assert audit(database) == [("set limit", "graph:7", "ada"), ("unset limit", "graph:7", "ada")]
+    for wrong in ("0", "-1", "nan", "inf", "x", "1e12", ""):
+        assert browser.act("limits", "set", name="x", per="60", max=wrong).status_code == 400
 
 
 def test_who_only_reads_sees_no_button_and_changes_nothing(

@@ -95,6 +95,7 @@ def test_a_job_that_waits_tells_why(browser: Browser, sync: Coordinator, databas
     job = enqueue(database)[0]
     assert "Queue paused" in browser.get(f"/jobs/{job}").text
     assert browser.get("/jobs/999999999").status_code == 404
+    assert browser.get(f"/jobs/{2**70}").status_code == 400
 
 
 def test_filters_combine_and_stay_in_the_url(browser: Browser, database: Any) -> None:
@@ -111,6 +112,10 @@ def test_filters_combine_and_stay_in_the_url(browser: Browser, database: Any) ->
     assert shown("arg=nested.city%3DBern") == {wanted}
     assert shown("text=SEN") == {wanted, other}
     assert shown("state=running") == set()
+    assert shown("task=send&since=1h") == {wanted, other}
+    database.execute("UPDATE pgsync.job_ready SET created_at = now() - interval '2 h'")
+    assert shown("task=send&since=1h") == set()
+    assert shown("task=send&since=3h") == {wanted, other}
     page = browser.get("/jobs?task=send&text=sen").text
     assert 'value="send"' in page
     assert "/jobs/confirm?task=send&amp;text=sen&amp;action=retry" in page
@@ -122,6 +127,7 @@ def test_filters_combine_and_stay_in_the_url(browser: Browser, database: Any) ->
         ("state=strange", "no state of a job"),
         ("arg=nothing", "key=value"),
         ("arg=password%3Dx", "hidden"),
+        ("since=soon", "since must be an age"),
         ("before=x", "before must be a number"),
         ("text=%00", "characters"),
         (f"text={'x' * 300}", "characters"),
