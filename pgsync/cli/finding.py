@@ -12,21 +12,12 @@ import click
 
 from pgsync.cli.output import ask
 from pgsync.coordinator import Coordinator
+from pgsync.queues import STATES
 
-__all__ = ["STATES", "filter_options", "find_jobs", "given_filter", "rows_of"]
+__all__ = ["filter_options", "find_jobs", "given_filter", "rows_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-STATES = (
-    "available",
-    "scheduled",
-    "retryable",
-    "waiting",
-    "running",
-    "completed",
-    "discarded",
-    "cancelled",
-)
 _AT_ONCE = 1000
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

@@ -63,8 +63,8 @@ _DISCARD = _Action(
 )
 
 
-def _command(action: _Action, summary: str) -> click.Command:
-    @click.command(action.verb, help=summary)
+def _command(action: _Action, short: str, whole: str) -> click.Command:
+    @click.command(action.verb, short_help=short, help=f"{short}\n\n{whole}")
     @dsn_option
     @filter_options
     @click.option(
@@ -157,16 +157,17 @@ def _parts(ids: list[int]) -> Iterator[list[int]]:
 
 retry = _command(
     _RETRY,
-    "Make jobs available now: those named, or those discarded, cancelled or retryable ones that a "
-    "filter finds. Exit 3 if there was nothing to retry of those named.",
+    "Make jobs available now.",
+    "Those named, or those discarded, cancelled or retryable ones that a filter finds. Exit 3 if "
+    "there was nothing to retry of those named.",
 )
 cancel = _command(
     _CANCEL,
-    "Cancel jobs that wait, and ask running ones to stop: those named, or those that a filter "
-    "finds. Exit 3 if those named had ended.",
+    "Cancel waiting jobs, and ask running ones to stop.",
+    "Those named, or those that a filter finds. Exit 3 if those named had ended.",
 )
 discard = _command(
     _DISCARD,
-    "Give up on jobs that wait: those named, or those that a filter finds. Exit 3 if none of those "
-    "named waits.",
+    "Give up on jobs that wait.",
+    "Those named, or those that a filter finds. Exit 3 if none of those named waits.",
 )

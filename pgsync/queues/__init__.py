@@ -13,7 +13,7 @@ from pgsync.queues.context import (
 )
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.front import AsyncQueues, Queues
-from pgsync.queues.job import Job
+from pgsync.queues.job import STATES, Job
 from pgsync.queues.limits import QueueLimits
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, backoff_from
@@ -30,6 +30,7 @@ from pgsync.queues.together import BatchState, JobBatch, NewJob
 from pgsync.queues.unique import Unique
 
 __all__ = [
+    "STATES",
     "AsyncEnqueuer",
     "AsyncQueues",
     "AsyncTask",

@@ -6,7 +6,19 @@ from datetime import UTC, datetime, timedelta
 from json import JSONDecoder
 from typing import Any, NamedTuple
 
-__all__ = ["Job"]
+__all__ = ["STATES", "Job"]
+
+STATES = (
+    "available",
+    "scheduled",
+    "retryable",
+    "waiting",
+    "running",
+    "completed",
+    "discarded",
+    "cancelled",
+)
+"""The states of a job: while it waits (four), while it runs, and how it ends (three)."""
 
 _decode = JSONDecoder().raw_decode
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
