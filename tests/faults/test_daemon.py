@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +17,18 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.eventually import eventually
+from tests.health_page import Page, free_port
 
 pytestmark = pytest.mark.faults
 
 _APP = """
 import logging
-from pgsync import Coordinator
+from pgsync import Coordinator, Limit
 sync = Coordinator(app="shop")
+graph = sync.limiter("graph", Limit(1000, per=60))
+@sync.task(name="hit")
+def hit():
+    graph.hit("all")
 @sync.task(max_attempts=1)
 def fail(token):
     logging.getLogger("shop").info("a word from the handler")
@@ -67,23 +70,6 @@ def known(database: Any) -> list[Any]:
     """What the daemons say of themselves."""
     columns = "kinds, queues, concurrency"
     return database.execute(f"SELECT {columns} FROM pgsync.workers ORDER BY id").fetchall()
-
-
-def free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        port: int = line.getsockname()[1]
-        return port
-
-
-def page(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError as error:
-        return 0, str(error)
 
 
 def ended(program: subprocess.Popen[str]) -> str:
@@ -128,16 +114,23 @@ def test_only_the_scheduler(pgsync: Any, database: Any) -> None:
     assert known(database) == []
 
 
-def test_a_tree_tells_the_health_of_all_its_processes(pgsync: Any, database: Any) -> None:
-    port = free_port()
-    tree = pgsync("daemon", "--processes", "2", "--health-port", str(port))
-    eventually(lambda: page(port, "/readyz") == (200, "ok\n"), within=60)
-    assert "pgsync_listen_connected 1.0" in page(port, "/metrics")[1]
-    pid = database.execute("SELECT min(pid) FROM pgsync.workers").fetchone()[0]
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: page(port, "/readyz")[0] == 503)
-    assert page(port, "/livez")[0] == 200
-    eventually(lambda: page(port, "/readyz")[0] == 200, within=60)
+def test_a_tree_tells_the_health_and_counts_of_all_its_processes(
+    pgsync: Any, database: Any
+) -> None:
+    page = Page(free_port())
+    tree = pgsync("daemon", "--processes", "2", "--health-port", str(page.port))
+    eventually(lambda: page.get("/readyz") == (200, "ok\n"), within=60)
+    assert page.samples()["pgsync_listen_connected",] == 1
+    database.execute("SELECT pgsync.enqueue('hit') FROM generate_series(1, 20)")
+    hits = ("pgsync_limit_decisions_total", "graph", "allowed")
+    eventually(lambda: page.samples().get(hits) == 20)
+    for (pid,) in database.execute("SELECT pid FROM pgsync.workers").fetchall():
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: page.get("/readyz")[0] == 503)
+    assert page.get("/livez")[0] == 200
+    eventually(lambda: page.get("/readyz")[0] == 200, within=60)
+    # A counter that fell would look like as many new hits.
+    assert page.samples()[hits] == 20
     ended(tree)
 
 

@@ -73,7 +73,8 @@ class Pair:
     @property
     def dsn(self) -> str:
         """The way to whichever of the two is the primary."""
-        both = [conninfo_to_dict(server.dsn) for server in (self._primary, self._standby)]
+        # First the one that must be passed over as long as it is a standby.
+        both = [conninfo_to_dict(server.dsn) for server in (self._standby, self._primary)]
         several = {name: ",".join(str(each[name]) for each in both) for name in ("host", "port")}
         return make_conninfo(
             **{**both[0], **several}, target_session_attrs="read-write", connect_timeout=2

@@ -7,7 +7,6 @@ import os
 import queue
 import socket
 import threading
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from psycopg.conninfo import make_conninfo
 
 from pgsync import Coordinator, InvalidArgument, Limit, LockLost
@@ -26,47 +24,19 @@ from pgsync.daemon import HealthPage, run_until_signalled
 from pgsync.daemon.health import HealthServer
 from pgsync.daemon.vitals import Vitals
 from tests.eventually import eventually
+from tests.health_page import Page, free_port
 from tests.relay import Relay
 
 pytestmark = pytest.mark.core
 
 
-def free_port() -> int:
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        port: int = line.getsockname()[1]
-        return port
-
-
-class Page:
-    """The health page of a daemon."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    def get(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=20) as page:
-                return page.status, page.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
-
-    def samples(self) -> dict[tuple[str, ...], float]:
-        """All values, by name and the labels' values in the order of their names."""
-        families = text_string_to_metric_families(self.get("/metrics")[1])
-        return {
-            (each.name, *(value for _, value in sorted(each.labels.items()))): each.value
-            for family in families
-            for each in family.samples
-        }
-
-
 @contextmanager
-def serving(sync: Coordinator, **options: Any) -> Iterator[Page]:
-    """A daemon of the coordinator in a thread of its own, with its health page."""
-    page = HealthPage("127.0.0.1", free_port(), sync.direct_dsn)
+def serving(sync: Coordinator, dsn: str | None = None, **options: Any) -> Iterator[Page]:
+    """A daemon of the coordinator in a thread of its own, with its health page.
+
+    That asks the coordinator's database, or ``dsn``.
+    """
+    page = HealthPage("127.0.0.1", free_port(), dsn or sync.direct_dsn)
     told: queue.Queue[Callable[[], object]] = queue.Queue()
 
     async def run() -> None:
@@ -142,6 +112,16 @@ def test_without_its_database_a_daemon_lives_and_is_not_ready(sync: Coordinator,
             assert samples["pgsync_up",] == 0
             assert ("pgsync_lock_lost_total",) in samples
             assert eventually(lambda: page.samples()["pgsync_listen_connected",] == 0)
+
+
+def test_a_worker_without_its_session_is_not_ready_though_the_database_answers(dsn: str) -> None:
+    with Relay(make_conninfo(dsn)) as relay:
+        cut_off = Coordinator(relay.dsn)
+        with cut_off, serving(cut_off, dsn) as page:
+            eventually(lambda: page.get("/readyz")[0] == 200)
+            relay.__exit__(None, None, None)
+            eventually(lambda: "no connection to the database" in page.get("/readyz")[1])
+            assert page.samples()["pgsync_up",] == 1
 
 
 def test_an_event_loop_that_stands_still_is_no_life(dsn: str) -> None:

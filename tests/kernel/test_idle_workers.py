@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from pgsync import Coordinator
+from pgsync.daemon.signals import Signals
 from tests.eventually import eventually
 from tests.kernel.test_worker import working
 
@@ -146,3 +147,16 @@ def statements(dsn: str, during: float, notify: str | None = None) -> int:
                 watcher.execute("SELECT pg_notify('pgsync_jobs', %s)", [notify])
             time.sleep(0.005)
     return len(seen)
+
+
+def test_a_worker_heeds_word_of_the_queues_that_it_has_now() -> None:
+    signals = Signals(["first"])
+    signals.clear()
+    signals.settle()
+    signals.watch(["second"])
+    assert not signals.quiet  # there may be jobs in them already
+    for word, heeded in (("first", False), ("second", True)):
+        signals.clear()
+        signals.settle()
+        signals.heard(word)
+        assert signals.quiet is not heeded
