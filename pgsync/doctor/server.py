@@ -140,10 +140,11 @@ SERVER = (
                     WHEN c.taken > 0.8 * c.most THEN 'warning' ELSE 'ok' END,
                c.taken || ' of ' || c.most || ' connections are taken',
                'end idle clients, put PgBouncer before the apps, or raise max_connections'
-        FROM (SELECT count(*) AS taken,
+        -- By database, which anybody may read: pg_stat_activity hides the kind of others' sessions.
+        FROM (SELECT sum(d.numbackends) AS taken,
                      current_setting('max_connections')::int
                      - current_setting('superuser_reserved_connections')::int AS most
-              FROM pg_stat_activity AS a WHERE a.backend_type = 'client backend') AS c
+              FROM pg_stat_database AS d) AS c
         """,
         schema=False,
     ),
