@@ -175,6 +175,13 @@ async def _job(read: Read, request: Request) -> dict[str, Any]:
         "why": await read.row("SELECT w.* FROM pgsync.why_not_running(%(id)s::bigint) AS w", given)
         if live
         else None,
+        "lately": await read.rows(
+            "SELECT t.outcome, sum(t.jobs)::bigint AS jobs, sum(t.ran) / sum(t.jobs) AS mean_run,"
+            " max(t.longest_run) AS longest_run FROM pgsync.throughput_minute AS t"
+            " WHERE t.minute > pgsync.clock() - interval '1 hour'"
+            " AND t.queue = %(queue)s AND t.task = %(task)s GROUP BY t.outcome ORDER BY 1",
+            job,
+        ),
         "parents": await read.rows(
             "SELECT p.id, pgsync.job_state(p.id) AS state"
             " FROM unnest(%(after)s::bigint[]) AS p (id) LIMIT 50",

@@ -68,6 +68,7 @@ def test_every_page_is_read_by_its_link_and_by_its_key(
         page.locator("#live tbody a").first.click()
         expect(page.locator(".timeline")).to_contain_text("closed the connection")
         expect(page.locator("#live")).not_to_contain_text("whsec_1")
+        expect(page.locator("#live")).to_contain_text("Jobs like this in the past hour")
         photograph(page, "job")
 
 
