@@ -86,6 +86,11 @@ class OperationDeclaration:
         cls, name: str, function: Callable[..., Any], options: OperationOptions
     ) -> OperationDeclaration:
         """The declaration of a handler with these options."""
+        if missing := {"lock", "ttl"} - options.keys():
+            raise InvalidArgument(
+                f"operation {name!r} needs {' and '.join(sorted(missing))}: lock= is a name with"
+                " the handler's arguments in braces, ttl= how many seconds the lock lasts"
+            )
         limit = options.get("limit")
         return cls(
             name=name,

@@ -271,6 +271,8 @@ def test_declarations_that_cannot_work_are_refused(sync: Any) -> None:
     for lock in ("x:{other}", "x:{}", "x:{"):
         with pytest.raises(InvalidArgument):
             declare(sync, lambda op, connection_id: None, name=f"bad {lock}", lock=lock)
+    with pytest.raises(InvalidArgument, match="'bare' needs lock and ttl"):
+        sync.operation("bare")(lambda op: None)
     with pytest.raises(InvalidArgument, match="first parameter"):
         sync.operation("none", lock="x", ttl=1)(lambda: None)
     operation = declare(sync, lambda op, connection_id: None)
