@@ -18,13 +18,13 @@ from pgsync import Coordinator
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
 from pgsync.modules.broadcasts import UNCAPPED, webhook_app
-from pgsync.modules.models import Connection, Workspace
 from pgsync.modules.platform import Platform
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
 from tests.faults.campaign_worker import CampaignOrders
 from tests.faults.crew import Crew
 from tests.faults.lock_run import Report, new_folder
+from tests.faults.tenants import new_connection
 from tests.serving import serving
 
 __all__ = ["CampaignSettings", "run"]
@@ -105,24 +105,12 @@ def _platform(dsn: str, graph: GraphStandin) -> Iterator[Platform]:
 
 def _prepare(platform: Platform, graph: GraphStandin, settings: CampaignSettings) -> int:
     """A campaign that is due, and what will go wrong with some of its messages."""
-    with platform.sessions.begin() as session:
-        workspace = Workspace(name="Acme")
-        session.add(workspace)
-        session.flush()
-        connection = Connection(
-            workspace_id=workspace.id,
-            name="Acme",
-            waba_id=graph.waba_id,
-            phone_number_id=graph.phone_number_id,
-            token=graph.token,
-            calls_per_minute=1_000_000,
-        )
-        session.add(connection)
+    connection = new_connection(platform, graph)
     graph.templates.add(name="hello", language="de", body="Hello {{1}}")
     platform.whatsapp.template_sync(connection_id=connection.id)
     campaigns = platform.broadcasts.campaigns
     campaign = campaigns.create(
-        workspace_id=workspace.id,
+        workspace_id=connection.workspace_id,
         connection_id=connection.id,
         name="Faults",
         template_name="hello",

@@ -44,7 +44,9 @@ def main(orders: CampaignOrders) -> None:
         Platform(sync, graph_url=orders.graph_url, caps=UNCAPPED)
         while not stop.is_set():
             try:
-                sync.run_worker(queues=["campaigns"], concurrency=2, grace=5)
+                sync.run_worker(
+                    queues=["campaigns", "sync"], concurrency=2, grace=5, scheduler=True
+                )
                 stop.set()  # told to end while it ran
             except ConnectionFailed:
                 stop.wait(0.2)

@@ -17,10 +17,10 @@ import psycopg
 from pgsync import Coordinator
 from pgsync.modules.broadcasts import UNCAPPED
 from pgsync.modules.contacts.sample import write_sample
-from pgsync.modules.models import Connection, Workspace
 from pgsync.modules.platform import Platform
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.faults.lock_run import Report
+from tests.faults.tenants import new_connection
 
 __all__ = ["MESSAGES", "run"]
 
@@ -80,26 +80,14 @@ def _operations(
     platform: Platform, graph: GraphStandin, folder: Path, number: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is started in a round, on a workspace of its own."""
-    with platform.sessions.begin() as session:
-        workspace = Workspace(name=f"Round {number}", default_region="DE")
-        session.add(workspace)
-        session.flush()
-        connection = Connection(
-            workspace_id=workspace.id,
-            name="Acme",
-            waba_id=graph.waba_id,
-            phone_number_id=graph.phone_number_id,
-            token=graph.token,
-            calls_per_minute=1_000_000,
-        )
-        session.add(connection)
-    where = {"workspace_id": workspace.id}
+    connection = new_connection(platform, graph)
+    where = {"workspace_id": connection.workspace_id}
     yield "sync", {"connection_id": connection.id}
     yield "import", {**where, "path": str(folder / "contacts.csv")}
     yield "export", {**where, "path": str(folder / f"{number}.csv")}
     campaigns = platform.broadcasts.campaigns
     campaign = campaigns.create(
-        workspace_id=workspace.id,
+        workspace_id=connection.workspace_id,
         connection_id=connection.id,
         name="Hello",
         template_name="hello",

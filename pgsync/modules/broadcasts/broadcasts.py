@@ -69,8 +69,9 @@ class Broadcasts:
             ttl=60,
             auto_renew=True,
             queue="campaigns",
-            # A day of trouble with the database or the network must not leave it without a job.
-            max_attempts=25,
+            # Neither a day of trouble nor workers that are killed again and again, each of which
+            # spends an attempt, must leave it without a job.
+            max_attempts=1000,
             blocked=Release(after=10, message="Campaign sending is already in progress"),
         )(self._send)
         self.campaign_status_update = sync.operation(
