@@ -44,7 +44,7 @@ class CampaignSettings:
     seed: str
     workers: int = 2
     pause: float = 3.0
-    rate: int = 100
+    rate: int = 40
     kills: int = 1
     """The least; kills go on until all are sent."""
 
@@ -152,7 +152,12 @@ def _blow(
         else:
             crew.kill(int(rng.random() * crew.count))
             report.faults["kill a worker"] += 1
-        report.faults["throttled"] = sum(entry.status == 429 for entry in graph.log.entries())
+        report.faults["throttled"] = _throttled(graph)
+
+
+def _throttled(graph: GraphStandin) -> int:
+    errors = (entry.answer.get("error") for entry in graph.log.entries() if entry.answer)
+    return sum(error is not None and error["code"] == 130429 for error in errors)
 
 
 def _restart(server: EmbeddedServer) -> None:

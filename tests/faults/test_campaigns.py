@@ -10,6 +10,8 @@ pytestmark = pytest.mark.faults
 
 
 def test_nobody_is_sent_to_twice_and_only_those_under_way_at_a_kill_are_unknown() -> None:
-    report = run(CampaignSettings(recipients=300, seed="ci", pause=1.5, rate=60, kills=2))
+    report = run(CampaignSettings(recipients=300, seed="ci", pause=1.5, rate=20, kills=2))
     assert report.violations == [], f"see {report.folder}"
-    assert {"kill a worker", "restart the server", "throttled"} <= set(report.faults)
+    assert report.faults["kill a worker"] >= 2
+    assert report.faults["restart the server"] == 1
+    assert report.faults["throttled"] > 0

@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
+from pgsync.errors import ConnectionFailed, LockLost
 from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError, check_phone
 from pgsync.modules.broadcasts.dispatch import Dispatcher
 from pgsync.modules.broadcasts.models import Campaign
@@ -24,10 +26,13 @@ from pgsync.modules.broadcasts.statuses import Statuses
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import ConnectionDisabled, TemplateStopped, WhatsApp
 from pgsync.operations import Operation, OperationRun, Release
+from pgsync.queues import ReleaseJob, current_job
 
 __all__ = ["Broadcasts"]
 
 logger = logging.getLogger("pgsync.modules.broadcasts")
+
+_AWAY_SECONDS = 5.0
 
 
 class Broadcasts:
@@ -167,6 +172,16 @@ class Broadcasts:
 
     def _send(self, op: OperationRun, campaign_id: int) -> dict[str, Any]:
         """Send a campaign's message to all that are pending, a few at a time."""
+        try:
+            return self._send_slice(op, campaign_id)
+        except (OperationalError, ConnectionFailed, LockLost) as error:
+            if current_job() is None:
+                raise
+            # The server restarts: nothing is wrong with the campaign, and no attempt is spent, or
+            # after many of them it would wait for an hour.
+            raise ReleaseJob(_AWAY_SECONDS, f"the database was away: {error}") from error
+
+    def _send_slice(self, op: OperationRun, campaign_id: int) -> dict[str, Any]:
         if not self.campaigns.begin(campaign_id):
             return {"state": self.campaigns.state_of(campaign_id)}
         campaign, connection = self._find(campaign_id)
