@@ -1,14 +1,24 @@
-"""``pgsync dashboard``: the pages, served from this process."""
+"""``pgsync dashboard``: the pages, served from this process, or beside a daemon."""
 
 from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
 from pgsync.cli.output import dsn_option
-from pgsync.coordinator import AsyncCoordinator
+from pgsync.coordinator import AsyncCoordinator, Coordinator
 from pgsync.errors import InvalidArgument
 
-__all__ = ["dashboard"]
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["dashboard", "dashboard_beside"]
 
 _GRACE = 3  # Seconds that streams of open pages have to end, at a stop.
 
@@ -26,7 +36,49 @@ _GRACE = 3  # Seconds that streams of open pages have to end, at a stop.
 def dashboard(
     dsn: str | None, host: str, port: int, token: str | None, read_token: str | None
 ) -> None:
-    """Serve the dashboard."""
+    """Serve the dashboard; the daemon has it too, with --dashboard-port."""
+    server = _server(AsyncCoordinator(dsn), token, read_token, host, port)
+    click.echo(f"http://{host}:{port}/")
+    server.run()
+
+
+@contextmanager
+def dashboard_beside(sync: Coordinator | AsyncCoordinator, host: str, port: int) -> Iterator[None]:
+    """Serve the dashboard of the same database in a thread, beside what the caller does.
+
+    The tokens are those of the environment.
+
+    Raises:
+        InvalidArgument: if there is no token, or the address cannot be had.
+    """
+    server = _server(
+        AsyncCoordinator(sync.dsn, sync.direct_dsn),
+        os.environ.get("PGSYNC_DASHBOARD_TOKEN"),
+        os.environ.get("PGSYNC_DASHBOARD_READ_TOKEN"),
+        host,
+        port,
+    )
+    try:
+        line = socket.create_server((host, port))
+    except OSError as error:
+        raise InvalidArgument(
+            f"the dashboard cannot listen on {host}:{port}: {error.strerror}; give another"
+            " --dashboard-port"
+        ) from None
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [line]}, name="pgsync-dashboard", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(2 * _GRACE)
+
+
+def _server(
+    sync: AsyncCoordinator, token: str | None, read_token: str | None, host: str, port: int
+) -> uvicorn.Server:
     try:
         import uvicorn
 
@@ -35,13 +87,13 @@ def dashboard(
         raise InvalidArgument(
             'the dashboard needs more packages: pip install "pgsync-coordination[dashboard]"'
         ) from None
-    app = create_app(AsyncCoordinator(dsn), token or "", read_token or None)
-    click.echo(f"http://{host}:{port}/")
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=_GRACE,
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(sync, token or "", read_token or None),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE,
+        )
     )

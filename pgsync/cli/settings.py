@@ -136,6 +136,8 @@ SETTINGS = (
     Setting("only", _some_of(*KINDS), None, "some of worker, scheduler, maintenance"),
     Setting("health_host", _TEXT, "127.0.0.1", "where health and metrics are served"),
     Setting("health_port", _port, None, "on which port; off without one"),
+    Setting("dashboard_host", _TEXT, "127.0.0.1", "where the daemon serves the dashboard"),
+    Setting("dashboard_port", _port, None, "on which port; off without one"),
     Setting("log_level", _one_of(*_LEVELS), "INFO", "debug, info, warning or error"),
     Setting("log_format", _one_of(*_FORMATS), "text", "text or json"),
 )

@@ -6,11 +6,13 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from pgsync.cli.dashboard import dashboard_beside
 from pgsync.cli.settings import Found, find_settings, log_level
 from pgsync.coordinator import AsyncCoordinator, Coordinator
 from pgsync.daemon import KINDS, Changes, begin_logging, load_app
@@ -54,11 +56,15 @@ def worker(drain: bool, **flags: Any) -> None:
 
 @click.command()
 @_work_options
+@click.option("--dashboard-host", help="Where to serve it; this machine alone by default.")
+@click.option("--dashboard-port", help="Serve the dashboard there too; off by default.")
 @click.option(
     "--only", multiple=True, type=click.Choice(KINDS), help="Be just this; repeat for more."
 )
 def daemon(**flags: Any) -> None:
     """Worker, scheduler and maintenance of an app, until SIGTERM or Ctrl-C.
+
+    With a dashboard its token is PGSYNC_DASHBOARD_TOKEN, as for `pgsync dashboard`.
 
     SIGHUP reloads the settings: see `pgsync config`.
     """
@@ -93,15 +99,18 @@ def _work(flags: dict[str, Any], *, scheduler: bool, drain: bool) -> None:
         else (value["health_host"], value["health_port"]),
         "reload": lambda: _changes(find_settings(flags)),
     }
-    if isinstance(sync, AsyncCoordinator):
-        report = asyncio.run(_work_async(sync, **service, **options))
-    elif isinstance(sync, Coordinator):
-        with sync:
-            report = sync.run_worker(**service, **options)
-    else:
+    if not isinstance(sync, (Coordinator, AsyncCoordinator)):
         raise InvalidArgument(
             f"--app: {value['app']} is a {type(sync).__name__}, not a coordinator"
         )
+    with ExitStack() as stack:
+        if scheduler and value["dashboard_port"] is not None:
+            address = value["dashboard_host"], value["dashboard_port"]
+            stack.enter_context(dashboard_beside(sync, *address))
+        if isinstance(sync, AsyncCoordinator):
+            report = asyncio.run(_work_async(sync, **service, **options))
+        else:
+            report = stack.enter_context(sync).run_worker(**service, **options)
     click.echo(report)
 
 

@@ -134,6 +134,26 @@ def test_a_tree_tells_the_health_and_counts_of_all_its_processes(
     ended(tree)
 
 
+def test_the_dashboard_is_served_on_request(pgsync: Any, database: Any) -> None:
+    page = Page(free_port())
+    arguments = ("daemon", "--dashboard-port", str(page.port))
+    without_token = pgsync(*arguments, PGSYNC_DASHBOARD_TOKEN="")
+    _, told = without_token.communicate(timeout=60)
+    assert without_token.returncode == 2
+    assert "PGSYNC_DASHBOARD_TOKEN" in told
+    daemon = pgsync(*arguments, PGSYNC_DASHBOARD_TOKEN="0123456789abcdef")
+    eventually(lambda: page.get("/readyz") == (200, "ok"), within=60)
+    assert page.get("/sign-in")[0] == 200
+    eventually(lambda: known(database))
+    # Another one finds the port taken.
+    second = pgsync(*arguments, PGSYNC_DASHBOARD_TOKEN="0123456789abcdef")
+    _, told = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "give another --dashboard-port" in told
+    ended(daemon)
+    assert known(database) == []
+
+
 def test_systemd_hears_of_its_readiness_life_and_end(
     pgsync: Any, database: Any, tmp_path: Path
 ) -> None:
