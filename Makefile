@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?=
+# Most tests wait, for servers and processes, most of their time.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 OLDEST_POSTGRES ?= /usr/lib/postgresql/15/bin
 
 .PHONY: demo test test-oldest lint format bench install clean
@@ -12,13 +14,13 @@ demo: $(VENV)/.installed
 	@$(BIN)/pgsync demo $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -n auto $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) $(TESTS)
 	@$(MAKE) --no-print-directory test-oldest
 
 # The kernel once more on the oldest supported server, where Debian's is installed.
 test-oldest: $(VENV)/.installed
 	@if [ -x $(OLDEST_POSTGRES)/postgres ] && [ -z "$(PGSYNC_TEST_DSN)$(PGSYNC_TEST_POSTGRES)" ]; then \
-		PGSYNC_PG_BINDIR=$(OLDEST_POSTGRES) $(BIN)/pytest -n auto -m core $(TESTS); \
+		PGSYNC_PG_BINDIR=$(OLDEST_POSTGRES) $(BIN)/pytest -n $(WORKERS) -m core $(TESTS); \
 	else \
 		echo "PostgreSQL 15 is not installed at $(OLDEST_POSTGRES): its pass was not run."; \
 	fi
