@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import Any, LiteralString
 
@@ -73,7 +74,9 @@ def status(dsn: str | None, as_json: bool, watch: bool, interval: float) -> None
 
     It counts no big table: what ended comes from the statistics, which a daemon keeps.
     """
-    with Coordinator(dsn, pool_size=1) as sync:
+    # Ctrl-C is how a watch ends, whether it comes while it looks, shows or waits.
+    ended = suppress(KeyboardInterrupt) if watch else nullcontext()
+    with ended, Coordinator(dsn, pool_size=1) as sync:
         if as_json:
             for found in _looks(sync, interval if watch else None):
                 show([found], as_json=True, empty="")
@@ -86,17 +89,14 @@ def status(dsn: str | None, as_json: bool, watch: bool, interval: float) -> None
 
 
 def _looks(sync: Coordinator, interval: float | None) -> Iterator[Mapping[str, Any]]:
-    """Look once, or until Ctrl-C. A database that is away for a while is waited for."""
-    try:
-        yield _look(sync)
-        while interval is not None:
-            time.sleep(interval)
-            try:
-                yield _look(sync)
-            except ConnectionFailed as error:
-                yield {"error": str(error)}
-    except KeyboardInterrupt:
-        return
+    """Look once, or again and again. A database that is away for a while is waited for."""
+    yield _look(sync)
+    while interval is not None:
+        time.sleep(interval)
+        try:
+            yield _look(sync)
+        except ConnectionFailed as error:
+            yield {"error": str(error)}
 
 
 def _look(sync: Coordinator) -> Mapping[str, Any]:

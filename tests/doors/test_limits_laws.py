@@ -74,17 +74,18 @@ def test_sliding_windows_agree_with_a_model_of_two_counters(
         for seconds, cost in steps:
             now = clock.move(seconds)
             into = Fraction(0) if began is None else Fraction((now - began).total_seconds())
-            if began is not None and _LENGTH <= into < 2 * _LENGTH:
-                before, current = current, 0
-                began, into = began + timedelta(seconds=_LENGTH), into - _LENGTH
+            # Windows are moved on by who is admitted: a refused hit changes nothing.
+            since, older, newer = began, before, current
+            if since is not None and _LENGTH <= into < 2 * _LENGTH:
+                since, older, newer = since + timedelta(seconds=_LENGTH), current, 0
+                into -= _LENGTH
             elif into >= 2 * _LENGTH:
-                began, before, current, into = None, 0, 0, Fraction(0)
-            weighed = math.floor(before * (_LENGTH - into) / _LENGTH) + current
+                since, older, newer, into = None, 0, 0, Fraction(0)
+            weighed = math.floor(older * (_LENGTH - into) / _LENGTH) + newer
             admitted = storage.acquire_sliding_window_entry("7", _LIMIT, _LENGTH, cost)
             assert admitted is (weighed + cost <= _LIMIT)
             if admitted:
-                began = began or now
-                current += cost
+                began, before, current = since or now, older, newer + cost
 
     _agree(database, check)
 

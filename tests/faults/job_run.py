@@ -97,7 +97,8 @@ def run(settings: JobSettings) -> Report:
         except AssertionError as error:
             report.violations.append(f"it did not come so far: {error!r}")
         finally:
-            crew.stop(within=30)
+            # One that enqueues just then may wait for a connection, at most 30 s.
+            crew.stop(within=45)
         report.violations += [f"a process died: {death}" for death in crew.died]
         report.violations += _drain(server.dsn, settings)
         _judge(report, server.dsn, folder, rescues, settings)

@@ -48,6 +48,9 @@ def _find_python() -> str | None:
     return None
 
 
+_TESTS = ("hypothesis", "pytest", "pytest-timeout")
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="here the newest Django is installed")
 @pytest.mark.timeout(400)
 def test_djangos_tasks_on_the_newest_django(server_dsn: str, tmp_path: Path) -> None:
@@ -55,7 +58,7 @@ def test_djangos_tasks_on_the_newest_django(server_dsn: str, tmp_path: Path) -> 
     if python is None:
         pytest.skip("there is no Python of 3.12 or newer, which Django 6 needs")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], "psycopg[binary]", "django>=6", "pytest", "pytest-timeout"]
+    needed = [*project["dependencies"], "psycopg[binary]", "django>=6", *_TESTS]
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     inside = tmp_path / "venv" / "bin" / "python"
     subprocess.run([inside, "-m", "pip", "install", "--quiet", *needed], check=True)
