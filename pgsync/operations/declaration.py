@@ -12,6 +12,7 @@ from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 from pgsync.limits import Decision, Limit
 from pgsync.naming import NameTemplate
+from pgsync.queues import Backoff, backoff_from
 
 __all__ = ["OperationDeclaration", "OperationOptions", "Release"]
 
@@ -40,6 +41,7 @@ class OperationOptions(TypedDict, total=False):
     by each run, and by ``op.permit()``. ``blocked`` is a message (a run that finds the lock held is
     refused with it) or a :class:`Release` (a queued run goes back to its queue). ``limited`` is
     what a run beyond the limit is refused with, a template over ``max``, ``per``, ``retry_after``.
+    ``backoff`` is the delay between the attempts of a queued run, as for a task.
     """
 
     lock: Required[str]
@@ -51,6 +53,7 @@ class OperationOptions(TypedDict, total=False):
     queue: str
     priority: int
     max_attempts: int
+    backoff: Backoff | Duration | Sequence[Duration] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class OperationDeclaration:
     blocked: str | Release
     limited: str | None
     auto_renew: bool
+    backoff: Backoff
     _template: NameTemplate = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +105,7 @@ class OperationDeclaration:
             blocked=options.get("blocked") or f"{name} is already in progress",
             limited=options.get("limited"),
             auto_renew=options.get("auto_renew", False),
+            backoff=backoff_from(options.get("backoff")),
         )
 
     @property

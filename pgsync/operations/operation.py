@@ -26,6 +26,7 @@ from pgsync.queues import (
     TaskRegistry,
     current_job,
 )
+from pgsync.queues.retry import RetryPolicy
 
 __all__ = ["AsyncOperation", "Operation"]
 
@@ -72,7 +73,8 @@ class _OperationFace:
         if isinstance(self.declaration.blocked, Release):
             # What waits for its lock is not claimed without; what is refused is claimed to be told.
             options = replace(options, lock=self.declaration.key)
-        return TaskDeclaration(self.name, function, Parameters.of(function), options)
+        policy = RetryPolicy(self.declaration.backoff)
+        return TaskDeclaration(self.name, function, Parameters.of(function), options, policy=policy)
 
 
 class Operation(_OperationFace):

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
-from pgsync.errors import ConnectionFailed, LockLost
+from pgsync.errors import ConnectionFailed, LockLost, OutcomeUnknown
 from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError, check_phone
 from pgsync.modules.broadcasts.dispatch import Dispatcher
 from pgsync.modules.broadcasts.models import Campaign
@@ -77,6 +77,7 @@ class Broadcasts:
             # Neither a day of trouble nor workers that are killed again and again, each of which
             # spends an attempt, must leave it without a job.
             max_attempts=1000,
+            backoff=[2, 5, 10],
             blocked=Release(after=10, message="Campaign sending is already in progress"),
         )(self._send)
         self.campaign_status_update = sync.operation(
@@ -174,7 +175,7 @@ class Broadcasts:
         """Send a campaign's message to all that are pending, a few at a time."""
         try:
             return self._send_slice(op, campaign_id)
-        except (OperationalError, ConnectionFailed, LockLost) as error:
+        except (OperationalError, ConnectionFailed, LockLost, OutcomeUnknown) as error:
             if current_job() is None:
                 raise
             # The server restarts: nothing is wrong with the campaign, and no attempt is spent, or
