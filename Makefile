@@ -13,14 +13,19 @@ OLDEST_POSTGRES ?= /usr/lib/postgresql/15/bin
 demo: $(VENV)/.installed
 	@$(BIN)/pgsync demo $(ARGS)
 
+# What fails beside many others is run once more alone: that parts a fault from a machine too busy
+# to keep a test's deadline. Both outcomes are printed, and what fails alone fails the run.
+AGAIN := --last-failed --last-failed-no-failures none
+
 test: $(VENV)/.installed
-	$(BIN)/pytest -n $(WORKERS) $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) $(TESTS) || $(BIN)/pytest $(AGAIN) $(TESTS)
 	@$(MAKE) --no-print-directory test-oldest
 
 # The kernel once more on the oldest supported server, where Debian's is installed.
 test-oldest: $(VENV)/.installed
 	@if [ -x $(OLDEST_POSTGRES)/postgres ] && [ -z "$(PGSYNC_TEST_DSN)$(PGSYNC_TEST_POSTGRES)" ]; then \
-		PGSYNC_PG_BINDIR=$(OLDEST_POSTGRES) $(BIN)/pytest -n $(WORKERS) -m core $(TESTS); \
+		export PGSYNC_PG_BINDIR=$(OLDEST_POSTGRES); \
+		$(BIN)/pytest -n $(WORKERS) -m core $(TESTS) || $(BIN)/pytest -m core $(AGAIN) $(TESTS); \
 	else \
 		echo "PostgreSQL 15 is not installed at $(OLDEST_POSTGRES): its pass was not run."; \
 	fi

@@ -12,6 +12,7 @@ import celery
 import psycopg
 import pytest
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
 
 from pgsync import Coordinator, InvalidArgument
 from pgsync.doors.celery import App, TaskFailed, shared_task
@@ -29,6 +30,10 @@ def working(sync: Coordinator) -> Iterator[None]:
         sync.stop()
 
 
+def leave_logging_alone(**_: Any) -> None:
+    """What Celery asks to set up logging."""
+
+
 @pytest.fixture
 def app(sync: Coordinator) -> Iterator[App]:
     """The app of a test, which shared tasks of others do not see."""
@@ -39,6 +44,8 @@ def app(sync: Coordinator) -> Iterator[App]:
 def test_the_same_app_has_the_same_outcomes_on_celery_and_on_pgsync(app: App) -> None:
     real = celery.Celery("real", broker="memory://", backend="cache+memory://")
     tasks = celery_app.declare(real.task)
+    # With a receiver of this signal, Celery leaves the process's root logger as it is.
+    setup_logging.connect(leave_logging_alone)
     with start_worker(real, pool="solo", perform_ping_check=False, shutdown_timeout=30):
         expected = celery_app.outcomes(tasks)
     with working(app.coordinator):
