@@ -248,7 +248,9 @@ class Coordinator(_CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
     ) -> None:
         super().__init__(dsn, direct_dsn, app)
         self.database = Database(self.dsn, size=pool_size, prepare=self._check)
-        self.enqueuer = Enqueuer(self.database, self.tasks.before_enqueue)
+        self.enqueuer = Enqueuer(
+            self.database, self.tasks.before_enqueue, self.tasks.around_enqueue
+        )
         self.limit_exchange = LimitExchange(self.database)
         self._thread: DaemonThread | None = None
 
@@ -365,7 +367,9 @@ class AsyncCoordinator(
     ) -> None:
         super().__init__(dsn, direct_dsn, app)
         self.database = AsyncDatabase(self.dsn, size=pool_size, prepare=self._check)
-        self.enqueuer = AsyncEnqueuer(self.database, self.tasks.before_enqueue)
+        self.enqueuer = AsyncEnqueuer(
+            self.database, self.tasks.before_enqueue, self.tasks.around_enqueue
+        )
         self.limit_exchange = AsyncLimitExchange(self.database)
         self._running: tuple[Daemon, asyncio.Task[WorkerReport]] | None = None
 

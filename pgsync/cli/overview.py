@@ -16,10 +16,11 @@ __all__ = ["operations", "workers"]
 @dsn_option
 @json_option
 def workers(dsn: str | None, as_json: bool) -> None:
-    """The workers, what they claim, and when they were last heard of."""
+    """The processes that work: what they do and claim, and when they were last heard of."""
     rows = fetch(
         dsn,
-        "SELECT w.id, w.name, w.queues, w.state, w.running, w.concurrency, w.version, w.silence"
+        "SELECT w.id, w.name, w.kinds, w.queues, w.state, w.running, w.concurrency, w.version,"
+        " w.silence"
         " FROM pgsync.workers AS w ORDER BY w.id",
     )
     show(rows, as_json=as_json, empty="no workers")

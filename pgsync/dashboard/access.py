@@ -9,7 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -42,14 +42,17 @@ class Session:
 
 
 class Access:
-    """Two tokens, one to operate and one that only reads; sessions are signed cookies."""
+    """Two tokens, one to operate and one that only reads; sessions are signed cookies.
+
+    The keys that sign them come from the tokens: sessions outlive a restart, hold at every
+    dashboard that has the token, and end where it is changed.
+    """
 
     def __init__(self, token: str, read_token: str | None = None) -> None:
         self._tokens = [(token.encode(), "operate")]
         if read_token:
             self._tokens.append((read_token.encode(), "read"))
-        # New with each start, so that a restart signs everybody out.
-        self._key = secrets.token_bytes(32)
+        self._keys = {role: _signing_key(token) for token, role in self._tokens}
 
     def role_of(self, token: str) -> str | None:
         """The role that a token gives; takes the same time whatever is wrong with it."""
@@ -63,21 +66,24 @@ class Access:
         if scheme.lower() == "bearer" and (role := self.role_of(bearer)):
             return Session(role, "bearer", "", 0)
         body, _, signature = request.cookies.get(_COOKIE, "").partition(".")
-        if not hmac.compare_digest(signature.encode(), self.sign("session", body).encode()):
-            return None
-        session = Session(**json.loads(base64.urlsafe_b64decode(body)))
-        return session if session.until > time.time() else None
+        for role in self._keys:
+            if self.is_signed(signature, "session", body, role):
+                session = Session(role, **json.loads(base64.urlsafe_b64decode(body)))
+                return session if session.until > time.time() else None
+        return None
 
     def sign_in(self, request: Request, response: Response, role: str, name: str) -> None:
         """Give the browser a session's cookie."""
         name = "".join(each for each in name if each.isprintable()).strip()[:_LONGEST_NAME]
-        session = Session(
-            role, name or "dashboard", secrets.token_hex(8), int(time.time()) + _SECONDS
-        )
-        body = base64.urlsafe_b64encode(json.dumps(asdict(session)).encode()).decode()
+        facts = {
+            "name": name or "dashboard",
+            "nonce": secrets.token_hex(8),
+            "until": int(time.time()) + _SECONDS,
+        }
+        body = base64.urlsafe_b64encode(json.dumps(facts).encode()).decode()
         response.set_cookie(
             _COOKIE,
-            f"{body}.{self.sign('session', body)}",
+            f"{body}.{self.sign('session', body, role)}",
             max_age=_SECONDS,
             httponly=True,
             samesite="strict",
@@ -91,19 +97,29 @@ class Access:
 
     def form_token(self, session: Session) -> str:
         """What each form of the session carries, and no other site can know."""
-        return self.sign("form", session.nonce)
+        return self.sign("form", session.nonce, session.role)
 
     def is_own_form(self, session: Session, token: object) -> bool:
         """Whether a form came from a page of this session; never for a bearer, which has none."""
         return (
             isinstance(token, str)
             and bool(session.nonce)
-            and hmac.compare_digest(token.encode(), self.form_token(session).encode())
+            and self.is_signed(token, "form", session.nonce, session.role)
         )
 
-    def sign(self, purpose: str, body: str) -> str:
-        """The signature of something that a browser keeps for this process."""
-        return hmac.new(self._key, f"{purpose}:{body}".encode(), hashlib.sha256).hexdigest()
+    def sign(self, purpose: str, body: str, role: str = "operate") -> str:
+        """The signature of something that a browser keeps."""
+        return hmac.new(self._keys[role], f"{purpose}:{body}".encode(), hashlib.sha256).hexdigest()
+
+    def is_signed(self, signature: str, purpose: str, body: str, role: str = "operate") -> bool:
+        """Whether that is the signature; takes the same time whatever is wrong with it."""
+        return hmac.compare_digest(signature.encode(), self.sign(purpose, body, role).encode())
+
+
+def _signing_key(token: bytes) -> bytes:
+    # Slow (some 50 ms), so that who got hold of a cookie cannot try out tokens with it. The number
+    # changes with what is signed.
+    return hashlib.scrypt(token, salt=b"pgsync dashboard 1", n=2**14, r=8, p=1, dklen=32)
 
 
 class SecurityHeaders:

@@ -94,7 +94,7 @@ _ALL = (
     Panel(
         "workers",
         "Workers",
-        "SELECT w.id, w.name, w.host, w.pid, w.version, w.queues, w.state, w.running,"
+        "SELECT w.id, w.name, w.host, w.pid, w.version, w.kinds, w.queues, w.state, w.running,"
         " w.concurrency, w.started_at, w.seen_at, w.silence,"
         " w.silence > interval '60 seconds' AS silent"
         " FROM pgsync.workers AS w ORDER BY w.id LIMIT 200",

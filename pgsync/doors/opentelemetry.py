@@ -47,6 +47,7 @@ def instrument(
         metrics.get_meter(_NAME, __version__, meter_provider),
     )
     sync.tasks.use_enqueue(door.enqueuing)
+    sync.tasks.around_enqueue.add(door.sending)
     sync.tasks.use(door.perform)
     sync.tasks.use(door.perform_async)
 
@@ -59,6 +60,9 @@ class _Door:
         )
         self._consumed = meter.create_counter(
             "messaging.client.consumed.messages", "{message}", "Attempts at jobs that began."
+        )
+        self._sending = meter.create_histogram(
+            "messaging.client.operation.duration", "s", "How long calls that enqueue jobs took."
         )
         self._duration = meter.create_histogram(
             "messaging.process.duration", "s", "How long handlers ran."
@@ -76,6 +80,20 @@ class _Door:
             headers: dict[str, str] = {}
             propagate.inject(headers)
         return replace(job, args=carrying(job.args, headers))
+
+    @contextmanager
+    def sending(self, task: str | None, queue: str | None) -> Iterator[None]:
+        """Around each call that enqueues, of one job or of many."""
+        facts = {**_facts(queue, task), "messaging.operation.name": "enqueue"}
+        facts["messaging.operation.type"] = "send"
+        began = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            facts["error.type"] = type(error).__qualname__
+            raise
+        finally:
+            self._sending.record(time.perf_counter() - began, facts)
 
     def perform(self, job: JobContext, call: Callable[[], Any]) -> Any:
         """Middleware of blocking handlers."""
@@ -116,12 +134,13 @@ class _Door:
                 self._duration.record(time.perf_counter() - began, facts)
 
 
-def _facts(queue: str, task: str) -> dict[str, str]:
-    return {
+def _facts(queue: str | None, task: str | None) -> dict[str, str]:
+    facts = {
         "messaging.system": "pgsync",
         "messaging.destination.name": queue,
         "pgsync.task": task,
     }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _headers(context: JobContext) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.database.within import run_within, run_within_async
 from pgsync.queues.calls import Enqueued, JobOptions, add_job
 from pgsync.queues.copying import add_alike
-from pgsync.queues.middleware import BeforeEnqueue
+from pgsync.queues.middleware import AroundEnqueue, BeforeEnqueue
 from pgsync.queues.numbered import NumberedJob, Numbers, adding, numbered
 from pgsync.queues.together import Enqueuing, NewJob, add_each
 
@@ -26,11 +26,12 @@ class Enqueuer:
     """The jobs that the threads of a process enqueue.
 
     What several enqueue at once goes in one transaction, on a connection that is kept for that.
-    ``seen`` makes of each job what is enqueued.
+    ``seen`` makes of each job what is enqueued; ``around`` is around each call.
     """
 
-    def __init__(self, database: Database, seen: BeforeEnqueue) -> None:
+    def __init__(self, database: Database, seen: BeforeEnqueue, around: AroundEnqueue) -> None:
         self.seen = seen
+        self._around = around
         self._database = database
         self._kept = KeptConnection(database)
         self._numbers = Numbers(self._kept.holds)
@@ -43,23 +44,29 @@ class Enqueuer:
     def add(self, job: NewJob, within: Any = None) -> Enqueued:
         """Add a job; returns when it is committed, or is in the caller's transaction."""
         job = self.seen(job)
-        if within is not None:
-            return run_within(within, add_job(job.task, job.args, job.options))
-        numbered_job = numbered(job)
-        if numbered_job is None:
-            return self._database.run(add_job(job.task, job.args, job.options))
-        self._combiner.ask(numbered_job)
-        return Enqueued(numbered_job.id, True)
+        with self._around(job.task, job.options.queue):
+            if within is not None:
+                return run_within(within, add_job(job.task, job.args, job.options))
+            numbered_job = numbered(job)
+            if numbered_job is None:
+                return self._database.run(add_job(job.task, job.args, job.options))
+            self._combiner.ask(numbered_job)
+            return Enqueued(numbered_job.id, True)
 
     def add_alike(
         self, task: str, many_args: Iterable[dict[str, Any]], options: JobOptions, within: Any
     ) -> Any:
         """Add jobs of one task in one transaction, the caller's with ``within``; returns ids."""
         calls = _alike(task, many_args, options, self.seen)
-        return self.add_together(calls, within, lasting=False)
+        with self._around(task, options.queue):
+            return self._together(calls, within, lasting=False)
 
-    def add_together(self, calls: Enqueuing, within: Any = None, *, lasting: bool = True) -> Any:
+    def add_together(self, calls: Enqueuing, within: Any = None) -> Any:
         """Make calls in one transaction, the caller's with ``within``; returns what they return."""
+        with self._around(None, None):
+            return self._together(calls, within, lasting=True)
+
+    def _together(self, calls: Enqueuing, within: Any, *, lasting: bool) -> Any:
         if within is not None:
             return drive(calls, lambda call: run_within(within, call, lasting=lasting))
         with self._database.connection() as connection, connection.transaction():
@@ -76,8 +83,9 @@ class Enqueuer:
 class AsyncEnqueuer:
     """As :class:`Enqueuer`, for the tasks of an event loop."""
 
-    def __init__(self, database: AsyncDatabase, seen: BeforeEnqueue) -> None:
+    def __init__(self, database: AsyncDatabase, seen: BeforeEnqueue, around: AroundEnqueue) -> None:
         self.seen = seen
+        self._around = around
         self._database = database
         self._kept = AsyncKeptConnection(database)
         self._numbers = Numbers(self._kept.holds)
@@ -90,25 +98,29 @@ class AsyncEnqueuer:
     async def add(self, job: NewJob, within: Any = None) -> Enqueued:
         """As :meth:`Enqueuer.add`."""
         job = self.seen(job)
-        if within is not None:
-            return await run_within_async(within, add_job(job.task, job.args, job.options))
-        numbered_job = numbered(job)
-        if numbered_job is None:
-            return await self._database.run(add_job(job.task, job.args, job.options))
-        await self._combiner.ask(numbered_job)
-        return Enqueued(numbered_job.id, True)
+        with self._around(job.task, job.options.queue):
+            if within is not None:
+                return await run_within_async(within, add_job(job.task, job.args, job.options))
+            numbered_job = numbered(job)
+            if numbered_job is None:
+                return await self._database.run(add_job(job.task, job.args, job.options))
+            await self._combiner.ask(numbered_job)
+            return Enqueued(numbered_job.id, True)
 
     async def add_alike(
         self, task: str, many_args: Iterable[dict[str, Any]], options: JobOptions, within: Any
     ) -> Any:
         """As :meth:`Enqueuer.add_alike`."""
         calls = _alike(task, many_args, options, self.seen)
-        return await self.add_together(calls, within, lasting=False)
+        with self._around(task, options.queue):
+            return await self._together(calls, within, lasting=False)
 
-    async def add_together(
-        self, calls: Enqueuing, within: Any = None, *, lasting: bool = True
-    ) -> Any:
+    async def add_together(self, calls: Enqueuing, within: Any = None) -> Any:
         """As :meth:`Enqueuer.add_together`."""
+        with self._around(None, None):
+            return await self._together(calls, within, lasting=True)
+
+    async def _together(self, calls: Enqueuing, within: Any, *, lasting: bool) -> Any:
         if within is not None:
             return await drive_async(
                 calls, lambda call: run_within_async(within, call, lasting=lasting)

@@ -1,9 +1,11 @@
-"""Middleware: functions around each handler that a worker performs, and before each enqueuing."""
+"""Middleware: functions around each handler that a worker performs, and before or around each
+enqueuing."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,7 +13,7 @@ from pgsync.errors import InvalidArgument
 from pgsync.queues.context import JobContext
 from pgsync.queues.together import NewJob
 
-__all__ = ["BeforeEnqueue", "Middleware", "check_middleware", "wrapped"]
+__all__ = ["AroundEnqueue", "BeforeEnqueue", "Middleware", "check_middleware", "wrapped"]
 
 Middleware = Callable[[JobContext, Callable[[], Any]], Any]
 """``def middleware(job, call): return call()``; with ``async`` and ``await`` for coroutines."""
@@ -80,6 +82,36 @@ class BeforeEnqueue:
                 " is not"
             )
         self._functions.append(function)
+
+
+Around = Callable[[str | None, str | None], AbstractContextManager[Any]]
+
+
+class AroundEnqueue:
+    """What is around each call that enqueues, however many jobs: for measuring it.
+
+    Each is made anew with the task and the queue, which are None where the jobs are of several.
+    """
+
+    _NOTHING = nullcontext()
+
+    def __init__(self) -> None:
+        self._contexts: list[Around] = []
+
+    def __call__(self, task: str | None, queue: str | None) -> AbstractContextManager[Any]:
+        """All of them, the first outermost."""
+        return self._all(task, queue) if self._contexts else self._NOTHING
+
+    def add(self, context: Around) -> None:
+        """Add a function ``(task, queue)`` that makes a context manager, which must not block."""
+        self._contexts.append(context)
+
+    @contextmanager
+    def _all(self, task: str | None, queue: str | None) -> Iterator[None]:
+        with ExitStack() as stack:
+            for context in self._contexts:
+                stack.enter_context(context(task, queue))
+            yield
 
 
 def wrapped(

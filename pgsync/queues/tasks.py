@@ -15,7 +15,7 @@ from pgsync.queues.calls import Enqueued, JobOptions
 from pgsync.queues.carried import without_carried
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.job import Job
-from pgsync.queues.middleware import BeforeEnqueue, Middleware, check_middleware
+from pgsync.queues.middleware import AroundEnqueue, BeforeEnqueue, Middleware, check_middleware
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
 from pgsync.queues.together import NewJob, job_ids
@@ -227,6 +227,7 @@ class TaskRegistry:
         self.middleware: list[Middleware] = []
         """What is around each handler, the first outermost."""
         self.before_enqueue = BeforeEnqueue(self._check)
+        self.around_enqueue = AroundEnqueue()
 
     def __iter__(self) -> Iterator[TaskDeclaration]:
         return iter(self._tasks.values())

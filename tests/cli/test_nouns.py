@@ -38,6 +38,15 @@ def test_a_queue_is_listed_for_its_jobs_its_pause_or_its_worker(
     ]
 
 
+def test_workers_are_listed_with_what_they_do(
+    pgsync: Any, database: psycopg.Connection[Any]
+) -> None:
+    database.execute("SELECT pgsync.register_worker('s', 'h', 8, '1', '{}', 0, '{scheduler}')")
+    (row,) = json.loads(pgsync("workers", "--json").stdout)
+    assert (row["name"], row["kinds"]) == ("s", ["scheduler"])
+    assert "scheduler" in pgsync("workers").stdout
+
+
 def test_a_queue_is_shown_with_what_was_set_for_it(
     pgsync: Any, database: psycopg.Connection[Any]
 ) -> None:

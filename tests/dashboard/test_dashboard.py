@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pgsync import AsyncCoordinator, Coordinator, InvalidArgument
 from pgsync.cli.dashboard import dashboard
 from pgsync.dashboard import create_app
 from tests.dashboard.conftest import READ_TOKEN, TOKEN, Browser
+from tests.serving import serving
 
 
 def test_a_page_asks_for_the_token(url: str) -> None:
@@ -24,7 +26,7 @@ def test_a_page_asks_for_the_token(url: str) -> None:
     assert "That is not the token" in refused.text
 
 
-def test_a_session_is_a_cookie_that_only_this_process_can_sign(url: str) -> None:
+def test_a_session_is_a_cookie_that_only_the_dashboard_can_sign(url: str) -> None:
     browser = Browser(url)
     cookie = next(iter(browser.session.cookies))
     assert cookie.has_nonstandard_attr("HttpOnly")
@@ -34,6 +36,36 @@ def test_a_session_is_a_cookie_that_only_this_process_can_sign(url: str) -> None
     for forged in (f"{body}x.{signature}", f"{body}.", f".{signature}", "x", f"{body}.{'0' * 64}"):
         answer = requests.get(url, cookies={"pgsync_session": forged}, timeout=10)
         assert answer.url == f"{url}/sign-in"
+
+
+def test_a_session_outlives_a_restart_but_not_a_change_of_its_token(dsn: str) -> None:
+    def cookies_of(token: str, read_token: str, by: str) -> dict[str, str]:
+        with serving(create_app(AsyncCoordinator(dsn), token, read_token)) as url:
+            return Browser(url, by).session.cookies.get_dict()
+
+    def holds(cookies: dict[str, str], token: str, read_token: str) -> bool:
+        with serving(create_app(AsyncCoordinator(dsn), token, read_token)) as url:
+            return requests.get(url, cookies=cookies, timeout=10).url == f"{url}/"
+
+    operating = cookies_of(TOKEN, READ_TOKEN, by=TOKEN)
+    reading = cookies_of(TOKEN, READ_TOKEN, by=READ_TOKEN)
+    assert holds(operating, TOKEN, READ_TOKEN)
+    assert holds(reading, TOKEN, READ_TOKEN)
+    other = "another token of theirs"
+    assert not holds(operating, other, READ_TOKEN)
+    assert holds(reading, other, READ_TOKEN)
+    assert holds(operating, TOKEN, other)
+    assert not holds(reading, TOKEN, other)
+
+
+def test_a_session_ends_after_its_hours(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = Browser(url)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 12 * 3600 - 60)
+    assert browser.session.get(url, timeout=10).url == f"{url}/"
+    cookies = {cookie.name: str(cookie.value) for cookie in browser.session.cookies}
+    monkeypatch.setattr(time, "time", lambda: now + 12 * 3600 + 60)
+    assert requests.get(url, cookies=cookies, timeout=10).url == f"{url}/sign-in"
 
 
 def test_signing_out_ends_the_session(browser: Browser) -> None:

@@ -72,6 +72,20 @@ def test_the_overview_tells_what_needs_a_person(
     assert "template_sync:connection:7" in browser.get("/operations").text
 
 
+def test_workers_are_listed_with_what_they_do(browser: Browser, database: Any) -> None:
+    database.execute(
+        "SELECT pgsync.register_worker('w', 'here', 7, '1', ARRAY['mail'], 3),"
+        " pgsync.register_worker('s', 'here', 8, '1', '{}', 0, '{scheduler,maintenance}')"
+    )
+    text = browser.get("/workers").text
+    assert "<td>worker</td>" in text
+    assert "<td>scheduler, maintenance</td>" in text
+    assert [each["kinds"] for each in browser.get("/api/workers").json()] == [
+        ["worker"],
+        ["scheduler", "maintenance"],
+    ]
+
+
 def test_a_job_tells_its_attempts_and_hides_its_secrets(
     browser: Browser, sync: Coordinator
 ) -> None:

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from pgsync import Coordinator, ReleaseJob, Unique
+from pgsync import Coordinator, InvalidArgument, ReleaseJob, Unique
 from pgsync.doors.opentelemetry import instrument
 from pgsync.queues.sealing import new_key
 
@@ -134,6 +134,32 @@ def test_the_messaging_metrics_are_counted(sync: Coordinator, telemetry: Telemet
     durations = telemetry.points("messaging.process.duration")
     counts = {each.attributes.get("error.type"): each.count for each in durations}
     assert counts == {None: 2, "ZeroDivisionError": 1}
+
+
+def test_each_call_that_enqueues_is_timed_once(face: Any, telemetry: Telemetry) -> None:
+    telemetry.instrument(face)
+    first: Any = face.task(name="first", queue="a")(lambda: None)
+    second: Any = face.task(name="second", queue="b")(lambda n: None)
+    first.enqueue()
+    first.options(unique_key="once").enqueue()
+    second.enqueue_many([{"n": n} for n in range(3)])
+    face.batch("both", [first.job(), second.job(n=1)])
+    with pytest.raises(InvalidArgument):
+        second.options(after=[2**62]).enqueue(n=1)
+    timed = {
+        (
+            each.attributes.get("messaging.destination.name"),
+            each.attributes.get("pgsync.task"),
+            each.attributes.get("error.type"),
+        ): each.count
+        for each in telemetry.points("messaging.client.operation.duration")
+    }
+    assert timed == {
+        ("a", "first", None): 2,
+        ("b", "second", None): 1,
+        (None, None, None): 1,
+        ("b", "second", "InvalidArgument"): 1,
+    }
 
 
 def test_the_lock_and_handler_of_an_operation_know_nothing_of_it(
