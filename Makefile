@@ -8,7 +8,7 @@ TESTS ?=
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 OLDEST_POSTGRES ?= /usr/lib/postgresql/15/bin
 
-.PHONY: demo test test-oldest lint format bench install clean
+.PHONY: demo test test-oldest lint format written docs bench install clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/pgsync demo $(ARGS)
@@ -39,6 +39,14 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What is written by a program and kept in the repository; tests hold it fresh.
+written: $(VENV)/.installed
+	$(BIN)/python -m pgsync.database.install_script > sql/install.sql
+	$(BIN)/python -m pgsync.database.reference > docs/sql.md
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)

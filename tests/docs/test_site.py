@@ -1,0 +1,73 @@
+"""The site builds without a broken link, and its Python reference has all that is public."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pgsync
+
+ROOT = Path(__file__).parents[2]
+_LISTED = re.findall(r"^::: (\S+)$", (ROOT / "docs/python.md").read_text(), re.MULTILINE)
+
+
+def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    html = (tmp_path / "site/python.html").read_text()
+    assert 'id="pgsync.Coordinator.lock"' in html
+
+
+def test_what_is_public_is_in_the_reference_once() -> None:
+    assert len(_LISTED) == len(set(_LISTED))
+    public = {f"pgsync.{name}" for name in pgsync.__all__ if name != "__version__"}
+    assert public <= set(_LISTED)
+    assert not {name for name in _LISTED if re.fullmatch(r"pgsync\.[A-Z]\w+", name)} - public
+
+
+@pytest.mark.parametrize("name", _LISTED)
+def test_what_is_in_the_reference_is_documented(name: str) -> None:
+    found = pkgutil.resolve_name(_found_in(name))
+    assert inspect.getdoc(found), name
+    if inspect.isclass(found):
+        undocumented = [
+            method for method, value in _own_methods(found) if not inspect.getdoc(value)
+        ]
+        assert not undocumented
+
+
+def _found_in(name: str) -> str:
+    """``a.b.C`` as ``a.b:C``, as far as ``a.b`` is a module."""
+    module, _, rest = name.rpartition(".")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return f"{module}:{rest}"
+    return name
+
+
+def _own_methods(found: type[Any]) -> list[tuple[str, Any]]:
+    """The public methods and properties of a class that pgsync itself has defined."""
+    return [
+        (name, value)
+        for owner in found.__mro__
+        if owner.__module__.startswith("pgsync")
+        for name, value in vars(owner).items()
+        if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
+    ]
