@@ -53,7 +53,18 @@ def show_(context: click.Context, dsn: str | None, as_json: bool, campaign_id: i
 @click.option("--template", required=True)
 @click.option("--language", required=True, help="The template's, like en_US.")
 @click.option("--tag", "tags", multiple=True, help="Contacts with one of these; all without.")
-@click.option("--variable", "variables", multiple=True, help="A contact's field; repeat in order.")
+@click.option(
+    "--variable",
+    "variables",
+    multiple=True,
+    help="A contact's field for the next variable of the body, or SLOT=FIELD for any.",
+)
+@click.option(
+    "--constant",
+    "constants",
+    multiple=True,
+    help="SLOT=VALUE for all, like header=https://cdn.example/spring.jpg or button.0=stop.",
+)
 @click.option("--send-delay", type=float, help="Seconds between two messages.")
 def create(
     dsn: str | None,
@@ -64,6 +75,7 @@ def create(
     language: str,
     tags: tuple[str, ...],
     variables: tuple[str, ...],
+    constants: tuple[str, ...],
     send_delay: float | None,
 ) -> None:
     """Make a draft for the contacts of a connection's workspace, and print its number."""
@@ -78,7 +90,8 @@ def create(
             template_name=template,
             language=language,
             audience=Audience(tags=tags or None),
-            variables=variables or ("name",),
+            variables=_values(variables) if variables else ("name",),
+            constants=_pairs(constants),
             send_delay=send_delay,
         )
         click.echo(campaign_id)
@@ -149,6 +162,31 @@ def cancel(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> None:
         click.echo("cancelled")
 
 
+@campaigns.command("test-send")
+@dsn_option
+@direct_dsn_option
+@click.option("--value", "values", multiple=True, help="For the body in order, or SLOT=VALUE.")
+@click.argument("campaign_id", type=int)
+@click.argument("phone")
+def test_send(
+    dsn: str | None, direct_dsn: str | None, values: tuple[str, ...], campaign_id: int, phone: str
+) -> None:
+    """Send its message once to a number of your own; prints the message's id."""
+    with open_platform(dsn, direct_dsn) as platform:
+        click.echo(platform.broadcasts.test_send(campaign_id, phone, _values(values)))
+
+
+@campaigns.command()
+@dsn_option
+@direct_dsn_option
+@click.option("--name", help="Of the new one; by default the same.")
+@click.argument("campaign_id", type=int)
+def duplicate(dsn: str | None, direct_dsn: str | None, name: str | None, campaign_id: int) -> None:
+    """Make a draft with the same settings, and print its number."""
+    with open_platform(dsn, direct_dsn) as platform:
+        click.echo(platform.broadcasts.campaigns.duplicate(campaign_id, name))
+
+
 @campaigns.command("retry-failed")
 @dsn_option
 @direct_dsn_option
@@ -158,3 +196,15 @@ def retry_failed(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> N
     with open_platform(dsn, direct_dsn) as platform:
         count = platform.broadcasts.campaigns.retry_failed(campaign_id)
         click.echo(f"{count} again, job {platform.broadcasts.start(campaign_id)}")
+
+
+def _values(given: tuple[str, ...]) -> tuple[str, ...] | dict[str, str]:
+    """As they are, or by slot where the first names one."""
+    return _pairs(given) if given and "=" in given[0] else given
+
+
+def _pairs(given: tuple[str, ...]) -> dict[str, str]:
+    for each in given:
+        if "=" not in each:
+            raise click.UsageError(f"{each!r} must be SLOT=VALUE, like header=https://...")
+    return {slot: value for slot, _, value in (each.partition("=") for each in given)}

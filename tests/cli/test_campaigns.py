@@ -64,3 +64,32 @@ def test_a_campaign_is_made_looked_at_started_paused_and_cancelled(
     assert "is scheduled" in str(again.exception)
     assert "cancelled" in pgsync("campaigns", "cancel", campaign).output
     assert pgsync("campaigns", "show", "404").exit_code == 3
+
+
+def test_a_template_with_a_header_and_buttons_is_filled(
+    pgsync: Callable[..., Result], connection: Connection, standin: GraphStandin
+) -> None:
+    parts = [
+        {"type": "HEADER", "format": "IMAGE"},
+        {"type": "BODY", "text": "Hello {{1}}"},
+        {"type": "BUTTONS", "buttons": [{"type": "URL", "url": "https://shop.example/{{1}}"}]},
+    ]
+    standin.templates.add(name="offer", language="de", components=parts)
+    assert pgsync("templates", "sync", str(connection.id)).exit_code == 0
+    create = (
+        *("campaigns", "create", "--connection", str(connection.id), "--name", "Spring"),
+        *("--template", "offer", "--language", "de", "--variable", "body.1=name"),
+        *("--variable", "button.0=custom.way"),
+    )
+    assert pgsync(*create, "--constant", "header").exit_code == 2
+    made = pgsync(*create, "--constant", "header=https://cdn.example/spring.jpg").output.strip()
+    copy = pgsync("campaigns", "duplicate", made).output.strip()
+    sent = pgsync(
+        *("campaigns", "test-send", copy, "+4915112000001"),
+        *("--value", "body.1=me", "--value", "button.0=here?from=1"),
+    )
+    assert sent.exit_code == 0, sent.output
+    assert standin.log.message(sent.output.strip()).to == "4915112000001"
+    (entry,) = [each for each in standin.log.entries() if each.method == "POST"]
+    kinds = [part["type"] for part in entry.body["template"]["components"]]
+    assert kinds == ["header", "body", "button"]

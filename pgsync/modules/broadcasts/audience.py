@@ -22,13 +22,17 @@ _ADD_CONTACTS = text(
     """
     INSERT INTO pgsync_modules.campaign_recipient (campaign_id, phone, parameters)
     SELECT k.id, c.phone, (
-        SELECT coalesce(jsonb_agg(coalesce(
-                   CASE WHEN v.field LIKE 'custom.%' THEN c.custom ->> substr(v.field, 8)
-                        WHEN v.field = 'name' THEN coalesce(nullif(c.name, ''), c.phone)
-                        WHEN v.field = 'phone' THEN c.phone
-                        WHEN v.field = 'email' THEN c.email
-                        WHEN v.field = 'company' THEN c.company END, '') ORDER BY v.number), '[]')
-        FROM unnest(k.variables) WITH ORDINALITY AS v (field, number))
+        SELECT CASE WHEN k.slots IS NULL
+                    THEN coalesce(jsonb_agg(v.value ORDER BY v.number), '[]')
+                    ELSE coalesce(jsonb_object_agg(coalesce(k.slots[v.number], ''), v.value), '{}')
+               END
+        FROM (SELECT f.number, coalesce(
+                  CASE WHEN f.field LIKE 'custom.%' THEN c.custom ->> substr(f.field, 8)
+                       WHEN f.field = 'name' THEN coalesce(nullif(c.name, ''), c.phone)
+                       WHEN f.field = 'phone' THEN c.phone
+                       WHEN f.field = 'email' THEN c.email
+                       WHEN f.field = 'company' THEN c.company END, '')
+              FROM unnest(k.variables) WITH ORDINALITY AS f (field, number)) AS v (number, value))
     FROM pgsync_modules.campaign AS k
     JOIN pgsync_modules.contact AS c ON c.workspace_id = k.workspace_id
     WHERE k.id = :campaign_id AND c.status = 'active' AND NOT c.do_not_contact

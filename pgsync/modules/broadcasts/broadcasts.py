@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,10 +20,11 @@ from pgsync.modules.broadcasts.quota import Quota, forget_users
 from pgsync.modules.broadcasts.reaping import Reaper
 from pgsync.modules.broadcasts.recipients import Recipients
 from pgsync.modules.broadcasts.rehearsal import Preflight, PreflightFailed, preflight, previews
-from pgsync.modules.broadcasts.sending import Sender, Verdict, components
+from pgsync.modules.broadcasts.sending import Sender, Verdict
 from pgsync.modules.broadcasts.statuses import Statuses
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import ConnectionDisabled, TemplateStopped, WhatsApp
+from pgsync.modules.whatsapp.filling import Filling, Parameters
 from pgsync.operations import Operation, OperationRun, Release
 from pgsync.queues import ReleaseJob, current_job
 
@@ -125,24 +125,26 @@ class Broadcasts:
             report = preflight(session, campaign_id)
             return {**report.as_json(), "messages": previews(session, campaign_id, most)}
 
-    def test_send(self, campaign_id: int, phone: str, parameters: Sequence[str] = ()) -> str:
+    def test_send(self, campaign_id: int, phone: str, parameters: Parameters = ()) -> str:
         """Send a campaign's message once to a number of one's own; returns the message's id.
 
         It is no recipient, and counts nowhere but in the connection's budget.
 
         Raises:
             GraphError: as the API says; it is not tried again.
+            TemplateStopped: if the API does not send its template.
         """
         check_phone(phone)
         with self._sessions() as session:
             campaign = session.get_one(Campaign, campaign_id)
         connection = self.whatsapp.connections.find(campaign.connection_id)
+        filling = self._filling(campaign)
         sent = self.whatsapp.connections.graph(connection).send_template(
             connection.phone_number_id,
             to=phone,
             template=campaign.template_name,
             language=campaign.language,
-            components=components(list(parameters)),
+            components=filling.components(parameters, campaign.constants),
             callback_data=f"test-{campaign_id}",
         )
         return sent.message_id
@@ -220,10 +222,16 @@ class Broadcasts:
 
     def _sender(self, campaign: Campaign, pace: Pace) -> Sender:
         connection = self.whatsapp.connections.find(campaign.connection_id)
-        # The API may have stopped it while the campaign waited for its time.
-        self.whatsapp.check_template(connection.id, campaign.template_name, campaign.language)
+        filling = self._filling(campaign)
         graph = self.whatsapp.connections.graph(connection)
-        return Sender(graph, campaign, connection.phone_number_id, pace)
+        return Sender(graph, campaign, filling, connection.phone_number_id, pace)
+
+    def _filling(self, campaign: Campaign) -> Filling:
+        # The API may have stopped the template while the campaign waited for its time.
+        template = self.whatsapp.sendable_template(
+            campaign.connection_id, campaign.template_name, campaign.language
+        )
+        return Filling(template.components, template.parameter_format)
 
     def _heed(self, connection_id: int, campaign_id: int, verdict: Verdict) -> None:
         reason = str(verdict.stop)

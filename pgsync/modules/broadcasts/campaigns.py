@@ -7,7 +7,7 @@ one wins and the other is told.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Any
@@ -25,6 +25,7 @@ from pgsync.modules.broadcasts.audience import (
     check_variables,
 )
 from pgsync.modules.broadcasts.models import Campaign, CampaignRecipient
+from pgsync.modules.whatsapp.filling import Parameters, check_slots
 
 __all__ = ["CampaignStateError", "Campaigns", "QuietHours", "check_phone"]
 
@@ -46,9 +47,9 @@ _RETRY_FAILED = text(
 _COPY = text(
     """
     INSERT INTO pgsync_modules.campaign (workspace_id, connection_id, name, template_name, language,
-        audience, variables, send_delay, quiet_from, quiet_until, quiet_zone)
+        audience, variables, slots, constants, send_delay, quiet_from, quiet_until, quiet_zone)
     SELECT workspace_id, connection_id, coalesce(:name, name), template_name, language,
-        audience, variables, send_delay, quiet_from, quiet_until, quiet_zone
+        audience, variables, slots, constants, send_delay, quiet_from, quiet_until, quiet_zone
     FROM pgsync_modules.campaign WHERE id = :campaign_id
     RETURNING id
     """
@@ -114,19 +115,29 @@ class Campaigns:
         template_name: str,
         language: str,
         audience: Audience | None = None,
-        variables: Sequence[str] = ("name",),
+        variables: Sequence[str] | Mapping[str, str] = ("name",),
+        constants: Mapping[str, str] | None = None,
         send_delay: float | None = None,
         quiet_hours: QuietHours | None = None,
     ) -> int:
         """Make a draft and return its number.
 
         ``audience`` is looked for when it is started. ``variables`` are the contacts' fields that
-        fill those of the template, in order: name, phone, email, company or custom.FIELD; a missing
-        name is filled with the phone number. ``send_delay`` is in seconds between two messages.
+        fill those of the template's body, in order, or the slots that they are given by
+        (``{"body.first_name": "name", "button.0": "custom.code"}``): name, phone, email, company or
+        custom.FIELD; a missing name is filled with the phone number. ``constants`` fill, by slot,
+        what a contact leaves empty, and what is the same for all: ``{"header": "https://..."}``
+        is the medium of a header, by its link or by its id at the API. ``send_delay`` is in seconds
+        between two messages.
 
         Raises:
-            InvalidArgument: if a contact has no such field, or the delay is not positive.
+            InvalidArgument: if a contact has no such field, a template no such slot, or the delay
+                is not positive.
         """
+        slots = list(variables) if isinstance(variables, Mapping) else None
+        fields = list(variables.values()) if isinstance(variables, Mapping) else list(variables)
+        for names in (slots or (), constants or {}):
+            check_slots(names)
         if send_delay is not None and not 0 < send_delay <= 86400:
             raise InvalidArgument(f"send_delay must be from 0 to 86400 seconds, not {send_delay:g}")
         with self._sessions.begin() as session:
@@ -137,7 +148,9 @@ class Campaigns:
                 template_name=template_name,
                 language=language,
                 audience=None if audience is None else audience.as_json(),
-                variables=check_variables(variables),
+                variables=check_variables(fields),
+                slots=slots,
+                constants=dict(constants or {}),
                 send_delay=None if send_delay is None else timedelta(seconds=send_delay),
             )
             if quiet_hours is not None:
@@ -160,19 +173,25 @@ class Campaigns:
             return add_contacts(session, campaign_id, Audience(tags))
 
     def add_phones(
-        self, campaign_id: int, phones: Sequence[str], parameters: Sequence[str] | None = None
+        self, campaign_id: int, phones: Sequence[str], parameters: Parameters | None = None
     ) -> int:
         """Add phone numbers and return how many were new. Those who opted out are left out.
 
-        ``parameters`` fill the template's variables, by default the phone number itself.
+        ``parameters`` fill the template: the variables of its body in order (by default the phone
+        number itself), or all slots by name.
 
         Raises:
-            InvalidArgument: if one is not in E.164.
+            InvalidArgument: if one is not in E.164, or a template has no such slot.
             CampaignStateError: if the campaign has begun.
         """
         for phone in phones:
             check_phone(phone)
-        written = None if parameters is None else to_json(list(parameters), "parameters")
+        if isinstance(parameters, Mapping):
+            check_slots(parameters)
+            parameters = dict(parameters)
+        elif parameters is not None:
+            parameters = list(parameters)
+        written = None if parameters is None else to_json(parameters, "parameters")
         with self._sessions.begin() as session:
             self._lock_draft(session, campaign_id)
             return add_phones(session, campaign_id, phones, written)

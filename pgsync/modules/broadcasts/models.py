@@ -1,4 +1,4 @@
-"""Campaigns and their recipients as SQLAlchemy knows them; ``sql/modules/0004`` to ``0007``."""
+"""Campaigns and their recipients as SQLAlchemy knows them; ``sql/modules/0004`` and later."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ class Campaign(Base):
     audience: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     audience_taken_at: Mapped[datetime | None]
     variables: Mapped[list[str]]
+    slots: Mapped[list[str] | None]
+    constants: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)
     send_delay: Mapped[timedelta | None]
     quiet_from: Mapped[time | None]
     quiet_until: Mapped[time | None]
@@ -50,7 +52,7 @@ class CampaignRecipient(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     campaign_id: Mapped[int] = mapped_column(ForeignKey("pgsync_modules.campaign.id"))
     phone: Mapped[str]
-    parameters: Mapped[list[Any]] = mapped_column(JSONB, default=list)
+    parameters: Mapped[list[Any] | dict[str, Any]] = mapped_column(JSONB, default=list)
     state: Mapped[str] = mapped_column(default="pending")
     attempt: Mapped[int] = mapped_column(default=0)
     send_after: Mapped[datetime | None]

@@ -152,7 +152,7 @@ class Claim:
 
     id: int
     phone: str
-    parameters: list[str]
+    parameters: list[Any] | dict[str, Any]
     attempt: int
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,20 +13,43 @@ from pgsync.errors import InvalidArgument, PgsyncError
 from pgsync.modules.broadcasts.models import Campaign, CampaignRecipient
 from pgsync.modules.broadcasts.quota import Quota
 from pgsync.modules.models import Connection
-from pgsync.modules.whatsapp.models import Template
+from pgsync.modules.whatsapp.filling import Filling
+from pgsync.modules.whatsapp.models import Template, find_template
 
 __all__ = ["Preflight", "PreflightFailed", "preflight", "previews"]
 
-_VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-
-# What the API refuses: the wrong number of them, blank ones, breaks, tabs, long runs of blanks.
+# A list fills the variables of the body; what is empty is filled by the campaign's constants.
 _UNFIT = text(
-    r"""
-    SELECT count(*), min(r.phone) FROM pgsync_modules.campaign_recipient AS r
+    """
+    SELECT s.number, count(*) AS recipients, min(r.phone) AS first
+    FROM pgsync_modules.campaign_recipient AS r
+    JOIN pgsync_modules.campaign AS k ON k.id = r.campaign_id
+    CROSS JOIN unnest(CAST(:names AS text[]), CAST(:places AS integer[]),
+                      CAST(:patterns AS text[]), CAST(:longest AS integer[]),
+                      CAST(:required AS boolean[]))
+        WITH ORDINALITY AS s (name, place, pattern, longest, required, number)
+    CROSS JOIN LATERAL (
+        SELECT coalesce(nullif(CASE jsonb_typeof(r.parameters)
+                                    WHEN 'array' THEN r.parameters ->> s.place
+                                    ELSE r.parameters ->> s.name END, ''),
+                        k.constants ->> s.name)) AS v (value)
     WHERE r.campaign_id = :campaign_id AND r.state = 'pending'
-      AND (jsonb_array_length(r.parameters) <> :wanted OR EXISTS (
-          SELECT FROM jsonb_array_elements_text(r.parameters) AS p (value)
-          WHERE btrim(p.value) = '' OR length(p.value) > 1024 OR p.value ~ '[\n\r\t]| {5}'))
+      AND NOT CASE WHEN v.value IS NULL THEN NOT s.required
+                   ELSE length(v.value) <= s.longest AND v.value ~ ('^(?:' || s.pattern || ')$') END
+    GROUP BY s.number ORDER BY s.number
+    """
+)
+
+# More than the template takes is as wrong as less.
+_TOO_MUCH = text(
+    """
+    SELECT count(*) AS recipients, min(r.phone) AS first
+    FROM pgsync_modules.campaign_recipient AS r
+    WHERE r.campaign_id = :campaign_id AND r.state = 'pending'
+      AND CASE jsonb_typeof(r.parameters)
+               WHEN 'array' THEN jsonb_array_length(r.parameters) > :variables
+               ELSE EXISTS (SELECT FROM jsonb_object_keys(r.parameters) AS n (name)
+                            WHERE n.name <> ALL (CAST(:names AS text[]))) END
     """
 )
 
@@ -85,7 +107,7 @@ def preflight(session: Session, campaign_id: int) -> Preflight:
         *_connection_problems(connection),
         *_template_problems(campaign, template),
         *([] if pending else ["it has no recipients"]),
-        *_variable_problems(session, campaign_id, template),
+        *([] if template is None else _filling_problems(session, campaign, template)),
     ]
     warnings = []
     if template is not None and session.scalar(_STALE, {"at": template.last_synced_at}):
@@ -99,25 +121,25 @@ def previews(session: Session, campaign_id: int, most: int) -> list[dict[str, st
     """The first messages as they would read: ``to`` and ``text`` of each."""
     campaign = session.get_one(Campaign, campaign_id)
     template = _template_of(session, campaign)
-    body = _text_of(template, "BODY") if template is not None else ""
+    filling = Filling([]) if template is None else _filling_of(template)
     rows = session.execute(
         select(CampaignRecipient.phone, CampaignRecipient.parameters)
         .where(CampaignRecipient.campaign_id == campaign_id, CampaignRecipient.state == "pending")
         .order_by(CampaignRecipient.id)
         .limit(most)
     )
-    return [{"to": phone, "text": _filled(body, parameters)} for phone, parameters in rows]
+    return [
+        {"to": phone, "text": filling.text(parameters, campaign.constants)}
+        for phone, parameters in rows
+    ]
 
 
 def _template_of(session: Session, campaign: Campaign) -> Template | None:
-    return session.scalar(
-        select(Template).where(
-            Template.connection_id == campaign.connection_id,
-            Template.name == campaign.template_name,
-            Template.language == campaign.language,
-            Template.remotely_deleted_at.is_(None),
-        )
-    )
+    return find_template(session, campaign.connection_id, campaign.template_name, campaign.language)
+
+
+def _filling_of(template: Template) -> Filling:
+    return Filling(template.components, template.parameter_format)
 
 
 def _connection_problems(connection: Connection) -> Iterator[str]:
@@ -132,41 +154,32 @@ def _template_problems(campaign: Campaign, template: Template | None) -> Iterato
         return
     if not template.sendable:
         yield f"{name} is {template.status}, only APPROVED ones are sent"
-    if template.parameter_format == "NAMED" and _VARIABLE.search(_text_of(template, "BODY")):
-        yield f"{name} has named variables, and campaigns fill positional ones"
-    header: dict[str, Any] = next((c for c in template.components if c.get("type") == "HEADER"), {})
-    if header.get("format", "TEXT") != "TEXT" or _VARIABLE.search(str(header.get("text", ""))):
-        yield f"{name} has a header to fill, and campaigns fill the body"
-    for component in template.components:
-        for button in component.get("buttons") or ():
-            if _VARIABLE.search(str(button.get("url", ""))):
-                yield f"{name} has a button to fill, and campaigns fill the body"
+    for problem in _filling_of(template).problems:
+        yield f"{name} {problem}, which campaigns do not fill"
 
 
-def _variable_problems(
-    session: Session, campaign_id: int, template: Template | None
-) -> Iterator[str]:
-    if template is None:
-        return
-    wanted = len(set(_VARIABLE.findall(_text_of(template, "BODY"))))
-    unfit, first = session.execute(_UNFIT, {"campaign_id": campaign_id, "wanted": wanted}).one()
-    if unfit:
-        yield (
-            f"{unfit} recipients (the first is {first}) do not fill the template's {wanted} "
-            "variables with text of 1 to 1024 characters in one line"
-        )
-
-
-def _text_of(template: Template, kind: str) -> str:
-    for component in template.components:
-        if str(component.get("type", "")).upper() == kind:
-            return str(component.get("text") or "")
-    return ""
-
-
-def _filled(body: str, parameters: list[str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        number = int(match[1]) if match[1].isdigit() else 0
-        return str(parameters[number - 1]) if 0 < number <= len(parameters) else match[0]
-
-    return _VARIABLE.sub(value, body)
+def _filling_problems(session: Session, campaign: Campaign, template: Template) -> Iterator[str]:
+    slots = _filling_of(template).slots
+    names = [slot.name for slot in slots]
+    for name in campaign.constants:
+        if name not in names:
+            yield f"its constants fill {name}, and the template has no such slot"
+    where = {"campaign_id": campaign.id, "names": names}
+    wrong = session.execute(
+        _UNFIT,
+        {
+            **where,
+            "places": [slot.place for slot in slots],
+            "patterns": [slot.rule.pattern for slot in slots],
+            "longest": [slot.rule.longest for slot in slots],
+            "required": [slot.required for slot in slots],
+        },
+    )
+    for number, count, first in wrong:
+        slot = slots[number - 1]
+        yield f"{count} recipients (the first is {first}) need for {slot.name} {slot.rule.words}"
+    variables = sum(slot.place is not None for slot in slots)
+    count, first = session.execute(_TOO_MUCH, {**where, "variables": variables}).one()
+    if count:
+        taken = ", ".join(names) or "none"
+        yield f"{count} recipients (the first is {first}) fill more slots than there are: {taken}"

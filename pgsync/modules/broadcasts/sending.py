@@ -10,9 +10,10 @@ from pgsync.modules.broadcasts.pacing import Pace
 from pgsync.modules.broadcasts.recipients import Claim, Recipients
 from pgsync.modules.whatsapp.answers import Answer, pair_delay
 from pgsync.modules.whatsapp.errors import GraphError, GraphInterrupted, GraphUnreachable
+from pgsync.modules.whatsapp.filling import Filling
 from pgsync.modules.whatsapp.graph import GraphClient
 
-__all__ = ["Sender", "Verdict", "callback_data", "components"]
+__all__ = ["Sender", "Verdict", "callback_data"]
 
 _MOST_ATTEMPTS = 10
 _BACK_OFF = 5.0
@@ -49,10 +50,16 @@ class Sender:
     """Sends a campaign's message to claimed recipients, each exactly once."""
 
     def __init__(
-        self, graph: GraphClient, campaign: Campaign, phone_number_id: str, pace: Pace | None = None
+        self,
+        graph: GraphClient,
+        campaign: Campaign,
+        filling: Filling,
+        phone_number_id: str,
+        pace: Pace | None = None,
     ) -> None:
         self._graph = graph
         self._campaign = campaign
+        self._filling = filling
         self._phone_number_id = phone_number_id
         self._pace = pace
 
@@ -69,7 +76,7 @@ class Sender:
                 to=claim.phone,
                 template=self._campaign.template_name,
                 language=self._campaign.language,
-                components=components(claim.parameters),
+                components=self._filling.components(claim.parameters, self._campaign.constants),
                 callback_data=callback_data(self._campaign.id, claim.id, claim.attempt),
             )
         except RateLimited as error:
@@ -107,11 +114,3 @@ def _wait(answer: Answer, attempt: int, retry_after: float | None) -> float:
     if retry_after is not None:
         return retry_after
     return float(min(_BACK_OFF * 2.0 ** (attempt - 1), 3600.0))
-
-
-def components(parameters: list[str]) -> list[dict[str, object]]:
-    """The template's components with its variables filled."""
-    if not parameters:
-        return []
-    texts = [{"type": "text", "text": text} for text in parameters]
-    return [{"type": "body", "parameters": texts}]

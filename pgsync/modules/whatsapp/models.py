@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import FetchedValue, ForeignKey, Identity
+from sqlalchemy import FetchedValue, ForeignKey, Identity, select
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from pgsync.modules.database import Base
 
-__all__ = ["Template", "TemplateEvent"]
+__all__ = ["Template", "TemplateEvent", "find_template"]
 
 
 class Template(Base):
@@ -53,3 +53,17 @@ class TemplateEvent(Base):
     before: Mapped[str | None]
     after: Mapped[str | None]
     said_at: Mapped[datetime | None]
+
+
+def find_template(
+    session: Session, connection_id: int, name: str, language: str
+) -> Template | None:
+    """The template of this name and language that is there, as it was last seen."""
+    return session.scalar(
+        select(Template).where(
+            Template.connection_id == connection_id,
+            Template.name == name,
+            Template.language == language,
+            Template.remotely_deleted_at.is_(None),
+        )
+    )

@@ -19,7 +19,7 @@ from pgsync.modules.whatsapp.answers import Answer
 from pgsync.modules.whatsapp.connections import Connections
 from pgsync.modules.whatsapp.errors import GraphRefused
 from pgsync.modules.whatsapp.listing import BadTemplate, columns_of, remote_id_of
-from pgsync.modules.whatsapp.models import Template, TemplateEvent
+from pgsync.modules.whatsapp.models import Template, TemplateEvent, find_template
 from pgsync.modules.whatsapp.notices import Notices
 from pgsync.operations import Operation, OperationRun, Release
 
@@ -99,19 +99,21 @@ class WhatsApp:
             job.enqueue(connection_id=connection_id)
         return len(connections)
 
-    def check_template(self, connection_id: int, name: str, language: str) -> None:
-        """Raise :class:`TemplateStopped` if a template is known not to be sendable."""
+    def sendable_template(self, connection_id: int, name: str, language: str) -> Template:
+        """The template, as it was last seen.
+
+        Raises:
+            TemplateStopped: if the API does not send it, or it is not known.
+        """
         with self._sessions() as session:
-            known = session.scalar(
-                select(Template).where(
-                    Template.connection_id == connection_id,
-                    Template.name == name,
-                    Template.language == language,
-                    Template.remotely_deleted_at.is_(None),
-                )
+            known = find_template(session, connection_id, name, language)
+        if known is None:
+            raise TemplateStopped(
+                f"template {name} ({language}) is not known; sync the connection's templates"
             )
-        if known is not None and not known.sendable:
+        if not known.sendable:
             raise TemplateStopped(f"template {name} ({language}) is {known.status}")
+        return known
 
     def _notice(
         self, op: OperationRun, waba_id: str, remote_id: str, kind: str, value: str, at: float

@@ -163,12 +163,17 @@ def test_where_nothing_answers_the_recipients_wait_and_are_not_unknown(
     sync: Coordinator,
     sessions: sessionmaker[Session],
     connection: Connection,
-    standin: GraphStandin,
     database: Any,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
     unreachable = Broadcasts(sync, sessions, WhatsApp(sync, sessions, graph_url=closed))
+    database.execute(
+        "INSERT INTO pgsync_modules.template"
+        " (connection_id, remote_id, name, language, status, last_synced_at)"
+        " VALUES (%s, '1', 'hello', 'de', 'APPROVED', now())",
+        [connection.id],
+    )
     campaign = unreachable.campaigns.create(
         workspace_id=connection.workspace_id,
         connection_id=connection.id,

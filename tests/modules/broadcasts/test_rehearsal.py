@@ -15,9 +15,6 @@ from pgsync.modules.whatsapp.standin import GraphStandin
 NewCampaign = Callable[[int], int]
 
 
-_BUTTON = '[{"type": "BUTTONS", "buttons": [{"url": "https://example.com/{{1}}"}]}]'
-
-
 def _refused(broadcasts: Broadcasts, campaign: int) -> str:
     with pytest.raises(PreflightFailed) as refused:
         broadcasts.start(campaign)
@@ -45,9 +42,8 @@ def test_a_disabled_connection_stops_it(
         ("status = 'PAUSED'", "is PAUSED"),
         ("name = 'other'", "is not known; sync"),
         ("remotely_deleted_at = now()", "is not known; sync"),
-        ("parameter_format = 'NAMED'", "named variables"),
-        ('components = components || \'[{"type": "HEADER", "format": "IMAGE"}]\'', "a header"),
-        (f"components = components || '{_BUTTON}'", "a button"),
+        ('components = components || \'[{"type": "HEADER", "format": "LOCATION"}]\'', "LOCATION"),
+        ('components = components || \'[{"type": "CAROUSEL"}]\'', "CAROUSEL"),
     ],
 )
 def test_a_template_that_cannot_be_sent_stops_it(

@@ -80,9 +80,9 @@ def test_headers_and_buttons_need_their_parameters(api: Api, graph: GraphStandin
         part("button", text, sub_type="url", index=0),
     ]
     assert api.send(**offer, components=right).status_code == 200
-    for missing in range(3):
+    for missing, code in enumerate((132000, 132000, 131008)):
         partly = [each for at, each in enumerate(right) if at != missing]
-        assert api.send(**offer, components=partly).json()["error"]["code"] == 132000
+        assert api.send(**offer, components=partly).json()["error"]["code"] == code
     wrong = [*right[:2], part("button", text, sub_type="quick_reply", index=0)]
     assert api.send(**offer, components=wrong).json()["error"]["code"] == 132012
 
@@ -91,6 +91,66 @@ def test_headers_and_buttons_need_their_parameters(api: Api, graph: GraphStandin
     assert api.send(**picture, components=[image, body("Ada")]).status_code == 200
     wrong = [part("header", text), body("Ada")]
     assert api.send(**picture, components=wrong).json()["error"]["code"] == 132012
+
+
+def button(index: int, sub_type: str, **parameter: Any) -> dict[str, Any]:
+    return part("button", parameter, sub_type=sub_type, index=str(index))
+
+
+_COUPON = button(2, "copy_code", type="coupon_code", coupon_code="SPRING25")
+
+
+@pytest.mark.parametrize(
+    ("components", "code"),
+    [
+        ([_COUPON], None),
+        ([_COUPON, button(0, "quick_reply", type="payload", payload="stop")], None),
+        ([], 131008),
+        ([button(2, "copy_code", type="coupon_code", coupon_code="20 %")], 132012),
+        ([button(2, "copy_code", type="coupon_code", coupon_code="x" * 16)], 132012),
+        ([button(2, "copy_code", type="text", text="SPRING25")], 132012),
+        ([_COUPON, button(0, "quick_reply", type="text", text="stop")], 132012),
+        ([_COUPON, button(1, "url", type="text", text="+491")], 100),
+        ([_COUPON, button(1, "phone_number", type="text", text="+491")], 100),
+        ([_COUPON, button(3, "url", type="text", text="spring")], 100),
+        ([_COUPON, part("header", {"type": "text", "text": "Spring"})], 132000),
+    ],
+)
+def test_a_buttons_parameter_must_be_of_its_type(
+    api: Api, graph: GraphStandin, components: list[Any], code: int | None
+) -> None:
+    name = f"coupon_{len(graph.templates)}"
+    buttons = [
+        {"type": "QUICK_REPLY", "text": "Not for me"},
+        {"type": "PHONE_NUMBER", "text": "Call us", "phone_number": "+15550783881"},
+        {"type": "COPY_CODE", "example": "SUMMER24"},
+    ]
+    parts = [{"type": "BODY", "text": "Take it."}, {"type": "BUTTONS", "buttons": buttons}]
+    graph.templates.add(name=name, language="en_US", components=parts)
+    answer = api.send(name=name, language={"code": "en_US"}, components=components).json()
+    assert answer.get("error", {}).get("code") == code
+
+
+@pytest.mark.parametrize(
+    ("medium", "code"),
+    [
+        ({"id": "1234567"}, None),
+        ({"link": "https://cdn.example/1.pdf", "filename": "Offer.pdf"}, None),
+        ({"link": "cdn.example/1.pdf"}, 100),
+        ({"id": "mine"}, 100),
+        ({}, 131008),
+        ({"id": "1", "link": "https://cdn.example/1.pdf"}, 131008),
+    ],
+)
+def test_a_medium_has_an_id_or_a_link(
+    api: Api, graph: GraphStandin, medium: dict[str, str], code: int | None
+) -> None:
+    name = f"paper_{len(graph.templates)}"
+    parts = [{"type": "HEADER", "format": "DOCUMENT"}, {"type": "BODY", "text": "Read it."}]
+    graph.templates.add(name=name, language="en_US", components=parts)
+    header = part("header", {"type": "document", "document": medium})
+    answer = api.send(name=name, language={"code": "en_US"}, components=[header]).json()
+    assert answer.get("error", {}).get("code") == code
 
 
 def test_named_parameters_need_their_names(api: Api, graph: GraphStandin) -> None:

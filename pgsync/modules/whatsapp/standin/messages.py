@@ -15,6 +15,18 @@ _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _UNFIT_TEXT = re.compile(r"[\n\t]| {5}")
 _LONGEST_PARAMETER = 1024
 _MEDIA = ("IMAGE", "VIDEO", "DOCUMENT", "LOCATION")
+_MEDIUM = {"id": r"[0-9]+", "link": r"https?://\S+"}
+_SUB_TYPES = (
+    *("BOOKING_CONFIRMATION", "CATALOG", "COPY_CODE", "FLOW", "MPM", "ORDER_DETAILS"),
+    *("QUICK_REPLY", "REMINDER", "URL", "VOICE_CALL"),
+)
+_BUTTONS = {
+    "URL": ("url", "text", r"\S{1,2000}", True),
+    "OTP": ("url", "text", r"\S{1,2000}", True),
+    "COPY_CODE": ("copy_code", "coupon_code", r"[0-9A-Za-z]{1,15}", True),
+    "QUICK_REPLY": ("quick_reply", "payload", r".{1,128}", False),
+}
+"""By the button's type: its sub_type, its parameter's type and form, and whether it is required."""
 
 
 def digits(phone: object) -> str:
@@ -72,6 +84,11 @@ def _check_template(content: Any, catalogue: Catalogue) -> None:
     if not isinstance(given, Sequence) or not all(isinstance(part, Mapping) for part in given):
         raise Refusal(132012, "components must be a list of objects")
     named = template["parameter_format"] == "NAMED"
+    kinds = {component["type"] for component in template["components"]}
+    if "HEADER" not in kinds and (unwanted := _parameters(given, "header")):
+        raise _wrong_number("header", len(unwanted), 0)
+    if "BUTTONS" not in kinds:
+        _check_buttons([], given)
     for component in template["components"]:
         kind = component["type"]
         if kind == "BODY":
@@ -102,26 +119,66 @@ def _check_header(
     if len(given) != 1:
         raise _wrong_number("header", len(given), 1)
     expected = component["format"].lower()
-    if given[0].get("type") != expected or not isinstance(given[0].get(expected), Mapping):
+    medium = given[0].get(expected)
+    if given[0].get("type") != expected or not isinstance(medium, Mapping):
         raise Refusal(132012, f"header: Format mismatch, expected {component['format']}")
+    if expected != "location":
+        _check_medium(expected, medium)
+
+
+def _check_medium(kind: str, medium: Mapping[str, Any]) -> None:
+    named_by = [key for key in ("id", "link") if medium.get(key)]
+    if len(named_by) != 1:
+        raise Refusal(131008, f"header: Parameter of type {kind} needs either an id or a link")
+    if not re.fullmatch(_MEDIUM[named_by[0]], str(medium[named_by[0]])):
+        raise Refusal(100, f"Param {kind}.{named_by[0]} is not valid.")
+    if "filename" in medium and kind != "document":
+        raise Refusal(100, f"Param {kind} has no filename.")
 
 
 def _check_buttons(
     buttons: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]
 ) -> None:
+    parts: dict[str, Mapping[str, Any]] = {}
+    for number, part in enumerate(given):
+        if str(part.get("type", "")).lower() != "button":
+            continue
+        if str(part.get("sub_type", "")).upper() not in _SUB_TYPES:
+            raise Refusal(
+                100,
+                message=f"(#100) Param template['components'][{number}]['sub_type'] must be one of "
+                f'{{{", ".join(_SUB_TYPES)}}} - got "{part.get("sub_type")}".',
+            )
+        if str(part.get("index")) not in map(str, range(len(buttons))):
+            raise Refusal(100, f"buttons: there is no button at index {part.get('index')}")
+        parts[str(part["index"])] = part
     for index, button in enumerate(buttons):
-        expected = len(_VARIABLE.findall(button.get("url", "")))
-        parts = [
-            part
-            for part in given
-            if str(part.get("type", "")).lower() == "button"
-            and str(part.get("index")) == f"{index}"
-        ]
-        found = _parameters(parts, "button")
-        if button["type"] == "URL" and len(found) != expected:
-            raise _wrong_number(f"button at index {index}", len(found), expected)
-        if button["type"] == "URL" and any(part.get("sub_type") != "url" for part in parts):
-            raise Refusal(132012, f"button at index {index}: sub_type must be url")
+        _check_button(f"Button at index {index}", button, parts.get(str(index)))
+
+
+def _check_button(where: str, button: Mapping[str, Any], part: Mapping[str, Any] | None) -> None:
+    kind = button["type"]
+    if kind == "URL" and not _VARIABLE.search(button.get("url", "")):
+        kind = "link without a variable"
+    if kind not in _BUTTONS:
+        if part is not None:
+            raise Refusal(
+                100, f"buttons: {where} is of type {kind} and does not support parameters"
+            )
+        return
+    sub_type, parameter, pattern, required = _BUTTONS[kind]
+    found = _parameters([part], "button") if part is not None else []
+    if not found and required:
+        raise Refusal(131008, f"buttons: {where} of type {kind.title()} requires a parameter")
+    if part is None:
+        return
+    if str(part["sub_type"]).lower() != sub_type:
+        raise Refusal(132012, f"buttons: {where}: sub_type must be {sub_type}")
+    if len(found) > 1:
+        raise _wrong_number(where, len(found), 1)
+    for each in found:
+        if each.get("type") != parameter or not re.fullmatch(pattern, str(each.get(parameter))):
+            raise Refusal(132012, f"buttons: {where}: Format mismatch, expected {parameter}")
 
 
 def _check_text(text: str, given: list[Mapping[str, Any]], named: bool, where: str) -> None:
