@@ -247,7 +247,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '8bb3ee74470553a1482d41158b8d6d8b6e93cfea451814adc648082575728899')
+VALUES ('api', 0, '0.1.0', '1bb9fe6724dc8f610067ae0c3ce051bf840707833379dd5aa66e56f63931606f')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import click
 
 from pgsync.cli.output import ask
 from pgsync.coordinator import Coordinator
+from pgsync.errors import InvalidArgument
 from pgsync.queues import STATES
+from pgsync.queues.finding import key_and_value, moment_or_age
 
 __all__ = ["filter_options", "find_jobs", "given_filter", "rows_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _AT_ONCE = 1000
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class _Since(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+class _Moment(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A moment, or how long ago: 2026-02-01, 2026-02-01T08:00, 90s, 30m, 2h, 7d, 1w."""
 
     name = "MOMENT|AGO"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if ago := re.fullmatch(r"(\d{1,6})([smhdw])", str(value)):
-            past = timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-            return (datetime.now(UTC) - past).isoformat()
         try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(
-                f"{value!r} is neither a moment (2026-02-01T08:00) nor an age (2h)", param, ctx
-            )
-        # One without an offset is meant in this machine's zone.
-        return moment.astimezone().isoformat()
+            return moment_or_age(str(value)).isoformat()
+        except InvalidArgument as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Argument(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -47,16 +39,18 @@ class _Argument(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "KEY=VALUE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        key, equals, wanted = str(value).partition("=")
-        if not equals or not key.strip():
-            self.fail(f"{value!r} is not of the form key=value", param, ctx)
-        return key.strip(), wanted
+        try:
+            return key_and_value(str(value))
+        except InvalidArgument as error:
+            self.fail(str(error), param, ctx)
 
 
 def filter_options(command: F) -> F:
     """Add the options that narrow down which jobs are meant; all that are given must fit."""
     for option in (
-        click.option("--since", type=_Since(), help="Enqueued since, or so long ago at most: 2h."),
+        click.option("--since", type=_Moment(), help="Enqueued since, or so long ago at most: 2h."),
+        click.option("--until", type=_Moment(), help="Enqueued before, or longer ago: 2h."),
+        click.option("--attempts", type=click.IntRange(1), help="So many attempts at least."),
         click.option(
             "--arg",
             "args",
@@ -65,6 +59,7 @@ def filter_options(command: F) -> F:
             help="With this argument; dots lead inside, customer.id=7. Repeat for more.",
         ),
         click.option("--text", help="In the task, queue, keys or errors."),
+        click.option("--tag", "tags", multiple=True, help="With this tag. Repeat for more: all."),
         click.option("--task", help="Only this task."),
         click.option("--queue", help="Only this queue."),
         click.option(
@@ -81,7 +76,8 @@ def filter_options(command: F) -> F:
 
 def given_filter(given: Mapping[str, Any]) -> dict[str, Any]:
     """The filter for ``pgsync.find_jobs`` of what :func:`filter_options` gave; empty for none."""
-    fields = {**given, "states": list(given["states"]), "args": dict(given["args"])}
+    fields = {**given, "args": dict(given["args"])}
+    fields |= {name: list(given[name]) for name in ("states", "tags")}
     return {name: value for name, value in fields.items() if value}
 
 

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from pgsync.dashboard.masking import is_secret
 from pgsync.errors import InvalidArgument
+from pgsync.queues import STATES
+from pgsync.queues.finding import key_and_value, moment_or_age
 
-__all__ = ["STATES", "JobFilter"]
+__all__ = ["JobFilter"]
 
-STATES = (
-    "available",
-    "scheduled",
-    "retryable",
-    "waiting",
-    "running",
-    "completed",
-    "discarded",
-    "cancelled",
-)
 _LONGEST = 200
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_AGE = re.compile(r"[0-9]{1,5}[smhd]")
+_MOST_ATTEMPTS = 32767
 
 
 class _Fields(Protocol):
@@ -35,17 +25,21 @@ class _Fields(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """States (any of them); a queue, a task, a text, arguments and an age, all of which must fit.
+    """States (any of them), and what must all fit: a queue, a task, tags, a text, arguments, times.
 
-    ``since`` is how long ago it was enqueued at most: 90s, 15m, 2h, 7d.
+    ``since`` and ``until`` are when it was enqueued, each a moment in UTC or so long ago: 90s, 15m,
+    2h, 7d, 1w. ``attempts`` is how many have begun at least.
     """
 
     states: tuple[str, ...] = ()
     queue: str = ""
     task: str = ""
+    tags: tuple[str, ...] = ()
     text: str = ""
     args: tuple[tuple[str, str], ...] = ()
+    attempts: str = ""
     since: str = ""
+    until: str = ""
 
     @classmethod
     def of(cls, fields: _Fields) -> JobFilter:
@@ -58,19 +52,21 @@ class JobFilter:
         states = tuple(dict.fromkeys(_given(fields, "state")))
         if unknown := set(states) - set(STATES):
             raise InvalidArgument(f"no state of a job: {', '.join(sorted(unknown))}")
-        args = []
-        for each in _given(fields, "arg"):
-            key, equals, value = each.partition("=")
-            if not equals or not key.strip():
-                raise InvalidArgument(f"an argument is given as key=value, not {each!r}")
+        args = [key_and_value(each) for each in _given(fields, "arg")]
+        for key, _ in args:
             if is_secret(key):
-                raise InvalidArgument(f"the values of {key.strip()!r} are hidden; filter by others")
-            args.append((key.strip(), value.strip()))
-        queue, task, text = (_one(fields, name) for name in ("queue", "task", "text"))
-        since = _one(fields, "since")
-        if since and not _AGE.fullmatch(since):
-            raise InvalidArgument(f"since must be an age such as 90s, 15m, 2h or 7d, not {since!r}")
-        return cls(states, queue, task, text, tuple(args), since)
+                raise InvalidArgument(f"the values of {key!r} are hidden; filter by others")
+        one = {
+            name: _one(fields, name)
+            for name in ("queue", "task", "text", "attempts", "since", "until")
+        }
+        for name in ("since", "until"):
+            if one[name]:
+                moment_or_age(one[name], UTC)
+        if one["attempts"] and not _is_count(one["attempts"]):
+            raise InvalidArgument(f"attempts must be a number, not {one['attempts']!r}")
+        tags = tuple(dict.fromkeys(_given(fields, "tag")))
+        return cls(states=states, args=tuple(args), tags=tags, **one)
 
     def as_json(self) -> dict[str, Any]:
         """The filter as pgsync.find_jobs takes it."""
@@ -78,9 +74,12 @@ class JobFilter:
             "states": list(self.states),
             "queue": self.queue,
             "task": self.task,
+            "tags": list(self.tags),
             "text": self.text,
             "args": dict(self.args),
-            "since": self._earliest(),
+            "attempts": int(self.attempts or 0),
+            "since": self._moment(self.since),
+            "until": self._moment(self.until),
         }
         return {name: value for name, value in given.items() if value}
 
@@ -88,16 +87,24 @@ class JobFilter:
         """The filter as the fields of a form."""
         return [
             *(("state", state) for state in self.states),
-            *((name, getattr(self, name)) for name in ("queue", "task", "text")),
+            *((name, getattr(self, name)) for name in ("queue", "task")),
+            *(("tag", tag) for tag in self.tags),
+            ("text", self.text),
             *(("arg", f"{key}={value}") for key, value in self.args),
-            ("since", self.since),
+            *((name, getattr(self, name)) for name in ("attempts", "since", "until")),
         ]
 
-    def _earliest(self) -> str:
-        if not self.since:
-            return ""
-        number, unit = int(self.since[:-1]), _UNITS[self.since[-1]]
-        return (datetime.now(UTC) - timedelta(**{unit: number})).isoformat()
+    def chips(self) -> list[tuple[str, str, str]]:
+        """Each field that is given: its name, its value, and the query string without it."""
+        given = [pair for pair in self.pairs() if pair[1]]
+        return [
+            (name, value, f"?{urlencode(given[:n] + given[n + 1 :])}")
+            for n, (name, value) in enumerate(given)
+        ]
+
+    @staticmethod
+    def _moment(text: str) -> str:
+        return moment_or_age(text, UTC).isoformat() if text else ""
 
     def query(self, **more: Any) -> str:
         """The filter as a query string, with fields added or (``state=None``) left out."""
@@ -116,3 +123,7 @@ def _given(fields: _Fields, name: str) -> list[str]:
 
 def _one(fields: _Fields, name: str) -> str:
     return next(iter(_given(fields, name)), "")
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and int(text) <= _MOST_ATTEMPTS

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgsync.dashboard.masking import masked_text, masked_value
+from pgsync.queues.carried import without_carried
 
 __all__ = ["FILTERS", "json_value"]
 
@@ -98,6 +99,7 @@ def json_value(value: Any) -> Any:
 
 FILTERS = {
     "ago": ago,
+    "alone": without_carried,
     "compact": compact,
     "duration": duration,
     "masked": masked_text,

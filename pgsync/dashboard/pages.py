@@ -10,18 +10,22 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from pgsync.dashboard.filters import STATES, JobFilter
+from pgsync.dashboard.filters import JobFilter
 from pgsync.dashboard.panels import PANELS, read_panel
 from pgsync.dashboard.reading import MOST_COUNTED, Read
+from pgsync.queues import STATES
 
 __all__ = ["PAGES", "Page", "number_given"]
 
 Reader = Callable[[Read, Request], Awaitable[dict[str, Any]]]
 
 _MOST_IDS = 1000
+_A_PAGE = 50
+_MOST_FOUND = 500
 _LIST_JOBS = """
 SELECT j.id, j.queue, j.task, j.state, j.args, j.attempt, j.max_attempts, j.created_at, j.run_at,
-       j.started_at, j.finished_at, j.errors -> -1 ->> 'error' AS error
+       j.started_at, j.finished_at, j.errors -> -1 ->> 'error' AS error,
+       coalesce(jsonb_path_query_array(j.tags, '$[*] ? (@.type() == "string")'), '[]') AS tags
 FROM pgsync.all_jobs AS j WHERE j.id = ANY (%(ids)s::bigint[]) ORDER BY j.id DESC
 """
 
@@ -103,17 +107,30 @@ SELECT * FROM (
 
 async def _jobs(read: Read, request: Request) -> dict[str, Any]:
     wanted = JobFilter.of(request.query_params)
+    before = number_given(request, "before")
+    given = wanted.as_json()
     found = await read.row(
         "SELECT f.ids, f.next_before, f.looked_at_all"
-        " FROM pgsync.find_jobs(%(filter)s::jsonb, before => %(before)s) AS f",
-        {"filter": json.dumps(wanted.as_json()), "before": number_given(request, "before")},
+        " FROM pgsync.find_jobs(%(filter)s::jsonb, %(before)s, %(most)s) AS f",
+        {
+            "filter": json.dumps(given),
+            "before": before,
+            # All that there are, or the states alone, are no finding worth a count.
+            "most": _MOST_FOUND if given.keys() - {"states"} else _A_PAGE,
+        },
     )
     assert found is not None
+    shown = found["ids"][:_A_PAGE]
+    more = len(found["ids"]) > _A_PAGE
     return {
         "filter": wanted,
         "states": STATES,
-        "jobs": await read.rows(_LIST_JOBS, {"ids": found["ids"]}),
-        "next_before": found["next_before"],
+        "jobs": await read.rows(_LIST_JOBS, {"ids": shown}),
+        "found": len(found["ids"]),
+        "most_found": _MOST_FOUND,
+        "before": before,
+        "more": more or len(shown) == _A_PAGE,
+        "next_before": shown[-1] if more else found["next_before"],
         "looked_at_all": found["looked_at_all"],
         "queue_names": await read.rows(
             "SELECT q.name FROM pgsync.queue AS q UNION SELECT d.queue FROM pgsync.queue_depth AS d"

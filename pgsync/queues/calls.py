@@ -11,6 +11,7 @@ from typing import Any
 from pgsync.database.calls import Call, Listing, in_utc, moment, scalar
 from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument
+from pgsync.queues.carried import tagged, tags_in
 from pgsync.queues.sealing import seal_text
 from pgsync.queues.unique import Unique
 
@@ -42,7 +43,7 @@ class JobOptions:
     jobs with one ``key`` at most ``key_limit`` run at once, and when ``ordered`` one after another.
     It starts when the jobs of ``after`` have ended, and is cancelled where one was discarded
     or cancelled, unless ``after_failed``. It is not claimed while its ``lock`` is held. Within a
-    queue each ``tenant`` has its turn.
+    queue each ``tenant`` has its turn. By ``tags`` people find it.
     """
 
     queue: str = "default"
@@ -61,6 +62,7 @@ class JobOptions:
     after_failed: bool = False
     lock: Callable[[dict[str, Any]], str] | None = None
     tenant: str | Callable[[dict[str, Any]], str] | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -91,7 +93,7 @@ class JobOptions:
         return self.tenant(args) if callable(self.tenant) else self.tenant
 
 
-_PLACE = {"queue", "priority", "max_attempts", "encrypt", "batch"}
+_PLACE = {"queue", "priority", "max_attempts", "encrypt", "batch", "tags"}
 _beyond_place = attrgetter(*(f.name for f in fields(JobOptions) if f.name not in _PLACE))
 _NO_MORE = _beyond_place(JobOptions())
 
@@ -126,6 +128,11 @@ class JobState:
     result: Any
     progress: dict[str, Any] | None = None
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags, which travel with its arguments."""
+        return tags_in(self.args)
+
 
 def args_text(args: dict[str, Any], task: str, options: JobOptions) -> str:
     """The arguments as JSON text, encrypted where the options say so.
@@ -133,9 +140,10 @@ def args_text(args: dict[str, Any], task: str, options: JobOptions) -> str:
     Raises:
         InvalidArgument: if JSON cannot say them, or they have more than 1 MB.
     """
-    text = to_json(args, f"the arguments of {task}")
+    shown = args if options.encrypt else tagged(args, options.tags)
+    text = to_json(shown, f"the arguments of {task}")
     if options.encrypt:
-        text = seal_text(text)
+        text = seal_text(text, options.tags)
     size = len(text) if text.isascii() else len(text.encode())
     if size > _MOST_BYTES:
         raise InvalidArgument(

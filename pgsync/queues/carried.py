@@ -1,31 +1,65 @@
-"""What travels with a job's arguments and is none of them: the trace that it belongs to."""
+"""What travels with a job's arguments and is none of them: its tags, the trace it belongs to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["carried", "carrying", "without_carried"]
+from pgsync.errors import InvalidArgument
 
-# No parameter of a handler can have this name. The SQL function unique_key passes it over too.
-_MARK = "pgsync:trace"
+__all__ = ["carried", "carrying", "check_tags", "tagged", "tags_in", "without_carried"]
+
+# No parameter of a handler can have these names. The SQL function unique_key passes them over too.
+_TRACE = "pgsync:trace"
+_TAGS = "pgsync:tags"
+
+_MOST_TAGS = 20
+_LONGEST_TAG = 100
 
 
 def carrying(args: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
     """The arguments with the headers of a trace, which the handler is not given."""
-    return {**args, _MARK: dict(headers)} if headers else args
+    return {**args, _TRACE: dict(headers)} if headers else args
 
 
 def carried(args: Mapping[str, Any]) -> dict[str, str]:
     """The headers that travel with these arguments; none where there are none."""
-    headers = args.get(_MARK)
+    headers = args.get(_TRACE)
     if not isinstance(headers, dict):
         return {}
     return {name: value for name, value in headers.items() if isinstance(value, str)}
 
 
+def tagged(args: dict[str, Any], tags: Iterable[str]) -> dict[str, Any]:
+    """The arguments with tags, which the handler is not given."""
+    return {**args, _TAGS: list(tags)} if tags else args
+
+
+def tags_in(args: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tags that travel with these arguments; none where there are none."""
+    tags = args.get(_TAGS)
+    return tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else ()
+
+
+def check_tags(tags: Any) -> tuple[str, ...]:
+    """These tags, each once.
+
+    Raises:
+        InvalidArgument: if they are not at most 20 texts of 1 to 100 characters.
+    """
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidArgument(f"tags must be a list of texts, not {tags!r}")
+    given = tuple(dict.fromkeys(tags))
+    for tag in given:
+        if not isinstance(tag, str) or not 1 <= len(tag) <= _LONGEST_TAG:
+            raise InvalidArgument(f"a tag must be 1 to {_LONGEST_TAG} characters, not {tag!r}")
+    if len(given) > _MOST_TAGS:
+        raise InvalidArgument(f"a job may have {_MOST_TAGS} tags at most, not {len(given)}")
+    return given
+
+
 def without_carried(args: dict[str, Any]) -> dict[str, Any]:
     """The arguments alone."""
-    if _MARK not in args:
+    if _TRACE not in args and _TAGS not in args:
         return args
-    return {name: value for name, value in args.items() if name != _MARK}
+    return {name: value for name, value in args.items() if name not in (_TRACE, _TAGS)}

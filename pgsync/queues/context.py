@@ -16,6 +16,7 @@ from pgsync.database.json import to_json
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, JobLost, PgsyncError
+from pgsync.queues.carried import tags_in
 from pgsync.queues.job import Job
 from pgsync.queues.work import complete_job
 
@@ -82,6 +83,11 @@ class JobContext:
     def attempt(self) -> int:
         """The attempt that runs, from 1."""
         return self.job.attempt
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The job's tags."""
+        return tags_in(self.job.args)
 
     def check(self) -> None:
         """Return if the handler may go on; no round trip.

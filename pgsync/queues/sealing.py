@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from pgsync.database.json import from_json
 from pgsync.errors import InvalidArgument, PgsyncError
-from pgsync.queues.carried import without_carried
+from pgsync.queues.carried import tagged, tags_in, without_carried
 
 __all__ = [
     "SealedArguments",
@@ -37,16 +38,16 @@ class SealedArguments(PgsyncError):
 
 def is_sealed(args: dict[str, Any]) -> bool:
     """Whether these are encrypted arguments."""
-    return args.keys() == {_MARK}
+    return _MARK in args and not without_carried(args).keys() - {_MARK}
 
 
-def seal_text(text: str) -> str:
-    """Arguments as JSON text, encrypted, as JSON text again.
+def seal_text(text: str, tags: Sequence[str] = ()) -> str:
+    """Arguments as JSON text, encrypted, as JSON text again; tags stay readable.
 
     Raises:
         InvalidArgument: if there is no key, or the library is missing.
     """
-    return json.dumps({_MARK: _keys().encrypt(text.encode()).decode()})
+    return json.dumps(tagged({_MARK: _keys().encrypt(text.encode()).decode()}, tags))
 
 
 def open_args(args: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def reseal(args: dict[str, Any]) -> str:
     Raises:
         SealedArguments: if no key of this process fits.
     """
-    return seal_text(_open(args[_MARK]).decode())
+    return seal_text(_open(args[_MARK]).decode(), tags_in(args))
 
 
 def new_key() -> str:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, JobOptions
-from pgsync.queues.carried import without_carried
+from pgsync.queues.carried import check_tags, without_carried
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.job import Job
 from pgsync.queues.middleware import AroundEnqueue, BeforeEnqueue, Middleware, check_middleware
@@ -39,6 +39,7 @@ class JobChanges(TypedDict, total=False):
     concurrency key. It starts when the jobs of ``after`` (ids, or what enqueue() returned) have
     ended; where one was discarded or cancelled it is cancelled too, unless ``after_failed``.
     ``batch`` is the batch that a job of that batch adds it to: ``current_job().job.batch``.
+    ``tags`` take the place of the task's own.
     """
 
     queue: str | None
@@ -53,6 +54,7 @@ class JobChanges(TypedDict, total=False):
     batch: int | None
     after: int | Enqueued | Sequence[int | Enqueued] | None
     after_failed: bool | None
+    tags: Sequence[str] | None
 
 
 class TaskOptions(TypedDict, total=False):
@@ -79,6 +81,7 @@ class TaskOptions(TypedDict, total=False):
     ``unique`` (True: by all arguments) a second job is not added while there is one.
 
     With ``encrypt`` only processes that have a key of ``PGSYNC_ARGS_KEYS`` can read the arguments.
+    ``tags`` are words to find its jobs by, readable by all.
     """
 
     name: str | None
@@ -100,6 +103,7 @@ class TaskOptions(TypedDict, total=False):
     ordered: bool
     unique: Unique | bool | None
     encrypt: bool
+    tags: Sequence[str]
 
 
 def job_options(options: Mapping[str, Any]) -> JobOptions:
@@ -126,6 +130,7 @@ def job_options(options: Mapping[str, Any]) -> JobOptions:
         ordered=ordered,
         unique=Unique() if unique is True else unique or None,
         encrypt=options.get("encrypt", False),
+        tags=check_tags(options.get("tags", ())),
     )
 
 
@@ -328,6 +333,8 @@ class _TaskFace(Generic[P, R]):
             raise InvalidArgument("encrypted arguments cannot be compared; pass unique_key instead")
         if "after" in given:
             given["after"] = job_ids(given["after"])
+        if "tags" in given:
+            given["tags"] = check_tags(given["tags"])
         if "delay" in given:
             given["delay"] = to_timedelta(given["delay"], "delay", zero=True)
         return replace(self.declaration, options=replace(self.declaration.options, **given))

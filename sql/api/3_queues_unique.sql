@@ -3,8 +3,9 @@
 CREATE OR REPLACE FUNCTION pgsync.unique_key(task text, args jsonb, fields text[] DEFAULT NULL) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN 'task:' || task || ':' || encode(sha256(convert_to(
-    -- The trace that a job belongs to travels with its arguments, and is none of them.
-    CASE WHEN fields IS NULL THEN CASE WHEN args ? 'pgsync:trace' THEN args - 'pgsync:trace' ELSE args END
+    -- The trace that a job belongs to, and its tags, travel with its arguments and are none of them.
+    CASE WHEN fields IS NULL THEN CASE WHEN args ?| '{pgsync:trace,pgsync:tags}'
+                                       THEN args - '{pgsync:trace,pgsync:tags}'::text[] ELSE args END
          ELSE (SELECT jsonb_object_agg(f, args -> f) FROM unnest(fields) AS f) END ::text, 'UTF8')), 'hex');
 
 COMMENT ON FUNCTION pgsync.unique_key(text, jsonb, text[]) IS

@@ -10,12 +10,15 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'a filter of jobs must be a JSON object';
     END IF;
     SELECT string_agg(format('%s', f.name), ', ') INTO unknown FROM jsonb_object_keys(filter) AS f (name)
-    WHERE f.name NOT IN ('states', 'queue', 'task', 'text', 'args', 'since');
+    WHERE f.name NOT IN ('states', 'queue', 'task', 'tags', 'text', 'args', 'attempts', 'since', 'until');
     IF unknown IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = format('unknown in a filter of jobs: %s', unknown),
-            HINT = 'It may have states, queue, task, text, args and since.';
-    ELSIF jsonb_typeof(filter -> 'states') <> 'array' OR jsonb_typeof(filter -> 'args') <> 'object' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'in a filter of jobs, states must be an array and args an object';
+            HINT = 'It may have states, queue, task, tags, text, args, attempts, since and until.';
+    ELSIF jsonb_typeof(filter -> 'states') <> 'array' OR jsonb_typeof(filter -> 'tags') <> 'array'
+        OR jsonb_typeof(filter -> 'args') <> 'object' OR jsonb_typeof(filter -> 'attempts') <> 'number'
+    THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'in a filter of jobs, states and tags must be arrays, args an object and attempts a number';
     END IF;
     SELECT string_agg(format('%s', s.state), ', ') INTO unknown
     FROM jsonb_array_elements_text(filter -> 'states') AS s (state)
@@ -46,50 +49,55 @@ DECLARE
     wanted_queue text := filter ->> 'queue';
     wanted_task text := filter ->> 'task';
     wanted_text text := lower(filter ->> 'text');
+    wanted_tags text[] := ARRAY(SELECT jsonb_array_elements_text(filter -> 'tags'));
+    attempts numeric;
     since timestamptz;
+    until timestamptz;
     horizon bigint;
 BEGIN
     PERFORM pgsync.check_job_filter(filter);
+    attempts := (filter ->> 'attempts')::numeric;
     since := (filter ->> 'since')::timestamptz;
+    until := (filter ->> 'until')::timestamptz;
     -- What every newest job fits needs no look at more of them than are shown.
     IF filter - 'states' = '{}' AND (every OR NOT states && ARRAY['scheduled', 'retryable']) THEN
         look := least(look, most + 1);
     END IF;
     WITH looked AS MATERIALIZED (
         (SELECT 'ready' AS part, r.id, 'available' AS state, r.queue, r.task, r.args, r.errors, r.key, r.unique_key, r.tenant,
-                r.created_at
+                r.created_at, r.attempt
          FROM pgsync.job_ready AS r
          WHERE (every OR 'available' = ANY (states)) AND r.id < top ORDER BY r.id DESC LIMIT look)
         UNION ALL
         (SELECT 'scheduled', s.id, s.state, s.queue, s.task, s.args, s.errors, s.key, s.unique_key, s.tenant,
-                s.created_at
+                s.created_at, s.attempt
          FROM pgsync.job_scheduled AS s
          WHERE (every OR states && ARRAY['scheduled', 'retryable']) AND s.id < top ORDER BY s.id DESC LIMIT look)
         UNION ALL
         (SELECT 'waiting', w.id, 'waiting', w.queue, w.task, w.args, w.errors, w.key, w.unique_key, w.tenant,
-                w.created_at
+                w.created_at, w.attempt
          FROM pgsync.job_waiting AS w
          WHERE (every OR 'waiting' = ANY (states)) AND w.id < top ORDER BY w.id DESC LIMIT look)
         UNION ALL
         (SELECT 'running', r.id, 'running', r.queue, r.task, r.args, r.errors, r.key, r.unique_key, r.tenant,
-                r.created_at
+                r.created_at, r.attempt
          FROM pgsync.job_running AS r
          WHERE (every OR 'running' = ANY (states)) AND r.id < top ORDER BY r.id DESC LIMIT look)
         UNION ALL
         (SELECT 'completed', f.id, f.state, f.queue, f.task, f.args, f.errors, f.key, f.unique_key, f.tenant,
-                f.created_at
+                f.created_at, f.attempt
          FROM pgsync.job_finished AS f
          WHERE (every OR 'completed' = ANY (states)) AND f.state = 'completed' AND f.id < top
          ORDER BY f.id DESC LIMIT look)
         UNION ALL
         (SELECT 'discarded', f.id, f.state, f.queue, f.task, f.args, f.errors, f.key, f.unique_key, f.tenant,
-                f.created_at
+                f.created_at, f.attempt
          FROM pgsync.job_finished AS f
          WHERE (every OR 'discarded' = ANY (states)) AND f.state = 'discarded' AND f.id < top
          ORDER BY f.id DESC LIMIT look)
         UNION ALL
         (SELECT 'cancelled', f.id, f.state, f.queue, f.task, f.args, f.errors, f.key, f.unique_key, f.tenant,
-                f.created_at
+                f.created_at, f.attempt
          FROM pgsync.job_finished AS f
          WHERE (every OR 'cancelled' = ANY (states)) AND f.state = 'cancelled' AND f.id < top
          ORDER BY f.id DESC LIMIT look)
@@ -104,6 +112,9 @@ BEGIN
           AND (wanted_queue IS NULL OR l.queue = wanted_queue)
           AND (wanted_task IS NULL OR l.task = wanted_task)
           AND (since IS NULL OR l.created_at >= since)
+          AND (until IS NULL OR l.created_at < until)
+          AND (attempts IS NULL OR l.attempt >= attempts)
+          AND (wanted_tags = '{}' OR l.args -> 'pgsync:tags' ?& wanted_tags)
           AND (wanted_text IS NULL
                OR strpos(lower(concat_ws(' ', l.task, l.queue, l.key, l.unique_key, l.tenant, l.errors)), wanted_text) > 0)
           AND NOT EXISTS (SELECT FROM jsonb_each_text(coalesce(filter -> 'args', '{}')) AS a (name, value)
@@ -119,7 +130,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.find_jobs(jsonb, bigint, integer, integer) IS
-    'Finds jobs, the newest first: filter may have states (an array), queue, task, text (in the task, the queue, the keys, the tenant and the errors), args (an object of names, with dots for nested ones, and values as text) and since (when it was enqueued at the earliest). Looks at no more than look jobs of each state below the id before, and returns at most most ids; next_before goes on from there, null at the end.';
+    'Finds jobs, the newest first: filter may have states (an array), queue, task, tags (an array, all of which it has), text (in the task, the queue, the keys, the tenant and the errors), args (an object of names, with dots for nested ones, and values as text), attempts (how many have begun at least), since and until (when it was enqueued, the latter excluded). Looks at no more than look jobs of each state below the id before, and returns at most most ids; next_before goes on from there, null at the end.';
 
 CREATE OR REPLACE FUNCTION pgsync.act_on_jobs(
     action text, past text, acts_on text[], filter jsonb, ids bigint[], by text, most integer,

@@ -5,23 +5,23 @@ SELECT r.id, r.queue, r.task, r.args, 'available'::text AS state, r.priority, r.
        r.max_attempts, r.created_at, r.run_at, r.unique_key, r.errors,
        NULL::bigint AS worker, NULL::timestamptz AS started_at,
        NULL::timestamptz AS cancel_requested_at, r.key, r.batch, r.after,
-       NULL::jsonb AS progress, r.lock_name, r.tenant
+       NULL::jsonb AS progress, r.lock_name, r.tenant, r.args -> 'pgsync:tags' AS tags
 FROM pgsync.job_ready AS r
 UNION ALL
 SELECT s.id, s.queue, s.task, s.args, s.state, s.priority, s.attempt,
        s.max_attempts, s.created_at, s.run_at, s.unique_key, s.errors, NULL, NULL, NULL,
-       s.key, s.batch, s.after, NULL, s.lock_name, s.tenant
+       s.key, s.batch, s.after, NULL, s.lock_name, s.tenant, s.args -> 'pgsync:tags'
 FROM pgsync.job_scheduled AS s
 UNION ALL
 SELECT w.id, w.queue, w.task, w.args, 'waiting', w.priority, w.attempt,
        w.max_attempts, w.created_at, w.run_at, w.unique_key, w.errors, NULL, NULL, NULL,
-       w.key, w.batch, w.after, NULL, w.lock_name, w.tenant
+       w.key, w.batch, w.after, NULL, w.lock_name, w.tenant, w.args -> 'pgsync:tags'
 FROM pgsync.job_waiting AS w
 UNION ALL
 SELECT r.id, r.queue, r.task, r.args, 'running', r.priority, r.attempt,
        r.max_attempts, r.created_at, r.run_at, r.unique_key, r.errors,
        r.worker, r.started_at, r.cancel_requested_at, r.key, r.batch, r.after, r.progress,
-       r.lock_name, r.tenant
+       r.lock_name, r.tenant, r.args -> 'pgsync:tags'
 FROM pgsync.job_running AS r;
 
 COMMENT ON VIEW pgsync.jobs IS
@@ -32,7 +32,7 @@ SELECT f.id, f.queue, f.task, f.args, f.state, f.priority, f.attempt,
        f.max_attempts, f.created_at, f.run_at, f.unique_key, f.errors,
        f.worker, f.started_at, f.finished_at, f.result,
        f.started_at - f.run_at AS waited, f.finished_at - f.started_at AS ran,
-       f.key, f.batch, f.after, f.lock_name, f.tenant
+       f.key, f.batch, f.after, f.lock_name, f.tenant, f.args -> 'pgsync:tags' AS tags
 FROM pgsync.job_finished AS f;
 
 COMMENT ON VIEW pgsync.job_history IS 'Jobs that have ended: completed, discarded or cancelled.';
@@ -40,12 +40,12 @@ COMMENT ON VIEW pgsync.job_history IS 'Jobs that have ended: completed, discarde
 CREATE OR REPLACE VIEW pgsync.all_jobs AS
 SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.created_at, j.run_at,
        j.unique_key, j.errors, j.worker, j.started_at, NULL::timestamptz AS finished_at, NULL::jsonb AS result,
-       j.key, j.batch, j.after, j.progress, j.lock_name, j.tenant
+       j.key, j.batch, j.after, j.progress, j.lock_name, j.tenant, j.tags
 FROM pgsync.jobs AS j
 UNION ALL
 SELECT h.id, h.queue, h.task, h.args, h.state, h.priority, h.attempt, h.max_attempts, h.created_at, h.run_at,
        h.unique_key, h.errors, h.worker, h.started_at, h.finished_at, h.result, h.key, h.batch, h.after, NULL,
-       h.lock_name, h.tenant
+       h.lock_name, h.tenant, h.tags
 FROM pgsync.job_history AS h;
 
 COMMENT ON VIEW pgsync.all_jobs IS 'Every job, live or ended, in whatever state.';
