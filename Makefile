@@ -8,7 +8,7 @@ TESTS ?=
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 OLDEST_POSTGRES ?= /usr/lib/postgresql/15/bin
 
-.PHONY: demo test test-oldest lint format written docs bench install clean
+.PHONY: demo test test-oldest lint format written docs bench performance install clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/pgsync demo $(ARGS)
@@ -50,6 +50,12 @@ docs: $(VENV)/.installed
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Measures all for a quarter of an hour, on a quiet machine, and publishes docs/performance.md.
+performance: $(VENV)/.installed-bench
+	mkdir -p build
+	$(BIN)/python -m benchmarks --full --rounds 5 --json > build/performance.json
+	$(BIN)/python -m benchmarks.publish build/performance.json
 
 install: $(VENV)/.installed
 

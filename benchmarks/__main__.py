@@ -1,5 +1,7 @@
 """``python -m benchmarks [SUBJECT]... [--rounds N] [--quick] [--full] [--json]``; all by default.
 
+What is done is told on standard error. ``python -m benchmarks.publish`` makes a page of the JSON.
+
 Peers take part where their library is installed, those on Redis where ``redis-server`` is; it is
 started for the run, without persistence, while PostgreSQL keeps its durability.
 ``PGSYNC_BENCH_DSN`` names a server other than a fresh embedded one, whose fsync is on.
@@ -9,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import chain
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,15 @@ from rich.table import Column, Table
 
 from benchmarks import contacts, flatness, limits, locks, queues
 from benchmarks.frame import Comparison, Pace
+from benchmarks.machine import machine
 from benchmarks.peers import Peers, found_peers
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
 
 SUBJECTS: dict[str, Callable[[str, Pace, Peers], Iterator[Comparison]]] = {
-    "locks": locks.measure,
-    "limits": limits.measure,
-    "queues": lambda *given: chain(queues.measure(*given), flatness.measure(*given)),
-    "flatness": flatness.measure,
-    "contacts": contacts.measure,
+    module.__name__.rpartition(".")[2]: module.measure
+    for module in (locks, limits, queues, flatness, contacts)
 }
-"""``flatness`` is a part of ``queues``, for those who want no more than that."""
 
 
 @click.command(help=__doc__)
@@ -65,19 +64,26 @@ def main(
 def _measure(dsn: str, subjects: tuple[str, ...], pace: Pace, peers: Peers) -> dict[str, Any]:
     migrate(dsn)
     with psycopg.connect(dsn) as connection:
-        version = connection.info.server_version
+        version = connection.execute("SHOW server_version").fetchone()[0]
         fsync = connection.execute("SHOW fsync").fetchone()[0]
     return {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
         "postgresql": {"version": version, "fsync": fsync},
         "redis": {"version": peers.redis, "persistence": "none"} if peers.socket else None,
         "missing": list(peers.missing),
-        "comparisons": [
-            comparison.as_json()
-            for subject in subjects or ("locks", "limits", "queues")
-            for comparison in SUBJECTS[subject](dsn, pace, peers)
-        ],
+        "pace": asdict(pace),
+        "comparisons": list(_comparisons(dsn, subjects or tuple(SUBJECTS), pace, peers)),
     }
+
+
+def _comparisons(
+    dsn: str, subjects: tuple[str, ...], pace: Pace, peers: Peers
+) -> Iterator[dict[str, Any]]:
+    began = time.monotonic()
+    for subject in subjects:
+        for comparison in SUBJECTS[subject](dsn, pace, peers):
+            click.echo(f"{time.monotonic() - began:5.0f} s  {comparison.title}", err=True)
+            yield {"subject": subject, **comparison.as_json()}
 
 
 def _print(measured: dict[str, Any]) -> None:

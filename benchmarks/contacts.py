@@ -77,6 +77,6 @@ def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
                     Contender("pgsync", partial(bring, dirty, truth.rows)),
                     Contender("pgsync, clean rows", partial(bring, clean, len(contacts))),
                 ],
-                pace.rounds,
+                pace.few,
             )
         sessions.kw["bind"].dispose()

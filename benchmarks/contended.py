@@ -32,8 +32,9 @@ Open: TypeAlias = Callable[[], AbstractContextManager[Take]]
 def compare_contended(dsn: str, pace: Pace, peers: Peers) -> Comparison:
     """Several processes, one name: each takes the lock, waiting for it, and gives it back at once.
 
-    ``handoff_share`` is the share of grants to another process than the holder before: a lock that
-    its releaser may retake at once counts many grants and hands off few.
+    What counts is how often it changes hands. ``handoff_share`` is the share of grants to another
+    process than the holder before: a lock that its releaser may retake at once is granted often and
+    handed over seldom.
     """
     opens: dict[str, Open] = {
         "bare blocking advisory lock": partial(_bare, dsn),
@@ -49,7 +50,7 @@ def compare_contended(dsn: str, pace: Pace, peers: Peers) -> Comparison:
             return Contender(name, lambda: _summary(turn(seconds), seconds))
 
         return compare(
-            f"contended lock, {_PROCESSES} processes on one name",
+            f"contended lock, handoffs among {_PROCESSES} processes",
             [contender(name, open_) for name, open_ in opens.items()],
             pace.rounds,
         )
@@ -130,8 +131,9 @@ def _summary(answers: list[tuple[list[float], int]], seconds: float) -> Run:
     handoffs = sum(count for _, count in answers)
     grants = len(waited)
     extras = {
+        "grants_a_second": grants / seconds,
         "handoff_share": handoffs / max(1, grants),
         "least_served_share": min(len(waits) for waits, _ in answers) / max(1, grants),
         **latencies(waited),
     }
-    return Run(grants, seconds, extras)
+    return Run(max(1, handoffs), seconds, extras)  # one at least, for ratios

@@ -27,6 +27,11 @@ class Pace:
     share: float = 1.0
     full: bool = False
 
+    @property
+    def few(self) -> int:
+        """How many rounds where one takes long."""
+        return min(self.rounds, 3)
+
     def count(self, usual: int) -> int:
         """How many operations to do where ``usual`` are usual."""
         return max(1, round(usual * self.share))

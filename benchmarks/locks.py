@@ -23,7 +23,6 @@ _THREADS = 16
 _THREAD_PAIRS = 100
 _BATCH = 100
 _HELD = 10_000
-_HELD_ROUNDS = 3
 
 
 def measure(dsn: str, pace: Pace, peers: Peers) -> Iterator[Comparison]:
@@ -129,7 +128,7 @@ def _many_held(dsn: str, pace: Pace) -> Comparison:
         return compare(
             f"take {total:,} locks and hold them all, {_THREADS} threads",
             [Contender("bare advisory locks, one statement", bare), Contender("pgsync", pgsync)],
-            min(pace.rounds, _HELD_ROUNDS),
+            pace.few,
         )
 
 

@@ -1,0 +1,202 @@
+"""The figures that pgsync is held to, and what a run says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["CLAIMS", "Claim", "Verdict", "verdicts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Of the comparison whose title begins so, ``ours`` does ``aim`` times what ``beside`` does.
+
+    Of several in ``beside`` the best counts that took part. Where it is empty the aim is a figure
+    of ours alone: so many a second at least, or, of the extra figure that ``milliseconds`` names,
+    so many at most. ``why`` is for a claim that is not kept.
+    """
+
+    work: str
+    comparison: str
+    ours: str
+    beside: tuple[str, ...]
+    aim: float
+    milliseconds: str = ""
+    why: str = ""
+
+
+_PGQUEUER = ("PgQueuer",)
+_REDIS_PY = ("redis-py Lock",)
+_FLAT = "drain, beside itself"
+_LEASES = "pgsync, leases of 1,000"
+
+CLAIMS: Sequence[Claim] = (
+    Claim(
+        "drain a backlog, one worker process",
+        "drain, one worker process",
+        "pgsync, coroutine handler",
+        _PGQUEUER,
+        3,
+        why="What a job without work costs is mostly Python's time in the worker: "
+        "[decision 14](decisions/0014-what-a-worker-does-for-each-job.md).",
+    ),
+    Claim(
+        "the same, two worker processes",
+        "drain, two worker processes",
+        "pgsync, coroutine handler",
+        _PGQUEUER,
+        2,
+    ),
+    Claim(
+        "enqueue one, one thread",
+        "enqueue one, one thread",
+        "pgsync",
+        ("INSERT + commit",),
+        0.9,
+        why="The server checks the job, draws a number for the next and looks for workers to wake: "
+        "[decision 10](decisions/0010-jobs-are-numbered-before-they-are-added.md).",
+    ),
+    Claim(
+        "enqueue one, 8 threads of one process",
+        "enqueue one, 8 threads",
+        "pgsync",
+        ("INSERT + commit, 8 connections",),
+        2,
+        why="What is won is the commit that 8 threads share; where the disk is slow, 8 connections "
+        "share its writes too "
+        "([decision 10](decisions/0010-jobs-are-numbered-before-they-are-added.md)).",
+    ),
+    Claim(
+        "enqueue in bulk",
+        "enqueue in bulk",
+        "pgsync",
+        _PGQUEUER,
+        4,
+        why="The rows go by COPY; most of the time is Python's, which makes their JSON and text.",
+    ),
+    Claim(
+        "pick a job up after enqueue, median",
+        "pickup",
+        "pgsync, coroutine handler",
+        (),
+        1.5,
+        milliseconds="p50_ms",
+    ),
+    Claim(
+        "lock and unlock, one thread",
+        "lock + unlock, one thread",
+        "pgsync",
+        _REDIS_PY,
+        1,
+        why="Each writes and deletes a holder's row in a transaction of its own, which a bare "
+        "advisory lock and a key in Redis do not.",
+    ),
+    Claim(
+        "contended lock, handoffs among 4 processes",
+        "contended lock",
+        "pgsync",
+        (*_REDIS_PY, "python-redis-lock"),
+        1.5,
+        why="A grant is a call of the server and a release another, each with the holder's row.",
+    ),
+    Claim(
+        "lock and unlock, 16 threads of one process",
+        "lock + unlock, 16 threads",
+        "pgsync",
+        _REDIS_PY,
+        4,
+        why="All go in few round trips "
+        "([decision 3](decisions/0003-coalescing-in-callers-threads.md)); what is left is the "
+        "switching between threads, and a holder's row for each.",
+    ),
+    Claim(
+        "limiter, one hot key, one thread, strict",
+        "limiter, one hot key, one thread",
+        "pgsync",
+        ("bare counter upsert",),
+        1,
+        why="A decision judges the key's penalty and override too: "
+        "[decision 19](decisions/0019-a-hit-is-one-update.md).",
+    ),
+    Claim(
+        "the same with leases of 1,000",
+        "limiter, one hot key, one thread",
+        _LEASES,
+        ("throttled-py",),
+        10,
+    ),
+    Claim(
+        "limiter, 4 processes of 2 threads, leases of 1,000",
+        "limiter, one hot key, 4 processes",
+        _LEASES,
+        (),
+        100_000,
+    ),
+    *(
+        Claim(f"drain with {burden}", _FLAT, f"pgsync, {burden}", ("pgsync, empty tables",), 0.8)
+        for burden in (
+            "1,000,000 jobs waiting in another queue",
+            "1,000,000 jobs waiting in the same queue",
+            "10,000,000 jobs in the history",
+        )
+    ),
+    Claim(
+        "drain under a snapshot, the last jobs",
+        "drain, the last",
+        "pgsync, a snapshot held open",
+        ("pgsync, no snapshot",),
+        0.8,
+    ),
+    Claim(
+        "import of CSV, clean rows",
+        "import of",
+        "pgsync, clean rows",
+        ("COPY, bare table",),
+        0.5,
+        why="A library reads each phone number in Python, on one core; then rows are staged, "
+        "merged under row locks, and indexed.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a run says of a claim: the figure, and whether it is kept."""
+
+    claim: Claim
+    figure: float
+    beside: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether the figure is the aim's or better."""
+        if self.claim.milliseconds:
+            return self.figure <= self.claim.aim
+        return self.figure >= self.claim.aim
+
+
+def verdicts(comparisons: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:
+    """Of each claim that the run can judge: those whose contenders took part, at full size."""
+    for claim in CLAIMS:
+        for comparison in comparisons:
+            if comparison["title"].startswith(claim.comparison):
+                yield from _judged(claim, comparison["results"])
+
+
+def _judged(claim: Claim, results: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:
+    ours = next((each for each in results if each["name"].startswith(claim.ours)), None)
+    best = max(
+        (each for each in results if each["name"] in claim.beside),
+        key=lambda each: each["median"],
+        default=None,
+    )
+    if ours is None or (claim.beside and best is None):
+        return
+    if claim.milliseconds:
+        yield Verdict(claim, ours["extras"][claim.milliseconds], "")
+    elif best is None:
+        yield Verdict(claim, ours["median"], "")
+    else:
+        yield Verdict(claim, ours["median"] / best["median"], best["name"])
