@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,11 +23,11 @@ from pgsync.coordinator import AsyncCoordinator
 from pgsync.daemon.metrics import CONTENT_TYPE, check_metrics, read_metrics, render_metrics
 from pgsync.dashboard.access import Access, SecurityHeaders, Session
 from pgsync.dashboard.actions import ACTIONS, perform
-from pgsync.dashboard.formats import json_value
+from pgsync.dashboard.api import ENDPOINTS, Endpoint, read_rows
 from pgsync.dashboard.indicator import indicator_tag, read_indicator
 from pgsync.dashboard.live import LiveStreams, wants_events
-from pgsync.dashboard.pages import PAGES, Page, number_given
-from pgsync.dashboard.panels import PANELS, read_panel
+from pgsync.dashboard.openapi import document
+from pgsync.dashboard.pages import PAGES, Page
 from pgsync.dashboard.reading import acting, reading
 from pgsync.dashboard.rendering import Templates
 from pgsync.errors import InvalidArgument, PgsyncError
@@ -73,12 +74,7 @@ def create_app(sync: AsyncCoordinator, token: str, read_token: str | None = None
             Route("/sign-in", dashboard.sign_in, methods=["POST"]),
             Route("/sign-out", dashboard.sign_out, methods=["POST"], name="sign_out"),
             Route("/do/{subject}/{action}", dashboard.act, methods=["POST"], name="act"),
-            Route("/status/{operation}/{key:path}", dashboard.status, name="status"),
-            Route("/api/{panel}", dashboard.api),
-            Route("/livez", dashboard.live),
-            Route("/healthz", dashboard.live),
-            Route("/readyz", dashboard.ready),
-            Route("/metrics", dashboard.metrics),
+            *(Route(_route(each), dashboard.answer(each)) for each in ENDPOINTS),
             Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
         ],
         middleware=[Middleware(SecurityHeaders)],
@@ -188,10 +184,8 @@ class _Dashboard:
             return None
         return base64.urlsafe_b64decode(body).decode()
 
-    async def status(self, request: Request) -> Response:
+    async def status(self, request: Request, _endpoint: Endpoint) -> Response:
         """The state of an operation on a key: HTML, or JSON where that is asked for."""
-        if self._access.session(request) is None:
-            raise HTTPException(401, "send the token: Authorization: Bearer ...")
         async with reading(self._database) as read:
             state = await read_indicator(
                 read, request.path_params["operation"], request.path_params["key"]
@@ -209,22 +203,40 @@ class _Dashboard:
         response.headers.update(headers)
         return response
 
-    async def api(self, request: Request) -> Response:
-        if self._access.session(request) is None:
-            raise HTTPException(401, "send the token: Authorization: Bearer ...")
-        panel = request.path_params["panel"]
-        if panel not in PANELS:
-            raise HTTPException(404, f"one of {', '.join(PANELS)}")
-        async with reading(self._database) as read:
-            rows = await read_panel(read, panel, number_given(request, "before"))
-        return JSONResponse(
-            [{name: json_value(value) for name, value in row.items()} for row in rows]
-        )
+    def answer(self, endpoint: Endpoint) -> Handler:
+        """What answers an endpoint, to those who may ask."""
+        handle: Callable[[Request, Endpoint], Awaitable[Response]] = {
+            "api": self.rows,
+            "document": self.document,
+            "live": self.live,
+            "metrics": self.metrics,
+            "ready": self.ready,
+            "status": self.status,
+        }[endpoint.handler]
 
-    async def metrics(self, request: Request) -> Response:
+        async def answer(request: Request) -> Response:
+            if endpoint.needs_token and self._access.session(request) is None:
+                raise HTTPException(401, "send the token: Authorization: Bearer ...")
+            return await handle(request, endpoint)
+
+        return answer
+
+    async def document(self, request: Request, _endpoint: Endpoint) -> Response:
+        """The OpenAPI document."""
+        return JSONResponse(document(_root(request)))
+
+    async def rows(self, request: Request, endpoint: Endpoint) -> Response:
+        """A list of the API, with a link to its next page where there is one."""
+        async with reading(self._database) as read:
+            found = await read_rows(read, endpoint, request)
+        response = JSONResponse(found.rows)
+        if found.next_before is not None:
+            following = request.url.include_query_params(before=found.next_before)
+            response.headers["link"] = f'<?{following.query}>; rel="next"'
+        return response
+
+    async def metrics(self, _request: Request, _endpoint: Endpoint) -> Response:
         """Metrics of the database, in the text format of Prometheus."""
-        if self._access.session(request) is None:
-            raise HTTPException(401, "send the token: Authorization: Bearer ...")
         try:
             check_metrics()
         except InvalidArgument as error:
@@ -232,11 +244,11 @@ class _Dashboard:
         page = render_metrics(await self._database.run(read_metrics()))
         return Response(page, media_type=CONTENT_TYPE)
 
-    async def live(self, _request: Request) -> Response:
+    async def live(self, _request: Request, _endpoint: Endpoint) -> Response:
         """Whether this process answers; never touches the database."""
         return PlainTextResponse("ok")
 
-    async def ready(self, _request: Request) -> Response:
+    async def ready(self, _request: Request, _endpoint: Endpoint) -> Response:
         """Whether the database answers too."""
         try:
             async with reading(self._database) as read:
@@ -261,8 +273,9 @@ class _Dashboard:
             case _:
                 status, message = 503, f"the database did not answer ({type(error).__name__})"
         path = request.url.path[len(_root(request).rstrip("/")) :]
-        if path.startswith(("/api/", "/status/", "/metrics")) or wants_events(request):
-            return JSONResponse({"error": message}, status_code=status)
+        if _is_for_programs(path) or wants_events(request):
+            headers = error.headers if isinstance(error, HTTPException) else None
+            return JSONResponse({"error": message}, status_code=status, headers=headers)
         return self._templates.response(
             request,
             "error",
@@ -270,6 +283,16 @@ class _Dashboard:
             session=self._access.session(request),
             status=status,
         )
+
+
+def _route(endpoint: Endpoint) -> str:
+    # The last parameter of a path may have slashes.
+    return re.sub(r"}$", ":path}", endpoint.path)
+
+
+def _is_for_programs(path: str) -> bool:
+    firsts = {endpoint.path.split("/")[1] for endpoint in ENDPOINTS}
+    return path.strip("/").partition("/")[0] in firsts
 
 
 def _root(request: Request) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from pgsync.dashboard.masking import masked_text, masked_value
@@ -88,6 +89,8 @@ def json_value(value: Any) -> Any:
             return value.isoformat()
         case timedelta():
             return value.total_seconds()
+        case Decimal():
+            return float(value)
         case dict():
             return masked_value(value)
         case str():

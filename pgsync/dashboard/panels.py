@@ -12,17 +12,28 @@ __all__ = ["PANELS", "Panel", "read_panel"]
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A list of rows; ``name`` is its place in the API (``/api/locks``) and on the page."""
+    """A list of rows; ``name`` is its place in the API (``/api/locks``) and on the page.
+
+    ``fields`` are what a row has: ``name:kind``, with a ? where it may be null. A panel that goes
+    back by pages of ``page`` rows has the parameter ``before``.
+    """
 
     name: str
     title: str
+    about: str
+    fields: str
     query: LiteralString
+    page: int | None = None
 
 
 _ALL = (
     Panel(
         "operations",
         "Operations",
+        "The newest runs of operations, refused tries too.",
+        "id:integer operation:text key:text state:text actor:text requested_at:moment"
+        " finished_at:moment? duration:seconds done:integer? total:integer? error:text?"
+        " blocked_by:text? job_id:integer?",
         "SELECT o.id, o.operation, o.key, o.state, o.actor, o.requested_at, o.finished_at,"
         " o.duration, o.done, o.total, o.error, o.blocked_by, o.job_id"
         # The view reckons each run's duration, so that a LIMIT outside would come after a sort.
@@ -30,10 +41,17 @@ _ALL = (
         "  SELECT r.id FROM pgsync.operation_run AS r"
         "  WHERE r.id < coalesce(%(before)s, 9223372036854775807) ORDER BY r.id DESC LIMIT 50))"
         " ORDER BY o.id DESC",
+        page=50,
     ),
     Panel(
         "queues",
         "Queues",
+        "Queues that have jobs, workers or settings; counts end at 10,000.",
+        "name:text paused:boolean paused_at:moment? paused_by:text? available:integer"
+        " scheduled:integer waiting:integer running:integer oldest_wait:seconds?"
+        " workers:integer capacity:integer jobs_past_hour:integer discarded_past_hour:integer"
+        " mean_wait:seconds? mean_run:seconds? max_running:integer? max_starts:integer?"
+        " starts_per:seconds? depths:integers?",
         """
         WITH depth AS MATERIALIZED (SELECT * FROM pgsync.queues_now(%(most)s)),
         serving AS (
@@ -71,6 +89,10 @@ _ALL = (
     Panel(
         "locks",
         "Locks",
+        "Locks that are held, those first for which most wait.",
+        "name:text mode:text owner:text host:text? pid:integer? token:integer"
+        " acquired_at:moment age:seconds expires_at:moment remaining:seconds expired:boolean"
+        " waiting:integer waiters:texts asked_by:text?",
         "SELECT l.name, l.mode, l.owner, l.host, l.pid, l.token, l.acquired_at, l.age,"
         " l.expires_at, l.remaining, l.expired, l.waiting, l.waiters, l.asked_by"
         " FROM pgsync.locks AS l ORDER BY l.waiting DESC, l.acquired_at LIMIT 100",
@@ -78,6 +100,10 @@ _ALL = (
     Panel(
         "limits",
         "Rate limits",
+        "Limits in use, penalties and the fullest first.",
+        "key:text state:text algorithm:text? per:seconds? hits:integer? max:integer?"
+        " fill:number? remaining:integer? opens_at:moment? waiting:integer? is_set:boolean?"
+        " shadowed:integer? penalised_until:moment? penalty_reason:text?",
         "SELECT l.key, l.state, l.algorithm, l.per, l.hits, l.max, l.fill, l.remaining, l.opens_at,"
         " l.waiting, l.is_set, l.shadowed, l.penalised_until, l.penalty_reason"
         " FROM pgsync.rate_limits AS l WHERE l.resets_at > pgsync.clock()"
@@ -86,6 +112,11 @@ _ALL = (
     Panel(
         "schedules",
         "Schedules",
+        "Schedules, those first that are due next.",
+        "name:text state:text task:text queue:text kind:text expression:text timezone:text"
+        " next_fire_at:moment? last_fire_at:moment? last_job_id:integer? last_job_state:text?"
+        " misfire:text app:text? paused_by:text? paused_why:text? disabled_why:text?"
+        " error:text?",
         "SELECT s.name, s.state, s.task, s.queue, s.kind, s.expression, s.timezone, s.next_fire_at,"
         " s.last_fire_at, s.last_job_id, s.last_job_state, s.misfire, s.app, s.paused_by,"
         " s.paused_why, s.disabled_why, s.error"
@@ -94,6 +125,10 @@ _ALL = (
     Panel(
         "workers",
         "Workers",
+        "Living processes that work, and what they do.",
+        "id:integer name:text host:text pid:integer version:text kinds:texts queues:texts"
+        " state:text running:integer concurrency:integer started_at:moment seen_at:moment"
+        " silence:seconds silent:boolean",
         "SELECT w.id, w.name, w.host, w.pid, w.version, w.kinds, w.queues, w.state, w.running,"
         " w.concurrency, w.started_at, w.seen_at, w.silence,"
         " w.silence > interval '60 seconds' AS silent"
@@ -102,16 +137,24 @@ _ALL = (
     Panel(
         "jobs",
         "Jobs",
+        "The newest jobs, live and ended, that fit all that is asked for.",
+        "id:integer queue:text task:text state:text attempt:integer max_attempts:integer"
+        " created_at:moment run_at:moment started_at:moment? finished_at:moment? ran:seconds?"
+        " error:text?",
         "SELECT j.id, j.queue, j.task, j.state, j.attempt, j.max_attempts, j.created_at, j.run_at,"
         " j.started_at, j.finished_at, j.finished_at - j.started_at AS ran,"
         " j.errors -> -1 ->> 'error' AS error"
         " FROM pgsync.all_jobs AS j"
-        " WHERE j.id = ANY ((SELECT f.ids FROM pgsync.find_jobs(most => 50) AS f)::bigint[])"
-        " ORDER BY j.id DESC",
+        " WHERE j.id = ANY (%(ids)s::bigint[]) ORDER BY j.id DESC",
+        page=50,
     ),
     Panel(
         "maintenance",
         "Maintenance",
+        "The duties of the maintenance, and their last runs.",
+        "duty:text outcome:text lane:text every:seconds? last_run_at:moment? duration:seconds?"
+        " rows:integer? by:text? done_at:moment? done_total:integer? failed_at:moment?"
+        " failures:integer? error:text?",
         "SELECT m.duty, m.outcome, m.lane, m.every, m.last_run_at, m.duration, m.rows, m.by,"
         " m.done_at, m.done_total, m.failed_at, m.failures, m.error"
         " FROM pgsync.maintenance AS m ORDER BY m.outcome = 'failed' DESC, m.lane, m.duty",
@@ -119,14 +162,20 @@ _ALL = (
     Panel(
         "audit",
         "Audit",
+        "What operators did, the newest first.",
+        "id:integer at:moment actor:text action:text subject:text detail:object",
         "SELECT a.id, a.at, a.actor, a.action, a.subject, a.detail FROM pgsync.audit AS a"
         " WHERE a.id < coalesce(%(before)s, 9223372036854775807) ORDER BY a.id DESC LIMIT 100",
+        page=100,
     ),
 )
 
 PANELS = {panel.name: panel for panel in _ALL}
 
 
-async def read_panel(read: Read, name: str, before: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a panel; of one that has pages, those before an id."""
-    return await read.rows(PANELS[name].query, {"before": before, "most": MOST_COUNTED})
+async def read_panel(
+    read: Read, name: str, before: int | None = None, ids: list[int] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a panel; of one that has pages, those before an id; of jobs, those with ids."""
+    given = {"before": before, "most": MOST_COUNTED, "ids": ids}
+    return await read.rows(PANELS[name].query, given)
