@@ -203,6 +203,16 @@ VALUES ('kernel', 22, 'failed_jobs', '8961d3286d7662a42a8aab1d02ec7f2f23c5c29973
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 23) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0023_stopping_workers.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 23, 'stopping_workers', '8c7c44247ac813ee52811b2d7ba9518b35052da5644dd204fa71112839fef694');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -247,7 +257,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '1bb9fe6724dc8f610067ae0c3ce051bf840707833379dd5aa66e56f63931606f')
+VALUES ('api', 0, '0.1.0', '1f381893c0065d12efcafd8b7bae8cbb2ea8b6b2ae3a1a4ec83775f09f51d128')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -93,11 +93,14 @@ def queues_resume(dsn: str | None, by: str | None, queue: str) -> None:
 @click.option("--max-running-per-key", type=click.IntRange(1), help="Jobs of one key at once.")
 @click.option("--max-starts", type=LIMIT, help="Jobs that start in a time: 100/60 in 60 s.")
 @click.option("--max-starts-per-key", type=LIMIT, help="The same, of one key.")
+@click.option("--by", help="Who does it, for the audit trail.")
 @click.argument("queue")
-def queues_limit(dsn: str | None, queue: str, **limits: Unpack[QueueLimits]) -> None:
+def queues_limit(
+    dsn: str | None, queue: str, by: str | None, **limits: Unpack[QueueLimits]
+) -> None:
     """Set the limits of a queue; those not named are removed."""
     with Coordinator(dsn) as sync:
-        sync.limit_queue(queue, **limits)
+        sync.limit_queue(queue, by=by, **limits)
     said = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None)
     click.echo(f"{queue}: {said.replace('_', ' ') or 'no limits'}")
 

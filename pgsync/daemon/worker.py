@@ -25,7 +25,7 @@ from pgsync.database.listener import listen
 from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError, UnknownTask
 from pgsync.locks import default_owner
 from pgsync.queues import CancelJob, Job, JobContext, TaskDeclaration, TaskRegistry
-from pgsync.queues.work import claim_jobs, give_back_jobs, heartbeat
+from pgsync.queues.work import claim_jobs, give_back_jobs, heartbeat, worker_stops
 
 __all__ = ["Worker", "WorkerReport"]
 
@@ -153,6 +153,7 @@ class Worker:
             with suppress(ConnectionFailed):
                 await self._claim_until_done()
             await self._put_back_waiting()
+            await self._say_it_stops()
             await self._finish_running()
         finally:
             self._aborting = True
@@ -351,6 +352,12 @@ class Worker:
             with suppress(psycopg.Error, PgsyncError):
                 call = give_back_jobs(self._link.worker, ids)
                 self._recorder.report.released += await self._link.run(call)
+
+    async def _say_it_stops(self) -> None:
+        """Tell who looks that it claims no more, where it has to wait for what runs."""
+        if self._attempts:
+            with suppress(psycopg.Error, PgsyncError):
+                await self._link.run(worker_stops(self._link.worker))
 
     async def _finish_running(self) -> None:
         """Wait for what runs, its record, and callbacks, within the grace."""

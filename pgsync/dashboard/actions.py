@@ -44,6 +44,25 @@ def _limited(form: FormData) -> dict[str, Any]:
     return {**_window(form), "max": int(_positive(form, "max"))}
 
 
+def _queue_limits(form: FormData) -> dict[str, Any]:
+    given: dict[str, Any] = dict(_named(form))
+    for name in _QUEUE_LIMITS:
+        given[name] = _positive(form, name) if str(form.get(name) or "").strip() else None
+    for name in ("max_running", "max_running_per_key", "max_starts", "max_starts_per_key"):
+        given[name] = None if given[name] is None else int(given[name])
+    return given
+
+
+_QUEUE_LIMITS = (
+    "max_running",
+    "max_running_per_key",
+    "max_starts",
+    "starts_per",
+    "max_starts_per_key",
+    "starts_per_key",
+)
+
+
 def _positive(form: FormData, name: str) -> float:
     try:
         value = float(str(form.get(name)))
@@ -105,6 +124,14 @@ ACTIONS: Mapping[tuple[str, str], Action] = {
         "SELECT pgsync.resume_queue(%(name)s, %(by)s) AS done",
         _named,
         _of_one("Queue {name} goes on.", "Queue {name} was not paused."),
+    ),
+    ("queues", "limit"): Action(
+        "SELECT pgsync.limit_queue(%(name)s, %(max_running)s::integer,"
+        " %(max_running_per_key)s::integer, %(max_starts)s::integer,"
+        " make_interval(secs => %(starts_per)s), %(max_starts_per_key)s::integer,"
+        " make_interval(secs => %(starts_per_key)s), %(by)s) IS NOT NULL AS done",
+        _queue_limits,
+        lambda given, _row: f"The limits of queue {given['name']} hold from now on.",
     ),
     ("schedules", "run"): Action(
         "SELECT pgsync.run_schedule(%(name)s, %(by)s) AS done",

@@ -41,6 +41,11 @@ def duration(value: timedelta | None) -> str:
     raise AssertionError(whole)
 
 
+def seconds(value: float | None) -> str:
+    """A length of time in seconds, as :func:`duration` has it."""
+    return "" if value is None else duration(timedelta(seconds=value))
+
+
 def moment(value: datetime | None) -> str:
     """A moment, in UTC."""
     return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
@@ -74,7 +79,7 @@ def compact(value: Any, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def spark(values: Sequence[int], height: int = 20) -> str:
+def spark(values: Sequence[float], height: int = 20) -> str:
     """The points of a line over the values, two units apart, for an SVG polyline."""
     top = max(values, default=0) or 1
     return " ".join(
@@ -109,5 +114,6 @@ FILTERS = {
     "moment": moment,
     "number": number,
     "pretty": pretty,
+    "seconds": seconds,
     "spark": spark,
 }

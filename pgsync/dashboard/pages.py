@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from pgsync.dashboard.filters import JobFilter
 from pgsync.dashboard.panels import PANELS, read_panel
+from pgsync.dashboard.queue_page import read_queue
 from pgsync.dashboard.reading import MOST_COUNTED, Read
 from pgsync.queues import STATES
 
@@ -267,6 +268,7 @@ PAGES = (
     _list_page("maintenance", "m"),
     _list_page("audit", "a"),
     Page("confirm", "/jobs/confirm", "Confirm", _confirm),
+    Page("queue", "/queues/one", "Queue", read_queue),
     Page("job", "/jobs/{id:int}", "Job", _job),
     Page("operation", "/operations/{id:int}", "Operation", _operation),
 )

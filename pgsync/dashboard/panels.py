@@ -51,11 +51,14 @@ _ALL = (
         " scheduled:integer waiting:integer running:integer oldest_wait:seconds?"
         " workers:integer capacity:integer jobs_past_hour:integer discarded_past_hour:integer"
         " mean_wait:seconds? mean_run:seconds? max_running:integer? max_starts:integer?"
-        " starts_per:seconds? depths:integers?",
+        " starts_per:seconds? depths:integers? stopping:integer max_running_per_key:integer?"
+        " max_starts_per_key:integer? starts_per_key:seconds?",
         """
         WITH depth AS MATERIALIZED (SELECT * FROM pgsync.queues_now(%(most)s)),
         serving AS (
-            SELECT u.queue, count(*) AS workers, sum(w.concurrency) AS capacity
+            SELECT u.queue, count(*) FILTER (WHERE w.stopping_at IS NULL) AS workers,
+                   count(w.stopping_at) AS stopping,
+                   sum(w.concurrency) FILTER (WHERE w.stopping_at IS NULL) AS capacity
             FROM pgsync.worker AS w CROSS JOIN unnest(w.queues) AS u (queue) GROUP BY u.queue
         ), done AS (
             SELECT w.queue, w.jobs_past_hour, w.discarded_past_hour, w.mean_wait, w.mean_run
@@ -70,10 +73,12 @@ _ALL = (
                coalesce(d.waiting, 0) AS waiting, coalesce(d.running, 0) AS running,
                d.oldest_ready AS oldest_wait,
                coalesce(s.workers, 0) + coalesce(a.workers, 0) AS workers,
+               coalesce(s.stopping, 0) + coalesce(a.stopping, 0) AS stopping,
                (coalesce(s.capacity, 0) + coalesce(a.capacity, 0))::bigint AS capacity,
                coalesce(h.jobs_past_hour, 0) AS jobs_past_hour,
                coalesce(h.discarded_past_hour, 0) AS discarded_past_hour, h.mean_wait, h.mean_run,
-               q.max_running, q.max_starts, q.starts_per, p.depths
+               q.max_running, q.max_starts, q.starts_per, p.depths,
+               q.max_running_per_key, q.max_starts_per_key, q.starts_per_key
         FROM (SELECT d.queue AS name FROM depth AS d UNION SELECT q.name FROM pgsync.queue AS q
               UNION SELECT s.queue FROM serving AS s WHERE s.queue <> '*'
               UNION SELECT h.queue FROM done AS h) AS n
@@ -83,6 +88,7 @@ _ALL = (
         LEFT JOIN serving AS a ON a.queue = '*'
         LEFT JOIN done AS h ON h.queue = n.name
         LEFT JOIN past AS p ON p.queue = n.name
+        WHERE %(queue)s::text IS NULL OR n.name = %(queue)s
         ORDER BY n.name LIMIT 200
         """,
     ),
@@ -174,8 +180,15 @@ PANELS = {panel.name: panel for panel in _ALL}
 
 
 async def read_panel(
-    read: Read, name: str, before: int | None = None, ids: list[int] | None = None
+    read: Read,
+    name: str,
+    before: int | None = None,
+    ids: list[int] | None = None,
+    queue: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of a panel; of one that has pages, those before an id; of jobs, those with ids."""
-    given = {"before": before, "most": MOST_COUNTED, "ids": ids}
+    """The rows of a panel; of one that has pages, those before an id; of jobs, those with ids.
+
+    Of queues, that one.
+    """
+    given = {"before": before, "most": MOST_COUNTED, "ids": ids, "queue": queue}
     return await read.rows(PANELS[name].query, given)

@@ -56,15 +56,18 @@ class Queues:
         """End a pause; False where there was none."""
         return self.database.run(calls.resume_queue(queue, by))
 
-    def limit_queue(self, queue: str, **limits: Unpack[QueueLimits]) -> None:
+    def limit_queue(
+        self, queue: str, *, by: str | None = None, **limits: Unpack[QueueLimits]
+    ) -> None:
         """Set what a queue lets through, over all workers; see :class:`QueueLimits`.
 
-        A limit that is not named is removed. What runs goes on.
+        A limit that is not named is removed. What runs goes on. A change is written to the audit
+        trail, as done ``by`` somebody.
 
         Raises:
             InvalidArgument: if a limit is less than 1.
         """
-        self.database.run(limit_queue(queue, limits))
+        self.database.run(limit_queue(queue, limits, by))
 
     def weigh_tenant(self, queue: str, tenant: str, weight: int | None) -> None:
         """Give a tenant ``weight`` jobs a turn in a queue, from 1 to 100; None: 1, as all others.
@@ -156,9 +159,11 @@ class AsyncQueues:
         """As :meth:`Queues.resume_queue`."""
         return await self.database.run(calls.resume_queue(queue, by))
 
-    async def limit_queue(self, queue: str, **limits: Unpack[QueueLimits]) -> None:
+    async def limit_queue(
+        self, queue: str, *, by: str | None = None, **limits: Unpack[QueueLimits]
+    ) -> None:
         """As :meth:`Queues.limit_queue`."""
-        await self.database.run(limit_queue(queue, limits))
+        await self.database.run(limit_queue(queue, limits, by))
 
     async def weigh_tenant(self, queue: str, tenant: str, weight: int | None) -> None:
         """As :meth:`Queues.weigh_tenant`."""

@@ -28,7 +28,7 @@ class QueueLimits(TypedDict, total=False):
     max_starts_per_key: Limit | None
 
 
-def limit_queue(queue: str, limits: QueueLimits) -> Call[None]:
+def limit_queue(queue: str, limits: QueueLimits, by: str | None = None) -> Call[None]:
     """Set the limits of a queue; those not named are removed."""
     for name in ("max_running", "max_running_per_key"):
         most = limits.get(name)
@@ -40,7 +40,7 @@ def limit_queue(queue: str, limits: QueueLimits) -> Call[None]:
     return Call(
         "SELECT pgsync.limit_queue(%(queue)s, %(max_running)s::integer,"
         " %(max_running_per_key)s::integer, %(max_starts)s::integer, %(starts_per)s::interval,"
-        " %(max_starts_per_key)s::integer, %(starts_per_key)s::interval)",
+        " %(max_starts_per_key)s::integer, %(starts_per_key)s::interval, %(by)s)",
         {
             "queue": queue,
             "max_running": limits.get("max_running"),
@@ -49,6 +49,7 @@ def limit_queue(queue: str, limits: QueueLimits) -> Call[None]:
             "starts_per": _window(starts),
             "max_starts_per_key": per_key and per_key.max,
             "starts_per_key": _window(per_key),
+            "by": by,
         },
         nothing,
     )

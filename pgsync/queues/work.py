@@ -33,6 +33,7 @@ __all__ = [
     "stop_job",
     "take_discards",
     "unregister_worker",
+    "worker_stops",
 ]
 
 
@@ -69,6 +70,11 @@ def change_worker(worker: int, queues: Sequence[str], concurrency: int) -> Call[
         {"worker": worker, "queues": list(queues), "concurrency": concurrency},
         scalar,
     )
+
+
+def worker_stops(worker: int) -> Call[bool]:
+    """Note that a worker claims no more, and ends when what runs has ended."""
+    return Call("SELECT pgsync.worker_stops(%(worker)s)", {"worker": worker}, scalar)
 
 
 def unregister_worker(worker: int) -> Call[int]:

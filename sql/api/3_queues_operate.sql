@@ -187,6 +187,15 @@ $$;
 
 COMMENT ON FUNCTION pgsync.resume_queue(text, text) IS 'Ends a pause; false where the queue was not paused. Audited.';
 
+CREATE OR REPLACE FUNCTION pgsync.limits_of_queue(queue pgsync.queue) RETURNS jsonb
+LANGUAGE sql STABLE
+RETURN jsonb_strip_nulls(jsonb_build_object(
+    'max_running', queue.max_running, 'max_running_per_key', queue.max_running_per_key,
+    'max_starts', queue.max_starts, 'starts_per', queue.starts_per,
+    'max_starts_per_key', queue.max_starts_per_key, 'starts_per_key', queue.starts_per_key));
+
+COMMENT ON FUNCTION pgsync.limits_of_queue(pgsync.queue) IS 'Internal: the limits of a queue, for the audit trail.';
+
 CREATE OR REPLACE FUNCTION pgsync.limit_queue(
     queue text,
     max_running integer DEFAULT NULL,
@@ -194,9 +203,13 @@ CREATE OR REPLACE FUNCTION pgsync.limit_queue(
     max_starts integer DEFAULT NULL,
     starts_per interval DEFAULT NULL,
     max_starts_per_key integer DEFAULT NULL,
-    starts_per_key interval DEFAULT NULL
+    starts_per_key interval DEFAULT NULL,
+    by text DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    former jsonb;
+    present jsonb;
 BEGIN
     PERFORM pgsync.check_name(queue, 'queue');
     IF least(max_running, max_running_per_key, max_starts, max_starts_per_key) < 1 THEN
@@ -205,6 +218,7 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'a limit of starts needs its time, and a time its limit';
     END IF;
     PERFORM pgsync.check_duration(d, 'starts_per') FROM unnest(ARRAY[starts_per, starts_per_key]) AS d WHERE d IS NOT NULL;
+    SELECT pgsync.limits_of_queue(q) INTO former FROM pgsync.queue AS q WHERE q.name = limit_queue.queue FOR UPDATE;
     INSERT INTO pgsync.queue AS q (name, max_running, max_running_per_key, max_starts, starts_per,
                                    max_starts_per_key, starts_per_key)
     VALUES (limit_queue.queue, limit_queue.max_running, limit_queue.max_running_per_key, limit_queue.max_starts,
@@ -212,7 +226,12 @@ BEGIN
     ON CONFLICT (name) DO UPDATE
     SET max_running = excluded.max_running, max_running_per_key = excluded.max_running_per_key,
         max_starts = excluded.max_starts, starts_per = excluded.starts_per,
-        max_starts_per_key = excluded.max_starts_per_key, starts_per_key = excluded.starts_per_key;
+        max_starts_per_key = excluded.max_starts_per_key, starts_per_key = excluded.starts_per_key
+    RETURNING pgsync.limits_of_queue(q) INTO present;
+    -- An app that states its limits at each start leaves no entry for each.
+    IF coalesce(former, '{}') <> present THEN
+        PERFORM pgsync.record_audit('queue.limited', queue, by, jsonb_build_object('before', former, 'now', present));
+    END IF;
     -- What runs already counts. Its rows first, then the count, as completions lock them.
     UPDATE pgsync.job_running AS r SET queue_slot = true
     WHERE r.queue = limit_queue.queue AND NOT r.queue_slot AND coalesce(limit_queue.max_running, limit_queue.max_starts) IS NOT NULL;
@@ -224,8 +243,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.limit_queue(text, integer, integer, integer, interval, integer, interval) IS
-    'Sets the limits of a queue over all workers: how many of its jobs run at once, in all and of one key, and how many start in a time. Null removes a limit. What runs goes on.';
+COMMENT ON FUNCTION pgsync.limit_queue(text, integer, integer, integer, interval, integer, interval, text) IS
+    'Sets the limits of a queue over all workers: how many of its jobs run at once, in all and of one key, and how many start in a time. Null removes a limit. What runs goes on. A change is audited.';
 
 CREATE OR REPLACE FUNCTION pgsync.replace_args(ids bigint[], now jsonb[], later jsonb[]) RETURNS integer
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$

@@ -44,6 +44,18 @@ $$;
 COMMENT ON FUNCTION pgsync.change_worker(bigint, text[], integer) IS
     'Notes that a worker claims from other queues from now on, or runs more or fewer jobs at once; false where it was given up.';
 
+CREATE OR REPLACE FUNCTION pgsync.worker_stops(worker bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE pgsync.worker AS w SET stopping_at = coalesce(w.stopping_at, pgsync.clock()), idle = false
+    WHERE w.id = worker_stops.worker;
+    RETURN FOUND;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.worker_stops(bigint) IS
+    'Notes that a worker claims no more and ends when its jobs have; false where it is unknown.';
+
 CREATE OR REPLACE FUNCTION pgsync.worker_heartbeat(
     worker bigint, idle boolean, OUT known boolean, OUT cancelled bigint[]
 )

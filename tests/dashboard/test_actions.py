@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -97,6 +98,45 @@ def test_queues_schedules_and_locks(browser: Browser, sync: Coordinator, databas
     page = browser.get("/audit").text
     assert "schedule.paused" in page
     assert "a move" in page
+
+
+def test_the_limits_of_a_queue_are_changed_and_a_change_is_in_the_trail(
+    browser: Browser, sync: Coordinator, database: Any
+) -> None:
+    sync.limit_queue("mail", max_running_per_key=2, by="app")
+    sync.limit_queue("mail", max_running_per_key=2, by="app")
+    page = browser.act(
+        "queues",
+        "limit",
+        name="mail",
+        max_running="7",
+        max_running_per_key="2",
+        max_starts="10",
+        starts_per="0.5",
+        max_starts_per_key="",
+        back="/queues/one?name=mail",
+    )
+    assert page.url == f"{browser.url}/queues/one?name=mail"
+    assert "The limits of queue mail hold from now on." in page.text
+    limits = database.execute(
+        "SELECT max_running, max_running_per_key, max_starts, starts_per, max_starts_per_key"
+        " FROM pgsync.queues WHERE name = 'mail'"
+    )
+    assert limits.fetchone() == (7, 2, 10, timedelta(seconds=0.5), None)
+    detail = database.execute("SELECT actor, detail FROM pgsync.audit ORDER BY id").fetchall()
+    assert [each[0] for each in detail] == ["app", "ada"]
+    assert detail[1][1] == {
+        "before": {"max_running_per_key": 2},
+        "now": {
+            "max_running": 7,
+            "max_running_per_key": 2,
+            "max_starts": 10,
+            "starts_per": "00:00:00.5",
+        },
+    }
+    for wrong in ({"max_running": "0"}, {"max_starts": "5"}, {"max_running": "many"}):
+        assert browser.act("queues", "limit", name="mail", **wrong).status_code == 400
+    assert len(audit(database)) == 2
 
 
 def test_a_limit_is_set_for_one_key_and_unset(

@@ -61,6 +61,9 @@ def test_every_page_is_read_by_its_link_and_by_its_key(
             expect(page.get_by_role("heading", name=each.title, level=1)).to_be_visible()
             expect(page.locator("#pause.fresh")).to_be_visible()
             photograph(page, each.name)
+        page.goto(f"{page.url.rpartition('/')[0]}/queues/one?name=webhooks")
+        expect(page.locator("#live")).to_contain_text("What it lets through")
+        photograph(page, "queue")
         page.keyboard.press("g")
         page.keyboard.press("q")
         expect(page.get_by_role("heading", name="Queues", level=1)).to_be_visible()
@@ -212,6 +215,25 @@ def test_a_queue_is_paused_and_goes_on(page: Page, database: Any) -> None:
         "queue.resumed",
         "queue.paused",
     ]
+
+
+def test_a_queues_limit_is_edited_live(page: Page, sync: Coordinator, database: Any) -> None:
+    enqueue(database)
+    sync.limit_queue("default", max_running=5)
+    page.get_by_role("link", name="Queues").click()
+    page.locator("#live").get_by_role("link", name="default").click()
+    expect(page.locator("#pause.fresh")).to_be_visible()
+    page.get_by_text("Change limits…").click()
+    field = page.get_by_label("At once", exact=True)
+    expect(field).to_have_value("5")
+    field.fill("2")
+    # What streams in meanwhile takes away nothing of what is being typed.
+    database.execute("SELECT pgsync.pause_queue('default', 'grace')")
+    page.get_by_role("button", name="Set limits").click()
+    expect(page.get_by_role("status")).to_contain_text("hold from now on")
+    expect(page.locator("#live .badge.paused")).to_be_visible()
+    assert database.execute("SELECT max_running FROM pgsync.queue").fetchone() == (2,)
+    photograph(page, "queue-limited")
 
 
 def test_paused_a_page_stands_still_until_it_goes_on(page: Page, database: Any) -> None:

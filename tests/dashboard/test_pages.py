@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import requests
@@ -110,6 +112,51 @@ def test_a_job_that_waits_tells_why(browser: Browser, sync: Coordinator, databas
     assert "Queue paused" in browser.get(f"/jobs/{job}").text
     assert browser.get("/jobs/999999999").status_code == 404
     assert browser.get(f"/jobs/{2**70}").status_code == 400
+
+
+def test_a_queue_tells_its_workers_depth_and_limits(
+    browser: Browser, sync: Coordinator, database: Any
+) -> None:
+    name = f"a/b?c={HOSTILE}"
+    sync.limit_queue(name, max_running=3)
+    database.execute("SELECT pgsync.enqueue('send', queue => %s)", [name])
+    database.execute("SELECT pgsync.register_worker('w-1', 'h', 1, '0', ARRAY[%s, 'b'], 4)", [name])
+    assert f'"/queues/one?{urlencode({"name": name})}"' in browser.get("/queues").text
+    page = browser.get("/queues/one", params={"name": name}).text
+    assert "w-1" in page
+    assert 'max="3"' in page
+    assert 'name="max_running" type="number" min="1" value="3"' in page
+    assert "<script>alert" not in page
+    assert browser.get("/queues/one?name=nothing").status_code == 404
+    assert browser.get("/queues/one").status_code == 404
+
+
+def test_badges_tell_how_a_queue_is_held_back(
+    browser: Browser, sync: Coordinator, database: Any
+) -> None:
+    def badges() -> list[str]:
+        head = browser.get("/queues/one?name=mail").text.split('<div class="head">')[1]
+        return re.findall(r'class="badge [\w-]+">([\w ]+)<', head.split("<dl")[0])
+
+    def worker(name: str) -> int:
+        register = "SELECT pgsync.register_worker(%s, 'h', 1, '0', '{mail}', 1)"
+        return database.execute(register, [name]).fetchone()[0]
+
+    job = database.execute("SELECT pgsync.enqueue('send', queue => 'mail')").fetchone()[0]
+    assert badges() == ["no worker"]
+    first, second = worker("one"), worker("two")
+    assert badges() == []
+    database.execute("SELECT pgsync.worker_stops(%s)", [second])
+    assert badges() == ["partly paused"]
+    claimed = database.execute("SELECT id FROM pgsync.claim_jobs(%s, '{mail}', 1)", [first])
+    assert claimed.fetchone() == (job,)
+    sync.pause_queue("mail")
+    assert badges() == ["paused", "draining"]
+    sync.resume_queue("mail")
+    database.execute("SELECT pgsync.worker_stops(%s)", [first])
+    assert badges() == ["draining"]
+    states = database.execute("SELECT state FROM pgsync.workers").fetchall()
+    assert states == [("stopping",), ("stopping",)]
 
 
 def test_filters_combine_and_stay_in_the_url(browser: Browser, database: Any) -> None:

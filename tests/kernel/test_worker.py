@@ -313,6 +313,28 @@ def test_a_stop_puts_back_at_once_what_was_claimed_ahead(sync: Coordinator, data
     assert left == (499, 0)
 
 
+def test_a_worker_that_waits_for_what_runs_says_that_it_stops(
+    sync: Coordinator, database: Any
+) -> None:
+    began, end = threading.Event(), threading.Event()
+
+    @sync.task()
+    def slow() -> None:
+        began.set()
+        end.wait(60)
+
+    slow.enqueue()
+    sync.start()
+    assert began.wait(30)
+    stopping = threading.Thread(target=sync.stop)
+    stopping.start()
+    query = "SELECT state FROM pgsync.workers WHERE 'worker' = ANY (kinds)"
+    eventually(lambda: database.execute(query).fetchall() == [("stopping",)], 30)
+    end.set()
+    stopping.join(30)
+    assert database.execute(query).fetchall() == []
+
+
 def test_what_outlasts_the_grace_goes_back_unspent(sync: Coordinator) -> None:
     began, end = threading.Event(), threading.Event()
 
