@@ -13,6 +13,7 @@ import click
 
 from pgsync.cli.campaigns import campaigns
 from pgsync.cli.config import config
+from pgsync.cli.contacts import contacts
 from pgsync.cli.dashboard import dashboard
 from pgsync.cli.db import db
 from pgsync.cli.demo import demo
@@ -20,7 +21,7 @@ from pgsync.cli.jobs import jobs
 from pgsync.cli.limits import limits
 from pgsync.cli.locks import locks
 from pgsync.cli.maintenance import maintenance
-from pgsync.cli.modules import contacts, templates
+from pgsync.cli.modules import templates
 from pgsync.cli.overview import operations, workers
 from pgsync.cli.queues import queues
 from pgsync.cli.schedules import schedules

@@ -1,11 +1,10 @@
-"""The modules on the command line: template sync, contact import and export."""
+"""What the modules' commands share, and template sync."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +17,7 @@ from pgsync.errors import InvalidArgument
 if TYPE_CHECKING:
     from pgsync.modules.platform import Platform
 
-__all__ = ["contacts", "open_platform", "print_result", "templates"]
+__all__ = ["open_platform", "print_result", "templates"]
 
 
 @contextmanager
@@ -71,56 +70,3 @@ def templates_list(dsn: str | None, as_json: bool, connection_id: int) -> None:
         {"connection": connection_id},
     )
     show(rows, as_json=as_json, empty="no templates; run pgsync templates sync")
-
-
-@click.group()
-def contacts() -> None:
-    """Contacts of a workspace."""
-
-
-@contacts.command("import")
-@dsn_option
-@direct_dsn_option
-@click.option("--region", help="Country of numbers written without one, like DE.")
-@click.option(
-    "--on-duplicate",
-    type=click.Choice(["skip", "fill", "overwrite"]),
-    default="fill",
-    show_default=True,
-    help="What becomes of contacts that are known already.",
-)
-@click.argument("workspace_id", type=int)
-@click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-def contacts_import(
-    dsn: str | None,
-    direct_dsn: str | None,
-    region: str | None,
-    on_duplicate: str,
-    workspace_id: int,
-    path: Path,
-) -> None:
-    """Import a CSV or XLSX file; exit 3 if an import of the workspace is in progress."""
-    with open_platform(dsn, direct_dsn) as platform:
-        with showing_progress(platform.sync, "contact_import"):
-            counts = platform.contacts.contact_import(
-                workspace_id=workspace_id,
-                path=str(path.resolve()),
-                region=region,
-                on_duplicate=on_duplicate,
-            )
-        print_result(counts)
-
-
-@contacts.command("export")
-@dsn_option
-@direct_dsn_option
-@click.argument("workspace_id", type=int)
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
-def contacts_export(dsn: str | None, direct_dsn: str | None, workspace_id: int, path: Path) -> None:
-    """Export to a CSV or XLSX file, by the name's ending."""
-    with open_platform(dsn, direct_dsn) as platform:
-        with showing_progress(platform.sync, "contact_export"):
-            counts = platform.contacts.contact_export(
-                workspace_id=workspace_id, path=str(path.resolve())
-            )
-        print_result(counts)

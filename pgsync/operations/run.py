@@ -106,6 +106,11 @@ class _RunFace:
         return self._state.id
 
     @property
+    def actor(self) -> str:
+        """Who started it."""
+        return self._state.request.actor
+
+    @property
     def key(self) -> str:
         """What it works on: its lock's name."""
         return self._state.request.key

@@ -86,14 +86,13 @@ _EXPIRE = text(
 # Whoever is no contact yet becomes one, or the next campaign would not know.
 SUPPRESS = text(
     """
-    INSERT INTO pgsync_modules.contact AS c (workspace_id, phone, status, opted_out_at)
-    SELECT k.workspace_id, r.phone, 'opted_out', clock_timestamp()
+    SELECT o.contact_id
     FROM pgsync_modules.campaign_recipient AS r
     JOIN pgsync_modules.campaign AS k ON k.id = r.campaign_id
+    CROSS JOIN LATERAL pgsync_modules.opt_out(
+        k.workspace_id, r.phone, 'whatsapp',
+        format('campaign %s, recipient %s, message %s', k.id, r.id, r.message_id)) AS o
     WHERE r.id = :id
-    ON CONFLICT (workspace_id, phone) DO UPDATE
-    SET status = 'opted_out', opted_out_at = coalesce(c.opted_out_at, excluded.opted_out_at),
-        updated_at = clock_timestamp()
     """
 )
 

@@ -6,6 +6,7 @@ from pgsync.errors import PgsyncError
 
 __all__ = [
     "EMPTY_OR_INVALID",
+    "ERRORS_SHOWN",
     "INVALID_PHONE",
     "MISSING_PHONE",
     "ContactFileError",
@@ -15,6 +16,9 @@ __all__ = [
 EMPTY_OR_INVALID = "CSV file is empty or invalid"
 MISSING_PHONE = "Missing phone number or WhatsApp ID"
 INVALID_PHONE = "Invalid phone number/WhatsApp ID format"
+
+ERRORS_SHOWN = 20
+"""So many messages are in a result; a file of refused rows has all."""
 
 
 class ContactFileError(PgsyncError, ValueError):

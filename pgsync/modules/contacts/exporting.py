@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select, literal, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
@@ -36,13 +37,18 @@ _CHUNK = 2_000
 
 @dataclass(slots=True)
 class ExportRun:
-    """One export at work, under its operation's lock; a contact must have one of ``tags``."""
+    """One export at work, under its operation's lock.
+
+    A contact must have one of ``tags`` and one of ``statuses``, where they are given; each of
+    ``custom`` is a custom field that becomes a column of its name behind the others.
+    """
 
     op: OperationRun
     sessions: sessionmaker[Session]
     workspace_id: int
     tags: Sequence[str] = ()
     statuses: Sequence[str] = ()
+    custom: Sequence[str] = ()
     rows: int = 0
 
     def __post_init__(self) -> None:
@@ -68,9 +74,9 @@ class ExportRun:
         return {"rows": self.rows, "path": str(path), "format": chosen}
 
     def _lines(self, session: Session) -> Iterator[Sequence[str]]:
-        yield COLUMNS
+        yield (*COLUMNS, *self.custom)
         for row in session.execute(self._query()):
-            yield _line(row)
+            yield (*_line(row), *(_custom(row.custom.get(field)) for field in self.custom))
             self.rows += 1
             if self.rows % _CHUNK == 0:
                 self.op.progress(self.rows)
@@ -86,7 +92,8 @@ class ExportRun:
             Contact.tags,
             Contact.notes,
             Contact.created_at,
-        ).where(Contact.workspace_id == self.workspace_id)
+            Contact.custom if self.custom else literal(None).label("custom"),
+        ).where(Contact.workspace_id == self.workspace_id, Contact.merged_into.is_(None))
         if self.tags:
             query = query.where(Contact.tags.overlap(list(self.tags)))
         if self.statuses:
@@ -100,6 +107,12 @@ def _format(path: Path, form: str | None) -> Format:
         if known == wanted:
             return known
     raise InvalidArgument(f"no export format {wanted!r}; use one of {FORMATS}")
+
+
+def _custom(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _line(row: Row[*tuple[Any, ...]]) -> Sequence[str]:

@@ -9,10 +9,27 @@ from dataclasses import dataclass
 
 from pgsync.modules.contacts.errors import ContactFileError
 
-__all__ = ["FIELDS", "Columns", "find_columns", "names_phone"]
+__all__ = ["FIELDS", "REJECT_HEADERS", "Columns", "find_columns", "names_phone"]
 
-FIELDS = ("wa_id", "phone", "name", "email", "company", "notes", "tags", "status")
+FIELDS = (
+    "wa_id",
+    "phone",
+    "name",
+    "email",
+    "company",
+    "notes",
+    "tags",
+    "status",
+    "consent",
+    "consent_at",
+    "consent_source",
+    "consent_evidence",
+)
 """What a mapping may name."""
+
+REJECT_HEADERS = ("rejected row", "rejected because")
+"""Columns of a file of refused rows that are ours: no import reads them."""
+
 
 # In order of preference: the first column with a usable value is taken.
 _NAMES: dict[str, Sequence[str]] = {
@@ -50,6 +67,10 @@ _NAMES: dict[str, Sequence[str]] = {
     "notes": ("notes", "note", "description", "comments"),
     "tags": ("tags", "tag", "labels", "label", "group_membership", "categories"),
     "status": ("status",),
+    "consent": ("consent", "opt_in", "opted_in", "marketing_consent", "whatsapp_opt_in"),
+    "consent_at": ("consent_at", "consent_date", "opt_in_at", "opted_in_at", "opt_in_date"),
+    "consent_source": ("consent_source", "opt_in_source"),
+    "consent_evidence": ("consent_evidence", "consent_proof", "opt_in_evidence"),
 }
 _PATTERNS = {field: [re.compile(name) for name in names] for field, names in _NAMES.items()}
 _SEPARATORS = re.compile(r"[\W_]+")
@@ -73,6 +94,10 @@ class Columns:
     notes: tuple[int, ...] = ()
     tags: tuple[int, ...] = ()
     statuses: tuple[int, ...] = ()
+    consents: tuple[int, ...] = ()
+    consent_times: tuple[int, ...] = ()
+    consent_sources: tuple[int, ...] = ()
+    consent_proofs: tuple[int, ...] = ()
     others: tuple[int, ...] = ()
 
     def by_field(self) -> dict[str, tuple[int, ...]]:
@@ -86,6 +111,10 @@ class Columns:
             "notes": self.notes,
             "tags": self.tags,
             "status": self.statuses,
+            "consent": self.consents,
+            "consent_at": self.consent_times,
+            "consent_source": self.consent_sources,
+            "consent_evidence": self.consent_proofs,
         }
         return {field: indexes for field, indexes in columns.items() if indexes}
 
@@ -104,6 +133,7 @@ def find_columns(
     words = [_word(header) for header in headers]
     found = {field: _guess(words, patterns) for field, patterns in _PATTERNS.items()}
     known = {index for indexes in found.values() for index in indexes}
+    known |= {index for index, header in enumerate(headers) if header in REJECT_HEADERS}
     for field, header in (mapping or {}).items():
         if field not in FIELDS:
             raise ContactFileError(
@@ -130,6 +160,10 @@ def find_columns(
         notes=found["notes"],
         tags=found["tags"],
         statuses=found["status"],
+        consents=found["consent"],
+        consent_times=found["consent_at"],
+        consent_sources=found["consent_source"],
+        consent_proofs=found["consent_evidence"],
         others=_others(len(words), known.union(*found.values())),
     )
 

@@ -19,12 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
-from pgsync.modules.contacts.errors import in_row
+from pgsync.modules.contacts.errors import ERRORS_SHOWN, in_row
 from pgsync.modules.contacts.merging import OnDuplicate, merge_staged
 from pgsync.modules.contacts.models import ContactImport, ContactImportReject
 from pgsync.modules.contacts.phones import check_region
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
-from pgsync.modules.contacts.staging import stage
+from pgsync.modules.contacts.staging import Staging, keep_rejects
 from pgsync.modules.contacts.surveying import Survey, survey
 from pgsync.modules.contacts.tables import Bounds, open_table
 from pgsync.modules.guarding import guarded
@@ -35,7 +35,6 @@ __all__ = ["ImportRun", "ImportSettings"]
 
 T = TypeVar("T")
 
-_ERRORS_SHOWN = 20
 _UNFINISHED = ("running", "failed")
 
 
@@ -76,7 +75,8 @@ class ImportRun:
 
     Each row of the file that is not blank is counted once: ``rejected``; ``imported``, if it made
     a contact; ``updated``, if its contact was known and changed; or ``duplicates``, if its number
-    stood in an earlier row, or its contact was known and did not change.
+    stood in an earlier row, or its contact was known and did not change. ``opt_outs_kept`` are rows
+    that called somebody active or opted in who has opted out: no import takes that back.
     """
 
     op: OperationRun
@@ -132,6 +132,7 @@ class ImportRun:
             record = ContactImport(
                 workspace_id=self.workspace_id,
                 file_name=path.name,
+                headers=found.headers,
                 on_duplicate=self.settings.on_duplicate,
                 digest=found.digest,
                 settings=settings,
@@ -152,18 +153,24 @@ class ImportRun:
                 keep_others=self.settings.keep_others,
             )
             for chunk in _read_ahead(_chunks(contacts, self.batch)):
-                self._merge_chunk(chunk)
+                self._merge_chunk(path.name, chunk)
 
-    def _merge_chunk(self, chunk: list[ContactRow | Reject]) -> None:
+    def _merge_chunk(self, file_name: str, chunk: list[ContactRow | Reject]) -> None:
+        rejects = [row for row in chunk if isinstance(row, Reject)]
         with guarded(self.sessions, self.op) as session:
-            turns = stage(session, self.id, chunk)
-            merge_staged(session, self.id, self.workspace_id, self.settings.on_duplicate, turns)
+            staging = Staging(session, self.workspace_id)
+            turns = staging.add([row for row in chunk if isinstance(row, ContactRow)])
+            staging.finish()
+            policy = self.settings.on_duplicate
+            merge_staged(session, self.id, self.workspace_id, file_name, policy, turns)
+            if rejects:
+                keep_rejects(session, self.id, rejects)
             done, total = session.execute(
                 update(ContactImport)
                 .where(ContactImport.id == self.id)
                 .values(
                     rows=ContactImport.rows + len(chunk),
-                    rejected=ContactImport.rejected + sum(isinstance(r, Reject) for r in chunk),
+                    rejected=ContactImport.rejected + len(rejects),
                     through=chunk[-1].row,
                 )
                 .returning(ContactImport.rows, ContactImport.total)
@@ -178,7 +185,7 @@ class ImportRun:
                 select(ContactImportReject.row, ContactImportReject.reason)
                 .where(ContactImportReject.import_id == self.id)
                 .order_by(ContactImportReject.row)
-                .limit(_ERRORS_SHOWN)
+                .limit(ERRORS_SHOWN)
             )
             return {
                 "import_id": record.id,
@@ -187,6 +194,7 @@ class ImportRun:
                 "updated": record.updated,
                 "duplicates": record.duplicates,
                 "rejected": record.rejected,
+                "opt_outs_kept": record.opt_outs_kept,
                 "resumed": record.resumed,
                 "errors": [in_row(row, reason) for row, reason in refused],
             }

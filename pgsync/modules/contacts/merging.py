@@ -7,7 +7,7 @@ from typing import Literal
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
-__all__ = ["OnDuplicate", "merge_staged"]
+__all__ = ["OnDuplicate", "count_staged", "merge_staged"]
 
 OnDuplicate = Literal["skip", "fill", "overwrite"]
 
@@ -25,29 +25,53 @@ SELECT set_config('plan_cache_mode', 'force_custom_plan', true),
 # them this import has made or changed already is what tells an update from a duplicate.
 _LOCK = text("""
 SELECT coalesce(array_agg(known.phone) FILTER (WHERE known.import_id = :import_id), '{}')
-FROM (SELECT s.phone FROM staged_contact AS s WHERE s.turn = :turn ORDER BY s.phone) AS b
+           AS touched,
+       count(*) FILTER (WHERE known.is_out AND (b.opted_in OR b.status = 'active')) AS outs
+FROM (SELECT s.phone, s.status, s.opted_in FROM staged_contact AS s
+      WHERE s.turn = :turn ORDER BY s.phone) AS b
 CROSS JOIN LATERAL (
-    SELECT c.phone, c.import_id FROM pgsync_modules.contact AS c
+    SELECT c.phone, c.import_id, c.opted_out_at IS NOT NULL OR c.status = 'opted_out' AS is_out
+    FROM pgsync_modules.contact AS c
     WHERE c.workspace_id = :workspace_id AND c.phone = b.phone
     FOR UPDATE
 ) AS known
 """)
+
+# What a row makes of a contact that is not known: an opt-out where it says both.
+_NEW = """
+SELECT s.phone, s.name, s.email, s.company, s.notes,
+       coalesce(string_to_array(s.tags, E'\\n'), '{{}}') AS tags,
+       coalesce(s.custom, '{{}}') AS custom,
+       coalesce(s.status, 'active') AS status,
+       CASE WHEN s.status = 'opted_out'
+            THEN least(s.consent_at, clock_timestamp()) END AS opted_out_at,
+       CASE WHEN s.opted_in AND s.status IS DISTINCT FROM 'opted_out'
+            THEN least(s.consent_at, clock_timestamp()) END AS opted_in_at,
+       CASE WHEN s.opted_in OR s.status = 'opted_out'
+            THEN coalesce(s.consent_source, 'import') END AS consent_source,
+       CASE WHEN s.opted_in OR s.status = 'opted_out'
+            THEN coalesce(s.consent_evidence, format('%s, row %s', CAST(:file_name AS text), s.row))
+       END AS consent_evidence{also}
+FROM staged_contact AS s
+"""
 
 # Somebody may add the very contact between the locks and this: then it is changed like the others.
 _MERGE = """
 WITH merged AS (
     INSERT INTO pgsync_modules.contact AS c
         (workspace_id, phone, name, email, company, notes, tags, custom, status, opted_out_at,
-         import_id)
-    SELECT :workspace_id, s.phone, s.name, s.email, s.company, s.notes,
-           coalesce(string_to_array(s.tags, E'\\n'), '{{}}'), coalesce(s.custom, '{{}}'),
-           coalesce(s.status, 'active'),
-           CASE WHEN s.status = 'opted_out' THEN clock_timestamp() END,
-           :import_id
-    FROM staged_contact AS s
-    WHERE s.turn = :turn
-    ORDER BY s.phone
-    ON CONFLICT (workspace_id, phone) {on_conflict}
+         opted_in_at, consent_source, consent_evidence, import_id)
+    SELECT :workspace_id, n.*, :import_id
+    FROM ({new} WHERE s.turn = :turn ORDER BY s.phone) AS n
+    ON CONFLICT (workspace_id, phone) DO UPDATE
+    SET {assignments},
+        consent_source = CASE WHEN {is_told} THEN excluded.consent_source
+                              ELSE c.consent_source END,
+        consent_evidence = CASE WHEN {is_told} THEN excluded.consent_evidence
+                                ELSE c.consent_evidence END,
+        updated_at = clock_timestamp(),
+        import_id = excluded.import_id
+    WHERE {is_changed}
     RETURNING c.phone, c.xmax = 0 AS is_new
 ),
 counted AS (
@@ -60,25 +84,40 @@ counted AS (
 UPDATE pgsync_modules.contact_import AS i
 SET imported = i.imported + n.imported,
     updated = i.updated + n.updated,
-    duplicates = i.duplicates + n.staged - n.imported - n.updated
+    duplicates = i.duplicates + n.staged - n.imported - n.updated,
+    opt_outs_kept = i.opt_outs_kept + :outs
 FROM counted AS n
 WHERE i.id = :import_id
 """
 
+# The same judgement without a change. A contact that no row of its own would change is met as it
+# is by each of them, so that it counts as updated if any would.
+_COUNT = """
+SELECT count(DISTINCT excluded.phone) FILTER (WHERE c.id IS NULL) AS imported,
+       count(DISTINCT c.id) FILTER (WHERE {is_changed}) AS updated,
+       count(*) FILTER (WHERE (c.opted_out_at IS NOT NULL OR c.status = 'opted_out')
+                        AND excluded.calls_active) AS opt_outs_kept,
+       count(*) AS staged
+FROM ({new}) AS excluded
+LEFT JOIN pgsync_modules.contact AS c
+  ON c.workspace_id = :workspace_id AND c.phone = excluded.phone
+"""
+
+_CALLS = ", s.opted_in OR s.status = 'active' AS calls_active"
+
 # A blank cell is null, and null never wins over what is there. An opt-out can be added by a file,
-# and is never taken back by one.
-_CHANGE = """DO UPDATE
-    SET {assignments},
-        opted_out_at = CASE WHEN {status} = 'opted_out'
-                            THEN coalesce(c.opted_out_at, clock_timestamp())
-                            ELSE c.opted_out_at END,
-        updated_at = clock_timestamp(),
-        import_id = excluded.import_id
-    WHERE ({before}) IS DISTINCT FROM ({after})"""
-
-_STATUS = """CASE WHEN excluded.status = 'opted_out' AND c.status <> 'blocked'
-                      THEN 'opted_out' ELSE c.status END"""
-
+# however it treats what is known, and is never taken back by one.
+_CONSENT = {
+    "status": """CASE WHEN excluded.status = 'opted_out' AND c.status <> 'blocked'
+                      THEN 'opted_out' ELSE c.status END""",
+    "opted_out_at": "coalesce(c.opted_out_at, excluded.opted_out_at)",
+}
+_OPT_IN = {
+    "opted_in_at": """CASE WHEN c.opted_out_at IS NULL AND c.status <> 'opted_out'
+                                AND excluded.opted_out_at IS NULL
+                           THEN coalesce(c.opted_in_at, excluded.opted_in_at)
+                           ELSE c.opted_in_at END""",
+}
 _FILL = {
     "name": "coalesce(c.name, excluded.name)",
     "email": "coalesce(c.email, excluded.email)",
@@ -88,7 +127,6 @@ _FILL = {
             SELECT t.tag FROM unnest(c.tags || excluded.tags) WITH ORDINALITY AS t (tag, at)
             GROUP BY t.tag ORDER BY min(t.at)) END""",
     "custom": "excluded.custom || c.custom",
-    "status": _STATUS,
 }
 _OVERWRITE = {
     "name": "coalesce(excluded.name, c.name)",
@@ -97,39 +135,64 @@ _OVERWRITE = {
     "notes": "coalesce(excluded.notes, c.notes)",
     "tags": "CASE WHEN excluded.tags = '{}' THEN c.tags ELSE excluded.tags END",
     "custom": "c.custom || excluded.custom",
-    "status": _STATUS,
+}
+_VALUES: dict[OnDuplicate, dict[str, str]] = {
+    "skip": _CONSENT,
+    "fill": _FILL | _CONSENT | _OPT_IN,
+    "overwrite": _OVERWRITE | _CONSENT | _OPT_IN,
 }
 
 
-def _statement(values: dict[str, str] | None) -> TextClause:
-    if values is None:
-        return text(_MERGE.format(on_conflict="DO NOTHING"))
-    change = _CHANGE.format(
-        assignments=", ".join(f"{column} = {value}" for column, value in values.items()),
-        status=values["status"],
-        before=", ".join(f"c.{column}" for column in values),
-        after=", ".join(values.values()),
+def _statement(template: str, values: dict[str, str], also: str = "") -> TextClause:
+    moments = {column: value for column, value in values.items() if column.endswith("_at")}
+    return text(
+        template.format(
+            new=_NEW.format(also=also),
+            assignments=", ".join(f"{column} = {value}" for column, value in values.items()),
+            is_told=_is_changed(moments),
+            is_changed=_is_changed(values),
+        )
     )
-    return text(_MERGE.format(on_conflict=change))
 
 
-_STATEMENTS: dict[OnDuplicate, TextClause] = {
-    "skip": _statement(None),
-    "fill": _statement(_FILL),
-    "overwrite": _statement(_OVERWRITE),
-}
+def _is_changed(values: dict[str, str]) -> str:
+    before = ", ".join(f"c.{column}" for column in values)
+    return f"(ROW ({before}) IS DISTINCT FROM ROW ({', '.join(values.values())}))"
+
+
+_MERGES = {policy: _statement(_MERGE, values) for policy, values in _VALUES.items()}
+_COUNTS = {policy: _statement(_COUNT, values, _CALLS) for policy, values in _VALUES.items()}
 
 
 def merge_staged(
-    session: Session, import_id: int, workspace_id: int, on_duplicate: OnDuplicate, turns: int
+    session: Session,
+    import_id: int,
+    workspace_id: int,
+    file_name: str,
+    on_duplicate: OnDuplicate,
+    turns: int,
 ) -> None:
     """Merge what :func:`stage` staged in this transaction, and count it in ``contact_import``.
 
-    For a contact that is known, skip changes nothing, fill gives it what it lacks, and overwrite
-    gives it all that a row has; later rows of a number count as if the contact had been known.
+    For a contact that is known, skip changes nothing but an opt-out, fill gives it what it lacks,
+    and overwrite gives it all that a row has; later rows of a number count as if the contact had
+    been known.
     """
     session.execute(_PLAN)
     for turn in range(turns):
-        given = {"import_id": import_id, "workspace_id": workspace_id, "turn": turn}
-        touched = session.scalar(_LOCK, given)
-        session.execute(_STATEMENTS[on_duplicate], given | {"touched": touched})
+        here = {"import_id": import_id, "workspace_id": workspace_id, "turn": turn}
+        touched, outs = session.execute(_LOCK, here).one()
+        found = {"touched": touched, "outs": outs, "file_name": file_name}
+        session.execute(_MERGES[on_duplicate], here | found)
+
+
+def count_staged(session: Session, workspace_id: int, on_duplicate: OnDuplicate) -> dict[str, int]:
+    """What :func:`merge_staged` would count for all that is staged, all turns together."""
+    given = {"workspace_id": workspace_id, "file_name": ""}
+    imported, updated, kept, staged = session.execute(_COUNTS[on_duplicate], given).one()
+    return {
+        "imported": imported,
+        "updated": updated,
+        "duplicates": staged - imported - updated,
+        "opt_outs_kept": kept,
+    }

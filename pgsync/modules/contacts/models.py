@@ -1,4 +1,4 @@
-"""Contacts and their imports, as SQLAlchemy knows them; ``sql/modules/0003_contacts.sql``."""
+"""Contacts, their history and their imports, as SQLAlchemy knows them; ``sql/modules/``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from pgsync.modules.database import Base
 
-__all__ = ["Contact", "ContactImport", "ContactImportReject"]
+__all__ = ["Contact", "ContactEvent", "ContactImport", "ContactImportReject"]
 
 
 class Contact(Base):
-    """A person whom a workspace may write to; one for a phone number (E.164) in a workspace."""
+    """A person whom a workspace may write to; one for a phone number (E.164) in a workspace.
+
+    One that is ``merged_into`` another keeps nothing but its number.
+    """
 
     __tablename__ = "contact"
 
@@ -30,12 +33,37 @@ class Contact(Base):
     status: Mapped[str] = mapped_column(default="active")
     do_not_contact: Mapped[bool] = mapped_column(default=False)
     opted_out_at: Mapped[datetime | None]
+    opted_in_at: Mapped[datetime | None]
+    consent_source: Mapped[str | None]
+    consent_evidence: Mapped[str | None]
+    merged_into: Mapped[int | None] = mapped_column(ForeignKey("pgsync_modules.contact.id"))
     import_id: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
     updated_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
 
     def __repr__(self) -> str:
         return f"<Contact {self.id} of workspace {self.workspace_id}>"
+
+
+class ContactEvent(Base):
+    """An opt-in, an opt-out or a merge, kept for good; written by the database itself."""
+
+    __tablename__ = "contact_event"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    workspace_id: Mapped[int]
+    contact_id: Mapped[int]
+    phone: Mapped[str]
+    event: Mapped[str]
+    at: Mapped[datetime]
+    source: Mapped[str | None]
+    evidence: Mapped[str | None]
+    actor: Mapped[str | None]
+    detail: Mapped[dict[str, Any] | None]
+    recorded_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
+
+    def __repr__(self) -> str:
+        return f"<ContactEvent {self.id} {self.event} of contact {self.contact_id}>"
 
 
 class ContactImport(Base):
@@ -49,6 +77,7 @@ class ContactImport(Base):
     on_duplicate: Mapped[str]
     digest: Mapped[str | None]
     settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    headers: Mapped[list[str]] = mapped_column(default=list)
     state: Mapped[str] = mapped_column(default="running")
     total: Mapped[int | None]
     rows: Mapped[int] = mapped_column(default=0)
@@ -56,6 +85,7 @@ class ContactImport(Base):
     updated: Mapped[int] = mapped_column(default=0)
     duplicates: Mapped[int] = mapped_column(default=0)
     rejected: Mapped[int] = mapped_column(default=0)
+    opt_outs_kept: Mapped[int] = mapped_column(default=0)
     through: Mapped[int] = mapped_column(default=0)
     resumed: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None]

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pgsync.modules.contacts.cells import clean, split_tags, split_values, unguard_formula
+from pgsync.modules.contacts.consent import Consent, read_consent
 from pgsync.modules.contacts.errors import INVALID_PHONE, MISSING_PHONE, in_row
 from pgsync.modules.contacts.headers import Columns, find_columns
 from pgsync.modules.contacts.phones import check_region, to_e164
 from pgsync.modules.contacts.tables import Table
 
-__all__ = ["STATUSES", "ContactRow", "Reject", "read_contacts"]
+__all__ = ["STATUSES", "ContactRow", "Reject", "label_columns", "read_contacts"]
 
 STATUSES = ("active", "inactive", "blocked", "opted_out")
 
@@ -24,7 +25,7 @@ class ContactRow:
 
     A blank cell is None. ``email`` is kept as it is written, valid or not: it is never sent to, and
     a contact is not worth losing over it. ``custom`` has the columns that were not understood, by
-    header, where they were asked for.
+    header, where they were asked for. A row that denies consent has the status ``opted_out``.
     """
 
     row: int
@@ -36,6 +37,7 @@ class ContactRow:
     tags: tuple[str, ...] = ()
     status: str | None = None
     custom: dict[str, str] | None = None
+    consent: Consent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def read_contacts(
     """
     region = check_region(region)
     columns = find_columns(table.headers, mapping)
-    labels = _labels(table.headers)
+    labels = label_columns(table.headers)
     width = len(labels)
     for row, cells in table.rows:
         if len(cells) < width:
@@ -105,6 +107,9 @@ def _contact(
     name = _first(cells, columns.names)
     if name is None and columns.parts:
         name = " ".join(part for index in columns.parts if (part := _cell(cells[index]))) or None
+    consent = _consent(cells, columns) if columns.consents else None
+    if consent is not None and not consent.opted_in:
+        word = "opted_out"
     return ContactRow(
         row,
         phone,
@@ -115,6 +120,16 @@ def _contact(
         split_tags(_cell(cells[index]) for index in columns.tags),
         word if word in STATUSES else None,
         custom,
+        consent,
+    )
+
+
+def _consent(cells: Sequence[str], columns: Columns) -> Consent | None:
+    return read_consent(
+        _first(cells, columns.consents),
+        _first(cells, columns.consent_times),
+        _first(cells, columns.consent_sources),
+        _first(cells, columns.consent_proofs),
     )
 
 
@@ -134,7 +149,7 @@ def _cell(text: str) -> str | None:
     return clean(unguard_formula(text)) if text else None
 
 
-def _labels(headers: Sequence[str]) -> list[str]:
+def label_columns(headers: Sequence[str]) -> list[str]:
     """A name for each column: its header, where that is there and no other column's."""
     labels: dict[str, None] = {}
     for number, header in enumerate(headers, 1):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +18,14 @@ from openpyxl import Workbook
 from pgsync.modules.contacts.cells import guard_formula
 from pgsync.modules.contacts.errors import ContactFileError
 
-__all__ = ["FORMATS", "Format", "replacing", "write_rows"]
+__all__ = ["FORMATS", "Format", "csv_pieces", "replacing", "write_rows"]
 
 Format = Literal["csv", "xlsx"]
 FORMATS: tuple[Format, ...] = ("csv", "xlsx")
 
+# With the mark, spreadsheets know that it is UTF-8.
+_MARK = "\ufeff"
+_PIECE = 1_000
 _SHEET_ROWS = 1_048_576
 _CELL = 32_767
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -50,26 +55,43 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_rows(path: Path, form: Format, rows: Iterable[Sequence[str]]) -> None:
-    """Write rows to a file; no cell of it is a formula.
+def write_rows(path: Path, form: Format, rows: Iterable[Sequence[str]]) -> int:
+    """Write rows to a file and return how many; no cell of it is a formula.
 
     Raises:
         ContactFileError: if an XLSX sheet cannot hold them.
     """
-    guarded = ([guard_formula(cell) for cell in row] for row in rows)
-    if form == "csv":
-        _write_csv(path, guarded)
-    else:
-        _write_workbook(path, guarded)
+    write = _write_csv if form == "csv" else _write_workbook
+    return write(path, _guarded(rows))
 
 
-def _write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    # With the mark, spreadsheets know that it is UTF-8.
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file).writerows(rows)
+def csv_pieces(rows: Iterable[Sequence[str]]) -> Iterator[bytes]:
+    """Rows as pieces of a CSV file, for who sends it on while it is made; no cell is a formula."""
+    guarded = _guarded(rows)
+    mark = _MARK
+    while piece := list(islice(guarded, _PIECE)):
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(piece)
+        yield (mark + text.getvalue()).encode()
+        mark = ""
 
 
-def _write_workbook(path: Path, rows: Iterable[Sequence[str]]) -> None:
+def _guarded(rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+    return ([guard_formula(cell) for cell in row] for row in rows)
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[str]]) -> int:
+    number = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(_MARK)
+        writer = csv.writer(file)
+        for number, row in enumerate(rows, 1):  # noqa: B007 - read after the loop
+            writer.writerow(row)
+    return number
+
+
+def _write_workbook(path: Path, rows: Iterable[Sequence[str]]) -> int:
+    number = 0
     workbook = Workbook(write_only=True)
     sheet = workbook.create_sheet("Contacts")
     try:
@@ -80,6 +102,7 @@ def _write_workbook(path: Path, rows: Iterable[Sequence[str]]) -> None:
                 )
             sheet.append([_NOT_IN_XML.sub("", cell)[:_CELL] for cell in row])
         workbook.save(path)
+        return number
     finally:
         # The sheet's own temporary file is removed by closing it, saved or not.
         if not sheet.closed:

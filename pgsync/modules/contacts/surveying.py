@@ -17,6 +17,7 @@ __all__ = ["Survey", "survey"]
 class Survey:
     """``rows`` are those that are not blank, without the header; ``digest`` is of the content."""
 
+    headers: list[str]
     rows: int
     digest: str
 
@@ -34,4 +35,4 @@ def survey(
         rows = sum(1 for _ in table.rows)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Survey(rows, digest)
+    return Survey(table.headers, rows, digest)

@@ -9,11 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from pgsync import Coordinator, InvalidArgument, LockLost, OperationBlocked
-from pgsync.modules.contacts import ContactFileError, Contacts, SampleTruth, write_sample
+from pgsync.modules.contacts import (
+    ContactFileError,
+    ContactRow,
+    Contacts,
+    SampleTruth,
+    write_sample,
+)
+from pgsync.modules.contacts.merging import merge_staged
+from pgsync.modules.contacts.staging import Staging
 from pgsync.operations import OperationRun
 from tests.eventually import eventually
 
@@ -267,27 +274,58 @@ def test_one_number_in_every_row_is_one_contact(contacts: Contacts, book: Any) -
 
 
 def test_an_import_and_a_live_edit_do_not_lose_each_others_changes(
-    contacts: Contacts, book: Any, database: Any, dsn: str
+    contacts: Contacts, book: Any, database: Any
 ) -> None:
-    book.add(PHONE, name="Ana")
-    path = book.file("phone,email", f"{PHONE},ana@example.org")
-    with psycopg.connect(dsn) as editor:
-        editor.execute("SELECT FROM pgsync_modules.contact WHERE phone = %s FOR UPDATE", [PHONE])
-        with ThreadPoolExecutor(1) as pool:
+    book.add(PHONE, name="Ana", tags=["vip"])
+    path = book.file("phone,email,tags", f"{PHONE},ana@example.org,imported")
+
+    def waits() -> Any:
+        return database.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+            " AND cardinality(pg_blocking_pids(pid)) > 0"
+        ).fetchone()
+
+    with ThreadPoolExecutor(1) as pool:
+        # What an app does: it reads, thinks, and writes what it made of it.
+        with contacts.editing(book.workspace, PHONE) as contact:
             running = pool.submit(contacts.contact_import, workspace_id=book.workspace, path=path)
-            eventually(
-                lambda: database.execute(
-                    "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                    " AND datname = current_database() AND query LIKE '%FOR UPDATE%'"
+            eventually(lambda: waits() or running.done(), within=60)
+            contact.tags = [*contact.tags, "edited"]
+            contact.name = "Ana Maria"
+        running.result(60)
+    found = book.all()[PHONE]
+    assert (found.name, found.email) == ("Ana Maria", "ana@example.org")
+    assert found.tags == ["vip", "edited", "imported"]
+
+
+def test_an_edit_waits_for_an_import_and_sees_what_it_brought(
+    contacts: Contacts, book: Any, database: Any, sessions: Any
+) -> None:
+    book.add(PHONE, tags=["vip"])
+
+    def edit() -> None:
+        with contacts.editing(book.workspace, PHONE) as contact:
+            contact.tags = [*contact.tags, "edited"]
+
+    with sessions.begin() as session, ThreadPoolExecutor(1) as pool:
+        staging = Staging(session, book.workspace)
+        turns = staging.add([ContactRow(2, PHONE, tags=("imported",))])
+        staging.finish()
+        merge_staged(session, 0, book.workspace, "people.csv", "fill", turns)
+        running = pool.submit(edit)
+        eventually(
+            lambda: (
+                database.execute(
+                    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND cardinality(pg_blocking_pids(pid)) > 0"
                 ).fetchone()
-            )
-            editor.execute(
-                "UPDATE pgsync_modules.contact SET name = 'Ana Maria' WHERE phone = %s", [PHONE]
-            )
-            editor.commit()
-            running.result(30)
-    contact = book.all()[PHONE]
-    assert (contact.name, contact.email) == ("Ana Maria", "ana@example.org")
+                or running.done()
+            ),
+            within=60,
+        )
+        session.commit()
+        running.result(60)
+    assert book.all()[PHONE].tags == ["vip", "imported", "edited"]
 
 
 def test_a_file_that_cannot_be_read_changes_nothing(

@@ -1,0 +1,117 @@
+"""What a person consented to: as a file says it, and opt-ins and opt-outs one by one.
+
+Each change is an event in ``pgsync_modules.contact_event``, which the database writes itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from pgsync.errors import InvalidArgument
+
+__all__ = ["Consent", "ConsentChange", "opt_in", "opt_out", "read_consent"]
+
+_YES = frozenset(("yes", "y", "true", "1", "x", "on", "opted in", "opted_in", "granted"))
+_NO = frozenset(("no", "n", "false", "0", "off", "opted out", "opted_out", "denied", "withdrawn"))
+
+_OPT_OUT = text("""
+SELECT contact_id, status, opted_out_at AS at, changed
+FROM pgsync_modules.opt_out(
+    :workspace_id, :phone, :source, :evidence, coalesce(:at, clock_timestamp()))
+""")
+_OPT_IN = text("""
+SELECT contact_id, status, opted_in_at AS at, changed
+FROM pgsync_modules.opt_in(
+    :workspace_id, :phone, :source, :evidence, coalesce(:at, clock_timestamp()))
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What a row of a file says; ``at``, in UTC, and the rest where it says so."""
+
+    opted_in: bool
+    at: datetime | None = None
+    source: str | None = None
+    evidence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentChange:
+    """What an opt-in or opt-out did; ``changed`` is False where it came too late to matter."""
+
+    contact_id: int
+    status: str
+    at: datetime | None
+    changed: bool
+
+
+def read_consent(
+    word: str | None, at: str | None, source: str | None, evidence: str | None
+) -> Consent | None:
+    """The consent that a row's cells tell of; None where the first is neither a yes nor a no."""
+    said = word.casefold() if word else ""
+    if said not in _YES and said not in _NO:
+        return None
+    return Consent(said in _YES, _moment(at), source, evidence)
+
+
+def _moment(cell: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(cell) if cell else None
+    except ValueError:
+        return None
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def opt_out(
+    session: Session,
+    workspace_id: int,
+    phone: str,
+    *,
+    source: str,
+    evidence: str | None = None,
+    at: datetime | None = None,
+) -> ConsentChange:
+    """Record that a person (a number in E.164) opted out, at ``at`` or now.
+
+    Whoever is no contact becomes one. The first opt-out stands; a blocked contact stays blocked.
+    """
+    given = {"source": source, "evidence": evidence, "at": at}
+    row = session.execute(_OPT_OUT, {"workspace_id": workspace_id, "phone": phone, **given}).one()
+    return ConsentChange(*row)
+
+
+def opt_in(
+    session: Session,
+    workspace_id: int,
+    phone: str,
+    *,
+    source: str,
+    evidence: str,
+    at: datetime | None = None,
+) -> ConsentChange:
+    """Record that a person (a number in E.164) opted in, at ``at`` or now, and how that is known.
+
+    This alone ends an opt-out, and only one that is older.
+
+    Raises:
+        InvalidArgument: if the source or the evidence is blank.
+    """
+    given = {"source": source, "evidence": evidence, "at": at}
+    try:
+        row = session.execute(
+            _OPT_IN, {"workspace_id": workspace_id, "phone": phone, **given}
+        ).one()
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != "22023":
+            raise
+        raise InvalidArgument(str(error.orig).splitlines()[0]) from None
+    return ConsentChange(*row)

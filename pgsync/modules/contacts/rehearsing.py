@@ -1,0 +1,95 @@
+"""What an import would do, counted against the contacts as they are, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from pgsync.errors import InvalidArgument
+from pgsync.modules.contacts.errors import ERRORS_SHOWN
+from pgsync.modules.contacts.headers import find_columns
+from pgsync.modules.contacts.importing import ImportSettings
+from pgsync.modules.contacts.merging import count_staged
+from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
+from pgsync.modules.contacts.staging import Staging
+from pgsync.modules.contacts.tables import Bounds, Table, open_table
+from pgsync.modules.models import Workspace
+
+__all__ = ["rehearse"]
+
+_CHUNK = 10_000
+
+
+def rehearse(
+    sessions: sessionmaker[Session],
+    workspace_id: int,
+    path: Path,
+    settings: ImportSettings,
+    first: int = 5,
+    bounds: Bounds | None = None,
+) -> dict[str, Any]:
+    """Read the whole file and count as an import would; its first rows as they would become.
+
+    The rows are staged in a transaction that is taken back. Others may write contacts meanwhile;
+    only merges of contacts wait for it.
+
+    Raises:
+        ContactFileError: if the file as a whole cannot be read.
+        InvalidArgument: if the workspace is not there.
+    """
+    seen: list[ContactRow] = []
+    errors: list[str] = []
+    rejected = 0
+    with sessions() as session, open_table(path, bounds) as table:
+        workspace = session.get(Workspace, workspace_id)
+        if workspace is None:
+            raise InvalidArgument(f"there is no workspace {workspace_id}")
+        region = settings.region or workspace.default_region
+        staging = Staging(session, workspace_id)
+        for chunk in _chunks(table, region, settings):
+            rows = [row for row in chunk if isinstance(row, ContactRow)]
+            rejects = [row for row in chunk if isinstance(row, Reject)]
+            staging.add(rows)
+            seen += rows[: first - len(seen)] if len(seen) < first else []
+            errors += [row.message for row in rejects[: ERRORS_SHOWN - len(errors)]]
+            rejected += len(rejects)
+        counts = count_staged(session, workspace_id, settings.on_duplicate)
+        session.rollback()
+    columns = find_columns(table.headers, settings.mapping)
+    rows_read = counts["imported"] + counts["updated"] + counts["duplicates"] + rejected
+    return {
+        "format": table.format,
+        "region": region,
+        "fields": {
+            field: [table.headers[index] for index in indexes]
+            for field, indexes in columns.by_field().items()
+        },
+        "others": [table.headers[index] for index in columns.others],
+        "rows": rows_read,
+        **counts,
+        "rejected": rejected,
+        "errors": errors,
+        "first": [_shown(row) for row in seen],
+    }
+
+
+def _chunks(
+    table: Table, region: str, settings: ImportSettings
+) -> Iterator[list[ContactRow | Reject]]:
+    contacts = read_contacts(table, region, settings.mapping, keep_others=settings.keep_others)
+    while chunk := list(islice(contacts, _CHUNK)):
+        yield chunk
+
+
+def _shown(row: ContactRow) -> dict[str, Any]:
+    """The row as JSON, without what it does not say."""
+    facts = asdict(row) | {"tags": list(row.tags), "consent": None}
+    if row.consent is not None:
+        at = row.consent.at.isoformat() if row.consent.at else None
+        facts["consent"] = asdict(row.consent) | {"at": at}
+    return {name: value for name, value in facts.items() if value}
