@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -45,8 +46,10 @@ class CampaignSettings:
     workers: int = 2
     pause: float = 3.0
     rate: int = 40
-    kills: int = 1
-    """The least; kills go on until all are sent."""
+    restart_at: float = 0.5
+    """The server restarts when less than this share of the recipients is left."""
+    kills: int | None = None
+    """So many, and then the rest is sent in peace; None goes on until nearly all are sent."""
 
 
 def run(settings: CampaignSettings) -> Report:
@@ -77,7 +80,10 @@ def run(settings: CampaignSettings) -> Report:
             finally:
                 crew.stop(within=30)
             report.violations += [f"a worker died: {death}" for death in crew.died]
-            _work_off(platform, server.dsn, campaign)
+            try:
+                _work_off(platform, server.dsn, campaign)
+            except AssertionError as error:
+                report.violations.append(f"it did not come to its end: {error!r}")
             report.figures = {
                 "recipients": settings.recipients,
                 "seconds": round(time.monotonic() - began),
@@ -138,21 +144,32 @@ def _blow(
     """Kill a worker every few seconds until nearly all is sent; restart the server half way."""
     rng = random.Random(f"{settings.seed}.kills")
     left = before = settings.recipients
-    moved = time.monotonic()
     # Those who wait for their time are the last.
-    while left > 0.03 * settings.recipients or report.faults["kill a worker"] < settings.kills:
+    while left > 0.03 * settings.recipients and (
+        settings.kills is None or report.faults["kill a worker"] < settings.kills
+    ):
         time.sleep(rng.uniform(0.7, 1.3) * settings.pause)
-        left = _states(server.dsn).get("pending", 0)
-        if left < before:
-            before, moved = left, time.monotonic()
-        assert time.monotonic() - moved < 60, f"nothing was sent for a minute, with {left} left"
-        if left < settings.recipients / 2 and not report.faults["restart the server"]:
+        # Who is killed has sent something first: on a busy machine a process takes long to begin.
+        eventually(partial(_fewer_pending, server.dsn, before), within=180)
+        left = before = _pending(server.dsn)
+        if (
+            left < settings.recipients * settings.restart_at
+            and not report.faults["restart the server"]
+        ):
             _restart(server)
             report.faults["restart the server"] += 1
         else:
             crew.kill(int(rng.random() * crew.count))
             report.faults["kill a worker"] += 1
         report.faults["throttled"] = _throttled(graph)
+
+
+def _pending(dsn: str) -> int:
+    return _states(dsn).get("pending", 0)
+
+
+def _fewer_pending(dsn: str, before: int) -> bool:
+    return not before or _pending(dsn) < before
 
 
 def _throttled(graph: GraphStandin) -> int:
@@ -178,11 +195,15 @@ def _work_off(platform: Platform, dsn: str, campaign: int) -> None:
                 "UPDATE pgsync_modules.campaign_recipient SET lease_until = now()"
                 " WHERE state = 'sending'"
             )
+            connection.execute(
+                "UPDATE pgsync_modules.campaign_recipient SET send_after = now()"
+                " WHERE state = 'pending' AND send_after > now()"
+            )
             connection.execute("UPDATE pgsync.job_scheduled SET run_at = now()")
             platform.sync.run_worker(queues=["campaigns"], drain=True)
             return platform.broadcasts.campaigns.state_of(campaign) == "completed"
 
-        eventually(over, within=120)
+        eventually(over, within=600)
 
 
 def _settle(platform: Platform, graph: GraphStandin, dsn: str) -> dict[str, object]:

@@ -33,6 +33,8 @@ __all__ = ["Broadcasts"]
 logger = logging.getLogger("pgsync.modules.broadcasts")
 
 _AWAY_SECONDS = 5.0
+_PATIENCE = 0.5
+"""Seconds that a claimed recipient waits for the connection's budget; then it is pending again."""
 
 
 class Broadcasts:
@@ -193,7 +195,8 @@ class Broadcasts:
         lost = recipients.expire()
         if lost:
             op.note("lost", recipients=lost)
-        pace = Pace(self._sync, self._caps, campaign, connection)
+        budget = self.whatsapp.connections.budget(connection)
+        pace = Pace(self._sync, self._caps, campaign, connection, budget)
         resume_in = None
         try:
             sender = self._sender(campaign, pace)
@@ -223,7 +226,7 @@ class Broadcasts:
     def _sender(self, campaign: Campaign, pace: Pace) -> Sender:
         connection = self.whatsapp.connections.find(campaign.connection_id)
         filling = self._filling(campaign)
-        graph = self.whatsapp.connections.graph(connection)
+        graph = self.whatsapp.connections.graph(connection, patience=_PATIENCE)
         return Sender(graph, campaign, filling, connection.phone_number_id, pace)
 
     def _filling(self, campaign: Campaign) -> Filling:

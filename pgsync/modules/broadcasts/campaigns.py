@@ -38,7 +38,7 @@ _RETRY_FAILED = text(
     """
     UPDATE pgsync_modules.campaign_recipient AS r
     SET state = 'pending', error = NULL, error_code = NULL, failed_at = NULL, message_id = NULL,
-        send_after = NULL
+        send_after = NULL, failures = 0
     WHERE r.campaign_id = :campaign_id AND r.state = 'failed'
       AND r.error_code IS DISTINCT FROM 131050
     """

@@ -55,6 +55,7 @@ class CampaignRecipient(Base):
     parameters: Mapped[list[Any] | dict[str, Any]] = mapped_column(JSONB, default=list)
     state: Mapped[str] = mapped_column(default="pending")
     attempt: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
     send_after: Mapped[datetime | None]
     lease_until: Mapped[datetime | None]
     message_id: Mapped[str | None]

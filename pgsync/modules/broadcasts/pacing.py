@@ -1,7 +1,8 @@
 """How fast campaigns send: caps that are shared by all of a tenant, a connection, a number.
 
 Permits are taken before recipients are claimed: what waits for a permit is pending, not claimed, so
-that it can be paused and a crash does not make it unknown.
+that it can be paused and a crash does not make it unknown. The same holds where the API asked all
+calls of the connection to wait.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pgsync.coordinator import Coordinator
 from pgsync.limits import Decision, Limit, Limiter, SlidingWindow, TokenBucket
 from pgsync.modules.broadcasts.models import Campaign
 from pgsync.modules.models import Connection
+from pgsync.modules.whatsapp.connections import Budget
 
 __all__ = ["UNCAPPED", "Caps", "Pace"]
 
@@ -45,8 +47,14 @@ class Pace:
     """The permits of one campaign's dispatcher."""
 
     def __init__(
-        self, sync: Coordinator, caps: Caps, campaign: Campaign, connection: Connection
+        self,
+        sync: Coordinator,
+        caps: Caps,
+        campaign: Campaign,
+        connection: Connection,
+        budget: Budget,
     ) -> None:
+        self._budget = budget
         delay = None if campaign.send_delay is None else Limit(1, per=campaign.send_delay)
         # The narrowest first: what it refuses is not taken from the others.
         shared = (
@@ -67,6 +75,13 @@ class Pace:
         """Take permits for up to ``wanted`` messages, of all caps, and say for how many."""
         self.wait = 0.0
         self._taken = []
+        # Each call takes from the budget itself: here it is only looked at, so that nobody is
+        # claimed while all calls must wait.
+        calls = self._budget.left()
+        if not calls:
+            self.wait = max(calls.retry_after, 0.001)
+            return 0
+        wanted = min(wanted, calls.remaining)
         for limiter, key in self._shared:
             decision = limiter.hit(key, cost=min(wanted, limiter.limits[0].most))
             if not decision and 0 < decision.remaining < wanted:

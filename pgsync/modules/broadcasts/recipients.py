@@ -45,7 +45,7 @@ _CLAIM = text(
         error = CASE WHEN p.opted_out THEN 'opted out' END,
         lease_until = CASE WHEN NOT p.opted_out THEN clock_timestamp() + :lease END
     FROM picked AS p WHERE r.id = p.id
-    RETURNING r.id, r.phone, r.parameters, r.attempt, r.state
+    RETURNING r.id, r.phone, r.parameters, r.attempt, r.failures, r.state
     """
 )
 
@@ -66,6 +66,7 @@ _NOT_SENT = text(
     """
     UPDATE pgsync_modules.campaign_recipient
     SET state = CAST(:state AS text), error_code = :code, error = :error, lease_until = NULL,
+        failures = failures + CAST(:counts AS integer),
         send_after = CASE WHEN CAST(:state AS text) = 'pending' THEN clock_timestamp() + :wait END,
         failed_at = CASE WHEN CAST(:state AS text) = 'failed' THEN clock_timestamp() END
     FROM set_config('synchronous_commit', 'off', true) AS quick
@@ -153,6 +154,7 @@ class Claim:
     phone: str
     parameters: list[Any] | dict[str, Any]
     attempt: int
+    failures: int = 0
 
 
 class Recipients:
@@ -186,7 +188,7 @@ class Recipients:
                 left = self._quota.left(session) if self._quota is not None else None
                 most = batch if left is None else min(batch, left)
                 rows = session.execute(_CLAIM, {**parameters, "batch": most}).all()
-                claimed = [Claim(*row[:4]) for row in rows if row.state == "sending"]
+                claimed = [Claim(*row[:5]) for row in rows if row.state == "sending"]
                 if self._quota is not None:
                     self._quota.add(session, [claim.phone for claim in claimed])
             skipped += len(rows) - len(claimed)
@@ -219,8 +221,12 @@ class Recipients:
         error: str,
         code: int | None = None,
         wait: float = 0.0,
+        counts: bool = False,
     ) -> None:
-        """Record ``failed``, ``unknown``, or ``pending`` again after ``wait`` seconds."""
+        """Record ``failed``, ``unknown``, or ``pending`` again after ``wait`` seconds.
+
+        ``counts`` where the error speaks against this recipient, and not against all.
+        """
         parameters: dict[str, Any] = {
             "id": claim.id,
             "attempt": claim.attempt,
@@ -228,6 +234,7 @@ class Recipients:
             "code": code,
             "error": error[:1000],
             "wait": timedelta(seconds=wait),
+            "counts": counts,
         }
         self._record(_NOT_SENT, parameters)
 

@@ -15,7 +15,7 @@ from pgsync.modules.whatsapp.graph import GraphClient
 
 __all__ = ["Sender", "Verdict", "callback_data"]
 
-_MOST_ATTEMPTS = 10
+_MOST_FAILURES = 10
 _BACK_OFF = 5.0
 
 _STOPPING = frozenset(
@@ -101,16 +101,20 @@ class Sender:
         if answer is Answer.SUPPRESS_CONTACT:
             recipients.suppress(claim)
         # That all must wait says nothing against this recipient, however often it happens.
-        tired = claim.attempt >= _MOST_ATTEMPTS and answer not in _WAITING
+        counts = answer not in _WAITING
+        failures = claim.failures + counts
+        tired = counts and failures >= _MOST_FAILURES
         state = "failed" if answer in _FINAL or tired else "pending"
-        wait = _wait(answer, claim.attempt, error.retry_after)
-        recipients.not_sent(claim, state, error=str(error), code=error.code, wait=wait)
+        wait = _wait(answer, max(failures, 1), error.retry_after)
+        recipients.not_sent(
+            claim, state, error=str(error), code=error.code, wait=wait, counts=counts
+        )
         return Verdict(state)
 
 
-def _wait(answer: Answer, attempt: int, retry_after: float | None) -> float:
+def _wait(answer: Answer, failures: int, retry_after: float | None) -> float:
     if answer is Answer.RETRY_RECIPIENT_LATER:
-        return max(pair_delay(attempt), retry_after or 0.0)
+        return max(pair_delay(failures), retry_after or 0.0)
     if retry_after is not None:
         return retry_after
-    return float(min(_BACK_OFF * 2.0 ** (attempt - 1), 3600.0))
+    return float(min(_BACK_OFF * 2.0 ** (failures - 1), 3600.0))

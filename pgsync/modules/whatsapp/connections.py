@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
 from pgsync.errors import PgsyncError
-from pgsync.limits import Limit
+from pgsync.limits import Decision, Limit, Limiter
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp.graph import GraphClient
 
-__all__ = ["ConnectionDisabled", "Connections", "UnknownConnection"]
+__all__ = ["Budget", "ConnectionDisabled", "Connections", "UnknownConnection"]
 
 logger = logging.getLogger("pgsync.modules.whatsapp")
 
@@ -29,6 +30,30 @@ class UnknownConnection(PgsyncError):
 
 class ConnectionDisabled(PgsyncError):
     """The connection makes no calls, since its token or its rights were refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The calls that a connection may make, which all modules and workers share."""
+
+    limiter: Limiter
+    key: str
+
+    def left(self) -> Decision:
+        """How many calls are left now, and when there are more; takes none."""
+        return self.limiter.peek(self.key)
+
+    def take(self, patience: float) -> None:
+        """Take a call, waiting for it at most so many seconds.
+
+        Raises:
+            RateLimited: as soon as it is known that the wait is too long.
+        """
+        self.limiter.acquire(self.key, timeout=patience)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody call for so long."""
+        self.limiter.penalize(self.key, seconds, reason="the Graph API asked to wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +83,7 @@ class Connections:
         self._graph_url = graph_url
         self._graph_version = graph_version
         self._patience = patience
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[tuple[int, float], _Client] = {}
         self._mutex = threading.Lock()
 
     def find(self, connection_id: int) -> Connection:
@@ -79,15 +104,25 @@ class Connections:
             )
         return connection
 
-    def graph(self, connection: Connection) -> GraphClient:
-        """The client of a connection; kept, so that its HTTP connections are used again."""
+    def graph(self, connection: Connection, patience: float | None = None) -> GraphClient:
+        """The client of a connection; kept, so that its HTTP connections are used again.
+
+        ``patience`` is how long its calls wait for a permit, where not as those of all clients.
+        """
+        patience = self._patience if patience is None else patience
         key = (connection.token, connection.calls_per_minute)
         with self._mutex:
-            known = self._clients.get(connection.id)
+            known = self._clients.get((connection.id, patience))
             if known is None or (known.token, known.calls_per_minute) != key:
-                known = _Client(*key, self._new_client(connection))
-                self._clients[connection.id] = known
+                known = _Client(*key, self._new_client(connection, patience))
+                self._clients[connection.id, patience] = known
             return known.graph
+
+    def budget(self, connection: Connection) -> Budget:
+        """The connection's calls a minute."""
+        # The name and key are the same in every process, and so the budget is one.
+        limiter = self._sync.limiter("graph", Limit(connection.calls_per_minute, per=_MINUTE))
+        return Budget(limiter, f"connection:{connection.id}")
 
     def disable(self, connection_id: int, reason: str) -> None:
         """Let the connection make no more calls, and alert."""
@@ -99,21 +134,12 @@ class Connections:
                 .values(disabled_at=func.clock_timestamp(), disabled_reason=reason)
             )
 
-    def _new_client(self, connection: Connection) -> GraphClient:
-        # The name and key are the same in every process, and so the budget is one.
-        limiter = self._sync.limiter("graph", Limit(connection.calls_per_minute, per=_MINUTE))
-        key = f"connection:{connection.id}"
-
-        def take_permit() -> None:
-            limiter.acquire(key, timeout=self._patience)
-
-        def pause_everybody(seconds: float) -> None:
-            limiter.penalize(key, seconds, reason="the Graph API asked to wait")
-
+    def _new_client(self, connection: Connection, patience: float) -> GraphClient:
+        budget = self.budget(connection)
         return GraphClient(
             token=connection.token,
             base_url=self._graph_url,
             version=self._graph_version,
-            before_call=take_permit,
-            on_throttle=pause_everybody,
+            before_call=partial(budget.take, patience),
+            on_throttle=budget.pause,
         )

@@ -214,3 +214,43 @@ def test_an_error_of_the_database_after_acceptance_sends_nothing_again(
     assert max(standin.log.accepted.values()) == 1
     assert len(standin.log.accepted) == 10
     assert broadcasts.campaigns.state_of(campaign) == "completed"
+
+
+def test_while_all_calls_must_wait_nobody_is_claimed(
+    sync: Coordinator,
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    connection: Connection,
+    standin: GraphStandin,
+    database: Any,
+) -> None:
+    campaign = new_campaign(3)
+    broadcasts.campaigns.schedule(campaign)
+    budget = broadcasts.whatsapp.connections.budget(connection)
+    budget.pause(3600)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    attempts = database.execute(
+        "SELECT state, attempt, count(*) FROM pgsync_modules.campaign_recipient GROUP BY 1, 2"
+    ).fetchall()
+    assert attempts == [("pending", 0, 3)]
+    (again,) = database.execute("SELECT run_at > now() + interval '59 min' FROM pgsync.jobs")
+    assert again == (True,)
+    budget.limiter.clear(budget.key)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    assert len(standin.log.accepted) == 3
+
+
+def test_that_all_had_to_wait_counts_nothing_against_a_recipient(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(1)
+    broadcasts.campaigns.schedule(campaign)
+    database.execute("UPDATE pgsync_modules.campaign_recipient SET attempt = 30, failures = 8")
+    for code in (131057, 131057):
+        standin.inject("error", code=code, path="messages")
+    broadcasts.campaign_sending(campaign_id=campaign)
+    found = "SELECT state, attempt, failures FROM pgsync_modules.campaign_recipient"
+    assert database.execute(found).fetchone() == ("pending", 31, 9)
+    _make_due(database)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    assert database.execute(found).fetchone() == ("failed", 32, 10)

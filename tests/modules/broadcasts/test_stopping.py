@@ -74,11 +74,12 @@ def test_few_failures_pause_nothing(
     broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
 ) -> None:
     campaign = new_campaign(50)
-    for number in range(0, 50, 10):
+    # So far apart that never four are among the first twenty: sixteen are under way at once.
+    for number in range(0, 50, 15):
         standin.inject("error", to=f"+4915112{number:06d}", path="messages", code=131026)
     broadcasts.campaigns.schedule(campaign)
     assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
-    assert _count(database, "failed") == 5
+    assert _count(database, "failed") == 4
 
 
 @pytest.mark.parametrize("event", ["PAUSED", "DISABLED"])
