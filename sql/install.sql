@@ -245,6 +245,7 @@ BEGIN;
 \ir api/4_workers_slots.sql
 \ir api/4_workers_tenants.sql
 \ir api/4_workers_together.sql
+\ir api/5_queue_edit.sql
 \ir api/5_queue_explain.sql
 \ir api/5_queue_find.sql
 \ir api/5_queue_views.sql
@@ -257,7 +258,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '1f381893c0065d12efcafd8b7bae8cbb2ea8b6b2ae3a1a4ec83775f09f51d128')
+VALUES ('api', 0, '0.1.0', 'e61e12c4f997102a8723f4579d05b7364dac0bbe4178f0c31a7b5d3d8dd92072')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

@@ -5,19 +5,39 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Protocol, runtime_checkable
 
 import psycopg
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from pgsync.dashboard.filters import JobFilter
+from pgsync.dashboard.job_forms import AddJob, EditJob
 from pgsync.dashboard.reading import Read
 
-__all__ = ["ACTIONS", "Action", "perform"]
+__all__ = ["ACTIONS", "Action", "Again", "Performs", "perform"]
 
 _MOST_IDS = 1000
 _MOST = 2**31 - 1
+
+
+class Performs(Protocol):
+    """Something that a form can have done."""
+
+    async def perform(self, read: Read, form: FormData, by: str) -> str:
+        """Do it, in the transaction of ``read``, and return what to tell."""
+        ...
+
+
+@runtime_checkable
+class Again(Performs, Protocol):
+    """An action whose form fills a page, ``again``, which is shown once more if it is wrong."""
+
+    again: str
+
+    async def show(self, read: Read, form: FormData, /) -> dict[str, Any]:
+        """What that page needs besides the form's fields."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +47,13 @@ class Action:
     query: LiteralString
     parameters: Callable[[FormData], dict[str, Any]]
     said: Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+
+    async def perform(self, read: Read, form: FormData, by: str) -> str:
+        """Make the call, and return what to tell."""
+        given = {**self.parameters(form), "by": by}
+        row = await read.row(self.query, given)
+        assert row is not None
+        return self.said(given, row)
 
 
 def _named(form: FormData) -> dict[str, Any]:
@@ -99,7 +126,9 @@ def _of_jobs(done: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]
     return say
 
 
-ACTIONS: Mapping[tuple[str, str], Action] = {
+ACTIONS: Mapping[tuple[str, str], Performs] = {
+    ("jobs", "add"): AddJob(),
+    ("jobs", "edit"): EditJob(),
     ("jobs", "retry"): Action(
         "SELECT * FROM pgsync.retry_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
         _chosen,
@@ -167,16 +196,13 @@ ACTIONS: Mapping[tuple[str, str], Action] = {
 }
 
 
-async def perform(read: Read, action: Action, form: FormData, by: str) -> str:
+async def perform(read: Read, action: Performs, form: FormData, by: str) -> str:
     """Do it, in the transaction of ``read``, and return what to tell.
 
     Raises:
         HTTPException: where the form says nothing that could be done.
     """
-    given = {**action.parameters(form), "by": by}
     try:
-        row = await read.row(action.query, given)
+        return await action.perform(read, form, by)
     except psycopg.errors.DataError as error:
         raise HTTPException(400, error.diag.message_primary or "that cannot be") from None
-    assert row is not None
-    return action.said(given, row)

@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from pgsync.coordinator import AsyncCoordinator
 from pgsync.daemon.metrics import CONTENT_TYPE, check_metrics, read_metrics, render_metrics
 from pgsync.dashboard.access import Access, SecurityHeaders, Session
-from pgsync.dashboard.actions import ACTIONS, perform
+from pgsync.dashboard.actions import ACTIONS, Again, perform
 from pgsync.dashboard.api import ENDPOINTS, Endpoint, read_rows
 from pgsync.dashboard.indicator import indicator_tag, read_indicator
 from pgsync.dashboard.live import LiveStreams, wants_events
@@ -153,8 +153,13 @@ class _Dashboard:
         action = ACTIONS.get((request.path_params["subject"], request.path_params["action"]))
         if action is None:
             raise HTTPException(404, "there is no such action")
-        async with acting(self._database) as read:
-            said = await perform(read, action, form, session.name)
+        try:
+            async with acting(self._database) as read:
+                said = await perform(read, action, form, session.name)
+        except HTTPException as error:
+            if isinstance(action, Again):
+                return await self._form_again(request, session, action, form, error)
+            raise
         response = RedirectResponse(_back(request, form.get("back")), status_code=303)
         body = base64.urlsafe_b64encode(said.encode()).decode()
         response.set_cookie(
@@ -167,6 +172,27 @@ class _Dashboard:
             path=_root(request),
         )
         return response
+
+    async def _form_again(
+        self,
+        request: Request,
+        session: Session,
+        action: Again,
+        form: FormData,
+        error: HTTPException,
+    ) -> Response:
+        """The page of a form that was refused, with all that was typed and why."""
+        async with reading(self._database) as read:
+            context = await action.show(read, form)
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        page = next(page for page in PAGES if page.name == action.again)
+        return self._templates.response(
+            request,
+            page.name,
+            {**context, "page": page, "fields": fields, "wrong": error.detail},
+            session=session,
+            status=error.status_code,
+        )
 
     async def _own_form(self, request: Request) -> tuple[Session, FormData]:
         session = self._access.session(request)

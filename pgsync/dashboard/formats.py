@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from pgsync.dashboard.exact import write_exact
 from pgsync.dashboard.masking import masked_text, masked_value
 from pgsync.queues.carried import without_carried
 
@@ -63,19 +63,19 @@ def ago(value: datetime | None) -> str:
 
 def number(value: int | None, most: int | None = None) -> str:
     """A count with thousands apart, and a plus where the counting ended at ``most``."""
-    if value is None:
-        return ""
+    if value is None or isinstance(value, str):
+        return value or ""
     return f"{value:,}" + ("+" if most is not None and value >= most else "")
 
 
 def pretty(value: Any) -> str:
     """JSON over several lines, with what is secret in it hidden."""
-    return json.dumps(masked_value(value), indent=2, ensure_ascii=False)
+    return write_exact(masked_value(value), indent=2)
 
 
 def compact(value: Any, most: int = 120) -> str:
     """JSON on one line, cut, with what is secret in it hidden."""
-    text = json.dumps(masked_value(value), ensure_ascii=False)
+    text = write_exact(masked_value(value))
     return text if len(text) <= most else f"{text[:most]}…"
 
 

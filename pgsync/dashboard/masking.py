@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["HIDDEN", "is_secret", "masked_text", "masked_value"]
+__all__ = ["HIDDEN", "is_secret", "masked_text", "masked_value", "unmasked"]
 
 HIDDEN = "•••"
 
@@ -37,7 +37,27 @@ def masked_value(value: Any) -> Any:
         }
     if isinstance(value, list):
         return [masked_value(each) for each in value]
-    return masked_text(value) if isinstance(value, str) else value
+    # Not a number that is kept as its text.
+    return masked_text(value) if type(value) is str else value
+
+
+def unmasked(value: Any, original: Any) -> Any:
+    """A value that was edited as :func:`masked_value` shows it, with what it hides put back."""
+    if value == masked_value(original):
+        return original
+    if isinstance(value, dict) and isinstance(original, dict):
+        return {
+            key: original[key]
+            if key in original and is_secret(key) and each == HIDDEN
+            else unmasked(each, original.get(key))
+            for key, each in value.items()
+        }
+    if isinstance(value, list) and isinstance(original, list):
+        return [
+            unmasked(each, original[n] if n < len(original) else None)
+            for n, each in enumerate(value)
+        ]
+    return value
 
 
 def masked_text(text: str) -> str:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pgsync.dashboard.filters import JobFilter
+from pgsync.dashboard.job_forms import read_edit_job, read_new_job
 from pgsync.dashboard.panels import PANELS, read_panel
 from pgsync.dashboard.queue_page import read_queue
 from pgsync.dashboard.reading import MOST_COUNTED, Read
@@ -269,6 +270,8 @@ PAGES = (
     _list_page("audit", "a"),
     Page("confirm", "/jobs/confirm", "Confirm", _confirm),
     Page("queue", "/queues/one", "Queue", read_queue),
+    Page("new_job", "/jobs/new", "New job", read_new_job),
+    Page("edit_job", "/jobs/{id:int}/edit", "Edit job", read_edit_job),
     Page("job", "/jobs/{id:int}", "Job", _job),
     Page("operation", "/operations/{id:int}", "Operation", _operation),
 )

@@ -9,6 +9,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
+from pgsync.dashboard.exact import ExactLoader
 from pgsync.database.pool import AsyncDatabase
 
 __all__ = ["MOST_COUNTED", "Read", "acting", "reading"]
@@ -61,6 +62,7 @@ async def _transaction(
         connection.transaction(),
         connection.cursor(row_factory=dict_row) as cursor,
     ):
+        cursor.adapters.register_loader("jsonb", ExactLoader)
         # Settings of the transaction, not of the session, so that it works behind a pooler too.
         await cursor.execute(
             "SELECT set_config('statement_timeout', %s, true),"

@@ -236,6 +236,35 @@ def test_a_queues_limit_is_edited_live(page: Page, sync: Coordinator, database: 
     photograph(page, "queue-limited")
 
 
+def test_a_waiting_job_is_edited_and_another_like_it_added(
+    page: Page, database: Any, url: str
+) -> None:
+    said: list[str] = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    job = enqueue(database, "send", to="ada", note=HOSTILE, **{"pgsync:tags": [HOSTILE]})[0]
+    page.goto(f"{url}/jobs/{job}")
+    page.get_by_role("link", name="Edit…").click()
+    field = page.get_by_label("Arguments")
+    expect(field).to_contain_text("ada")
+    field.fill(field.input_value().replace('"ada"', '"bob"'))
+    page.get_by_label("Priority").fill("7")
+    page.get_by_label("Due, in UTC").fill("2999-01-01T08:00:00")
+    photograph(page, "job-edit")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status")).to_have_text(f"Job {job} was changed.")
+    expect(page.locator(".head .badge")).to_have_text("scheduled")
+    page.get_by_role("link", name="One more like it…").click()
+    page.get_by_label("Task").fill("other")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.get_by_role("status")).to_have_text(f"Enqueued job {job + 1}.")
+    rows = database.execute("SELECT task, args ->> 'to', priority FROM pgsync.jobs ORDER BY id")
+    assert rows.fetchall() == [("send", "bob", 7), ("other", "bob", 7)]
+    for place in ("jobs", f"jobs/{job}", f"jobs/{job}/edit"):
+        page.goto(f"{url}/{place}")
+        assert page.locator("#live img, #live script, main img, main script").count() == 0
+    assert said == []
+
+
 def test_paused_a_page_stands_still_until_it_goes_on(page: Page, database: Any) -> None:
     page.get_by_role("link", name="Jobs", exact=True).click()
     expect(page.locator("#pause.fresh")).to_be_visible()

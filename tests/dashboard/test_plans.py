@@ -43,6 +43,8 @@ _PLACES = {
     "job": ("", {"id": MANY + 100}),
     "operation": ("", {"id": MANY}),
     "queue": ("name=mail", {}),
+    "new_job": ("like=7", {}),
+    "edit_job": ("", {"id": 7}),
 }
 
 

@@ -1,0 +1,183 @@
+"""Adding a job and changing one that waits: what their forms show, say, and do."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from pgsync.dashboard.exact import read_exact, write_exact
+from pgsync.dashboard.masking import HIDDEN, masked_value, unmasked
+from pgsync.dashboard.reading import Read
+from pgsync.queues import STATES
+
+__all__ = ["AddJob", "EditJob", "read_edit_job", "read_new_job"]
+
+_WAITING = STATES[:4]
+_FIND = """
+SELECT j.id, j.task, j.queue, j.state, j.args, j.args::text AS args_text, j.priority, j.run_at
+FROM pgsync.all_jobs AS j WHERE j.id = %(id)s::bigint
+"""
+_QUEUES = """
+SELECT q.name FROM pgsync.queue AS q UNION SELECT d.queue FROM pgsync.queue_depth AS d
+WHERE d.at = (SELECT max(l.at) FROM pgsync.queue_depth AS l) ORDER BY 1 LIMIT 200
+"""
+
+
+async def read_new_job(read: Read, request: Request) -> dict[str, Any]:
+    """An empty form; or one with the task, the queue and the arguments of the job ``like``."""
+    fields = {"task": "", "queue": "default", "args": "{}", "priority": "0", "max_attempts": "5"}
+    like = request.query_params.get("like", "")
+    if like.isdecimal() and len(like) <= 18 and (job := await _find(read, like)):
+        fields |= {"task": job["task"], "queue": job["queue"], "priority": str(job["priority"])}
+        fields["args"] = write_exact(masked_value(job["args"]), indent=2)
+    return {"fields": {**fields, "run_at": ""}, "wrong": None, "queues": await read.rows(_QUEUES)}
+
+
+async def read_edit_job(read: Read, request: Request) -> dict[str, Any]:
+    """The form of a job that waits.
+
+    Raises:
+        HTTPException: if there is no such job, or it waits no more.
+    """
+    job = await _waiting(read, request.path_params["id"])
+    fields = {
+        "id": str(job["id"]),
+        "args": write_exact(masked_value(job["args"]), indent=2),
+        "priority": str(job["priority"]),
+        "run_at": _due(job),
+        "version": _version(job),
+    }
+    return {"fields": fields, "wrong": None, "job": job}
+
+
+class AddJob:
+    """Enqueues the job of the form."""
+
+    again = "new_job"
+
+    async def perform(self, read: Read, form: FormData, by: str) -> str:
+        """Do it, and return what to tell."""
+        args = _args(_text(form, "args") or "{}")
+        if HIDDEN in write_exact(args):
+            raise HTTPException(400, f"put values where the arguments say {HIDDEN}")
+        row = await read.row(
+            "SELECT pgsync.enqueue_by(%(by)s, %(task)s, %(args)s::jsonb, %(queue)s,"
+            " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer) AS id",
+            {
+                "by": by,
+                "task": _text(form, "task"),
+                "args": write_exact(args),
+                "queue": _text(form, "queue") or "default",
+                "priority": _whole(form, "priority"),
+                "run_at": _moment(_text(form, "run_at")),
+                "max_attempts": _whole(form, "max_attempts"),
+            },
+        )
+        assert row is not None
+        return f"Enqueued job {row['id']}."
+
+    async def show(self, read: Read, _form: FormData, /) -> dict[str, Any]:
+        """What the page needs besides the fields, to show the form once more."""
+        return {"queues": await read.rows(_QUEUES)}
+
+
+class EditJob:
+    """Changes a job as the form says, if it waits still and nobody has changed it meanwhile."""
+
+    again = "edit_job"
+
+    async def perform(self, read: Read, form: FormData, by: str) -> str:
+        """Do it, and return what to tell."""
+        job = await _waiting(read, _text(form, "id"))
+        if _text(form, "version") != _version(job):
+            raise HTTPException(
+                409, "somebody has changed the job since this page was loaded: load it again"
+            )
+        due = _text(form, "run_at")
+        row = await read.row(
+            "SELECT e.edited, e.state FROM pgsync.edit_job(%(id)s::bigint, %(args)s::jsonb,"
+            " %(priority)s::integer, %(run_at)s, %(by)s, %(was)s::jsonb) AS e",
+            {
+                "id": job["id"],
+                "args": write_exact(unmasked(_args(_text(form, "args")), job["args"])),
+                "priority": _whole(form, "priority"),
+                # The field has whole seconds: as it was shown, it is what it was.
+                "run_at": None if due == _due(job) else _moment(due),
+                "by": by,
+                "was": job["args_text"],
+            },
+        )
+        assert row is not None
+        if row["edited"]:
+            return f"Job {job['id']} was changed."
+        if row["state"] not in _WAITING:
+            raise HTTPException(409, f"job {job['id']} is {row['state'] or 'gone'}: too late")
+        return f"Job {job['id']} is as it was: nothing was changed."
+
+    async def show(self, read: Read, form: FormData, /) -> dict[str, Any]:
+        """What the page needs besides the fields, to show the form once more."""
+        return {"job": await _waiting(read, _text(form, "id"))}
+
+
+async def _find(read: Read, given: str | int) -> dict[str, Any] | None:
+    return await read.row(_FIND, {"id": given})
+
+
+async def _waiting(read: Read, given: str | int) -> dict[str, Any]:
+    if isinstance(given, str) and not (given.isdecimal() and len(given) <= 18):
+        raise HTTPException(404, "there is no such job")
+    job = await _find(read, given)
+    if job is None:
+        raise HTTPException(404, f"there is no job {given}, or its history has been pruned")
+    if job["state"] not in _WAITING:
+        raise HTTPException(
+            409, f"job {given} is {job['state']}: only one that waits can be changed"
+        )
+    return job
+
+
+def _version(job: dict[str, Any]) -> str:
+    """A word that another version of the job's arguments, priority and time does not have."""
+    text = "\0".join([job["args_text"], str(job["priority"]), job["run_at"].isoformat()])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _due(job: dict[str, Any]) -> str:
+    return f"{job['run_at'].astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+def _text(form: FormData, name: str) -> str:
+    given = form.get(name)
+    return given.strip() if isinstance(given, str) else ""
+
+
+def _args(text: str) -> Any:
+    try:
+        args = read_exact(text)
+        write_exact(args).encode()  # A lone surrogate is no text.
+    except ValueError as error:
+        raise HTTPException(400, f"the arguments are not JSON: {error}") from None
+    if not isinstance(args, dict):
+        raise HTTPException(400, 'the arguments must be a JSON object, such as {"to": "ada"}')
+    return args
+
+
+def _whole(form: FormData, name: str) -> int:
+    text = _text(form, name)
+    if not (text.removeprefix("-").isdecimal() and text.isascii() and len(text) <= 9):
+        raise HTTPException(400, f"{name.replace('_', ' ')} must be a whole number")
+    return int(text)
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        raise HTTPException(400, "the due time must be a moment in UTC, or empty") from None
