@@ -213,6 +213,16 @@ VALUES ('kernel', 23, 'stopping_workers', '8c7c44247ac813ee52811b2d7ba9518b35052
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 24) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0024_durations.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 24, 'durations', '3c5bd1bf6daac9f2d198ee7eecd5c8d55a1a90b68f582e7139b6b1ce63699f3f');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -258,7 +268,7 @@ BEGIN;
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'e61e12c4f997102a8723f4579d05b7364dac0bbe4178f0c31a7b5d3d8dd92072')
+VALUES ('api', 0, '0.1.0', '590d75a130a5f49bfad468908bfc0226304d60c6a5b279d27fe50780dc5b56c7')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.prepare_history() \g /dev/null

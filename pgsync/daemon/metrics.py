@@ -36,8 +36,8 @@ _FAMILIES = {
     "pgsync_queue_jobs": ("gauge", "Jobs by queue and state, at the last snapshot."),
     "pgsync_queue_oldest_ready_seconds": ("gauge", "How long a queue's first job has been due."),
     "pgsync_jobs_finished_total": ("counter", "Jobs that ended, by outcome."),
-    "pgsync_job_wait_seconds": ("summary", "How long jobs that ended had waited when they began."),
-    "pgsync_job_run_seconds": ("summary", "How long the last attempts of jobs that ended ran."),
+    "pgsync_job_wait_seconds": ("histogram", "How long jobs had waited when they began."),
+    "pgsync_job_run_seconds": ("histogram", "How long the last attempts of jobs that ended ran."),
     "pgsync_jobs_rescued_total": ("counter", "Jobs taken from dead workers."),
     "pgsync_workers": ("gauge", "Living processes that work, by what they do."),
     "pgsync_schedule_lag_seconds": ("gauge", "How late the first due schedule is."),
@@ -49,7 +49,7 @@ _FAMILIES = {
     "pgsync_lock_lost_total": ("counter", "Locks that holders in this daemon have lost."),
     "pgsync_limit_decisions_total": ("counter", "Hits of limiters in this daemon, by outcome."),
 }
-_PARTS = ("_count", "_sum")
+_PARTS = ("_bucket", "_count", "_sum")
 
 
 def check_metrics() -> None:

@@ -31,7 +31,7 @@ _FLOORS = {
     "Looking at jobs": ("5_", ""),
     "Schedules": ("6_", "schedule"),
     "Operations": ("7_", "operation"),
-    "Maintenance, statistics, metrics": ("8_ 9_", "duty throughput tally"),
+    "Maintenance, statistics, metrics": ("8_ 9_", "duty throughput duration tally"),
     "Foundation": ("0_", "schema_migration audit"),
 }
 """The sections: how the files of a section's functions and views begin, and how its tables do."""
@@ -78,7 +78,7 @@ SELECT p.proname AS name, c.comment,
 FROM pg_proc AS p
 CROSS JOIN LATERAL obj_description(p.oid, 'pg_proc') AS c (comment)
 WHERE p.pronamespace = 'pgsync'::regnamespace AND c.comment NOT LIKE 'Internal:%'
-ORDER BY p.proname COLLATE "C", p.pronargs
+ORDER BY p.proname COLLATE "C", p.pronargs, oidvectortypes(p.proargtypes) COLLATE "C"
 """
 
 _RELATIONS: LiteralString = r"""

@@ -57,6 +57,23 @@ $$;
 COMMENT ON FUNCTION pgsync.summarize_history(timestamptz) IS
     'Has the index on finished_at know the full ranges of pages of the days since then, so that what ended lately is found without reading the whole day. Says how many ranges were new.';
 
+CREATE OR REPLACE FUNCTION pgsync.duration_bounds() RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{0.01,0.05,0.1,0.5,1,5,15,60,300,1800,7200,Infinity}'::float8[];
+
+COMMENT ON FUNCTION pgsync.duration_bounds() IS
+    'The longest durations, in seconds, of the buckets that jobs are counted in by how long they waited and ran.';
+
+CREATE OR REPLACE FUNCTION pgsync.duration_bucket(duration interval) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+-- Each bound belongs to its bucket, hence the microsecond.
+RETURN (pgsync.duration_bounds())[1 + width_bucket(duration, ARRAY[
+    '00:00:00.010001', '00:00:00.050001', '00:00:00.100001', '00:00:00.500001', '00:00:01.000001', '00:00:05.000001',
+    '00:00:15.000001', '00:01:00.000001', '00:05:00.000001', '00:30:00.000001', '02:00:00.000001']::interval[])];
+
+COMMENT ON FUNCTION pgsync.duration_bucket(interval) IS
+    'The first of duration_bounds() that is no less than a duration.';
+
 CREATE OR REPLACE FUNCTION pgsync.count_throughput() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -74,16 +91,20 @@ BEGIN
     PERFORM pgsync.summarize_history(since);
     WITH ended AS (
         SELECT date_trunc('minute', f.finished_at, 'UTC') AS minute, f.queue, f.task, f.state AS outcome,
+               pgsync.duration_bucket(f.started_at - f.run_at) AS waited_up_to,
+               pgsync.duration_bucket(f.finished_at - f.started_at) AS ran_up_to,
                count(*) AS jobs,
                coalesce(sum(f.started_at - f.run_at), '0') AS waited,
                coalesce(sum(f.finished_at - f.started_at), '0') AS ran,
                max(f.started_at - f.run_at) AS longest_wait, max(f.finished_at - f.started_at) AS longest_run
         FROM pgsync.job_finished AS f
         WHERE f.finished_at >= since AND f.finished_at < settled
-        GROUP BY 1, 2, 3, 4
+        GROUP BY 1, 2, 3, 4, 5, 6
     ), minutes AS (
         INSERT INTO pgsync.throughput_minute AS t
-        SELECT e.* FROM ended AS e
+        SELECT e.minute, e.queue, e.task, e.outcome, sum(e.jobs), sum(e.waited), sum(e.ran),
+               max(e.longest_wait), max(e.longest_run)
+        FROM ended AS e GROUP BY 1, 2, 3, 4
         ON CONFLICT (minute, queue, task, outcome) DO UPDATE
         SET jobs = t.jobs + excluded.jobs, waited = t.waited + excluded.waited, ran = t.ran + excluded.ran,
             longest_wait = greatest(t.longest_wait, excluded.longest_wait),
@@ -104,6 +125,15 @@ BEGIN
         ON CONFLICT (queue, task, outcome) DO UPDATE
         SET jobs = t.jobs + excluded.jobs, waited = t.waited + excluded.waited, ran = t.ran + excluded.ran,
             counted_at = excluded.counted_at
+    ), durations AS (
+        INSERT INTO pgsync.duration_total AS t
+        SELECT e.queue, e.task, m.measure, m.up_to, sum(e.jobs), sum(m.total), settled
+        FROM ended AS e
+        CROSS JOIN LATERAL (VALUES ('wait', e.waited_up_to, e.waited), ('run', e.ran_up_to, e.ran)) AS m (measure, up_to, total)
+        WHERE m.up_to IS NOT NULL
+        GROUP BY 1, 2, 3, 4
+        ON CONFLICT (queue, task, measure, up_to) DO UPDATE
+        SET jobs = t.jobs + excluded.jobs, total = t.total + excluded.total, counted_at = excluded.counted_at
     )
     SELECT coalesce(sum(e.jobs), 0) INTO counted FROM ended AS e;
     UPDATE pgsync.throughput_mark AS m SET counted_until = settled;
@@ -195,8 +225,13 @@ BEGIN
     WITH a AS (DELETE FROM pgsync.throughput_minute AS t WHERE t.minute < moment - minutes RETURNING 1),
          b AS (DELETE FROM pgsync.throughput_hour AS t WHERE t.hour < moment - hours RETURNING 1),
          c AS (DELETE FROM pgsync.queue_snapshot AS s WHERE s.at < moment - snapshots RETURNING 1),
-         d AS (DELETE FROM pgsync.throughput_total AS t WHERE t.counted_at < moment - hours RETURNING 1)
+         d AS (DELETE FROM pgsync.throughput_total AS t WHERE t.counted_at < moment - hours RETURNING 1),
+         -- All buckets of a task together, or its count would fall.
+         e AS (DELETE FROM pgsync.duration_total AS t WHERE NOT EXISTS (
+                   SELECT FROM pgsync.duration_total AS o WHERE o.queue = t.queue AND o.task = t.task
+                     AND o.counted_at >= moment - hours) RETURNING 1)
     SELECT (SELECT count(*) FROM a) + (SELECT count(*) FROM b) + (SELECT count(*) FROM c) + (SELECT count(*) FROM d)
+         + (SELECT count(*) FROM e)
     INTO pruned;
     RETURN pruned;
 END

@@ -6,9 +6,18 @@ WITH depth AS (
     SELECT s.* FROM pgsync.queue_snapshot AS s
     WHERE s.at = (SELECT max(l.at) FROM pgsync.queue_snapshot AS l) AND s.at > pgsync.clock() - interval '5 min'
 ), duration AS (
-    SELECT jsonb_build_object('queue', t.queue, 'task', t.task) AS labels,
-           sum(t.jobs)::float8 AS jobs, sum(t.waited) AS waited, sum(t.ran) AS ran
-    FROM pgsync.throughput_total AS t GROUP BY t.queue, t.task
+    SELECT t.queue, t.task, t.measure, 'pgsync_job_' || t.measure || '_seconds' AS metric,
+           sum(t.jobs)::float8 AS jobs, extract(epoch FROM sum(t.total))::float8 AS seconds
+    FROM pgsync.duration_total AS t GROUP BY t.queue, t.task, t.measure
+), bucket AS (
+    SELECT u.metric, u.queue, u.task, u.up_to,
+           sum(sum(u.jobs)) OVER (PARTITION BY u.metric, u.queue, u.task ORDER BY u.up_to)::float8 AS jobs
+    FROM (SELECT 'pgsync_job_' || t.measure || '_seconds' AS metric, t.queue, t.task, t.up_to, t.jobs
+          FROM pgsync.duration_total AS t
+          UNION ALL
+          SELECT d.metric, d.queue, d.task, b.up_to, 0
+          FROM duration AS d CROSS JOIN unnest(pgsync.duration_bounds()) AS b (up_to)) AS u
+    GROUP BY u.metric, u.queue, u.task, u.up_to
 )
 SELECT 'pgsync_queue_jobs'::text AS metric,
        jsonb_build_object('queue', d.queue, 'state', c.state) AS labels, c.jobs::float8 AS value
@@ -24,11 +33,12 @@ SELECT 'pgsync_jobs_finished_total', jsonb_build_object('queue', t.queue, 'task'
        t.jobs::float8
 FROM pgsync.throughput_total AS t
 UNION ALL
-SELECT m.metric, d.labels, m.value
-FROM duration AS d CROSS JOIN LATERAL (VALUES
-    ('pgsync_job_wait_seconds_count', d.jobs), ('pgsync_job_wait_seconds_sum', extract(epoch FROM d.waited)::float8),
-    ('pgsync_job_run_seconds_count', d.jobs), ('pgsync_job_run_seconds_sum', extract(epoch FROM d.ran)::float8)
-) AS m (metric, value)
+SELECT b.metric || '_bucket', jsonb_build_object('queue', b.queue, 'task', b.task, 'le',
+           CASE b.up_to WHEN 'Infinity' THEN '+Inf' ELSE b.up_to::text END), b.jobs
+FROM bucket AS b
+UNION ALL
+SELECT d.metric || m.part, jsonb_build_object('queue', d.queue, 'task', d.task), m.value
+FROM duration AS d CROSS JOIN LATERAL (VALUES ('_count', d.jobs), ('_sum', d.seconds)) AS m (part, value)
 UNION ALL
 SELECT 'pgsync_jobs_rescued_total', '{}',
        coalesce((SELECT t.total FROM pgsync.tally AS t WHERE t.name = 'jobs_rescued'), 0)::float8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -65,6 +66,47 @@ def test_what_ended_is_counted_once_by_minute_and_hour(database: Any) -> None:
         " FROM pgsync.figures"
     ).fetchone()
     assert figures == (7, 2, 2, "default")
+
+
+DURATIONS = """
+SELECT m.metric, m.labels ->> 'le', m.value::int FROM pgsync.metrics AS m
+WHERE m.metric ~ '^pgsync_job_(wait|run)_seconds_(bucket|count|sum)$'
+  AND m.labels ->> 'queue' = 'default'
+"""
+
+
+def test_durations_are_counted_in_buckets_that_hold_their_bounds(database: Any) -> None:
+    end(database, 5)  # Each waited for 2 s, and ran for 1 s.
+    end(database, 2, state="discarded")
+    database.execute(
+        "UPDATE pgsync.job_finished SET started_at = NULL WHERE state = 'discarded'"
+    )  # They never began.
+    assert ask(database, COUNT) == 7
+    found = {(metric, le): jobs for metric, le, jobs in database.execute(DURATIONS).fetchall()}
+    bounds = ["0.01", "0.05", "0.1", "0.5", "1", "5", "15", "60", "300", "1800", "7200", "+Inf"]
+    wait, run = "pgsync_job_wait_seconds", "pgsync_job_run_seconds"
+    assert [found.pop((f"{wait}_bucket", each)) for each in bounds] == [0] * 5 + [5] * 7
+    assert [found.pop((f"{run}_bucket", each)) for each in bounds] == [0] * 4 + [5] * 8
+    assert found == {
+        (f"{wait}_count", None): 5,
+        (f"{wait}_sum", None): 10,
+        (f"{run}_count", None): 5,
+        (f"{run}_sum", None): 5,
+    }
+
+
+def test_a_duration_is_in_the_first_bucket_whose_bound_it_does_not_pass(database: Any) -> None:
+    bounds = ask(database, "SELECT pgsync.duration_bounds()")
+    assert bounds == sorted(bounds)
+    for bound, following in pairwise(bounds):
+        for seconds, bucket in ((bound, bound), (bound + 1e-6, following)):
+            found = database.execute(
+                "SELECT pgsync.duration_bucket(make_interval(secs => %s))", [seconds]
+            ).fetchone()
+            assert found == (bucket,)
+    assert ask(database, "SELECT pgsync.duration_bucket('-1 s')") == bounds[0]
+    assert ask(database, "SELECT pgsync.duration_bucket('30 days')") == float("inf")
+    assert ask(database, "SELECT pgsync.duration_bucket(NULL)") is None
 
 
 def test_what_an_open_transaction_ends_is_counted_when_it_has_committed(
@@ -160,4 +202,4 @@ def test_statistics_are_forgotten(database: Any) -> None:
     database.execute("SELECT pgsync.enqueue('t')")
     ask(database, "SELECT pgsync.snapshot_queues()")
     assert ask(database, "SELECT pgsync.prune_statistics()") == 0
-    assert ask(database, "SELECT pgsync.prune_statistics('-1 h', '-2 h', '-1 h')") == 4
+    assert ask(database, "SELECT pgsync.prune_statistics('-1 h', '-2 h', '-1 h')") == 6
