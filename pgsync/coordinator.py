@@ -268,9 +268,12 @@ class Coordinator(_CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
         self.enqueuer.close()
         self._close_shared()
 
-    def migrate(self, *, modules: bool = False) -> list[str]:
-        """Bring the database's schema up to this version; returns what was applied."""
-        return migrate(self.direct_dsn, modules=modules)
+    def migrate(self, *, modules: bool = False, roles: bool = False) -> list[str]:
+        """Bring the database's schema up to this version; returns what was applied.
+
+        ``roles`` puts the roles ``pgsync_reader``, ``pgsync_worker`` and ``pgsync_admin`` into use.
+        """
+        return migrate(self.direct_dsn, modules=modules, roles=roles)
 
     def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]:
         """Declare a function, blocking or coroutine, as a task; see :class:`TaskOptions`."""

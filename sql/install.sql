@@ -4,6 +4,8 @@
 
 \set ON_ERROR_STOP on
 SELECT pg_advisory_lock(1715735445101742194) \g /dev/null
+-- All traffic would wait behind whoever waits longer for a table: rather run this again.
+SET lock_timeout = '2s';
 SELECT to_regclass('pgsync.schema_migration') IS NULL AS pending \gset
 \if :pending
 BEGIN;
@@ -267,9 +269,11 @@ BEGIN;
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
+\ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '590d75a130a5f49bfad468908bfc0226304d60c6a5b279d27fe50780dc5b56c7')
+VALUES ('api', 0, '0.1.0', 'a1d02f105d43652c98a615e23bc1e0000a2667a49918bb1d678f1d96b3270178')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
+SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null
 SELECT pgsync.prepare_history() \g /dev/null
 COMMIT;

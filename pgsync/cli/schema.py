@@ -22,17 +22,45 @@ _UNHEALTHY = 4
 @dsn_option
 @direct_dsn_option
 @click.option("--modules", is_flag=True, help="Also the tables of the modules (pgsync_modules).")
+@click.option(
+    "--roles",
+    is_flag=True,
+    help="Create pgsync_reader, pgsync_worker and pgsync_admin, and keep their rights from now on.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=300,
+    show_default=True,
+    help="Seconds to try again while somebody uses a table that is to change.",
+)
 @click.option("--sql", "print_sql", is_flag=True, help="Print the SQL for psql; connect nowhere.")
-def migrate(dsn: str | None, direct_dsn: str | None, modules: bool, print_sql: bool) -> None:
-    """Bring the database's schema up to this version. Safe from many processes at once."""
+def migrate(
+    dsn: str | None,
+    direct_dsn: str | None,
+    modules: bool,
+    roles: bool,
+    patience: float,
+    print_sql: bool,
+) -> None:
+    """Bring the database's schema up to this version. Safe from many processes at once.
+
+    Safe while apps and daemons go on, too: it waits for each table but a moment, and tries again.
+    """
     if print_sql:
-        click.echo(render(modules=modules), nl=False)
+        click.echo(render(modules=modules, roles=roles), nl=False)
         return
     with Coordinator(dsn, direct_dsn) as sync:
         applied = apply(
-            sync.direct_dsn, modules=modules, told=lambda name: click.echo(f"applied {name}")
+            sync.direct_dsn,
+            modules=modules,
+            roles=roles,
+            told=lambda name: click.echo(f"applied {name}"),
+            patience=patience,
         )
-    if not applied:
+    if roles:
+        click.echo("pgsync_reader, pgsync_worker and pgsync_admin have their rights here")
+    elif not applied:
         click.echo("the schema is up to date")
 
 

@@ -294,6 +294,11 @@ class _Dashboard:
                 status, message = 503, "the database took too long, and the query was ended"
             case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction():
                 status, message = 503, "the schema is older than this version: run pgsync migrate"
+            case psycopg.errors.InsufficientPrivilege():
+                status = 403
+                message = (
+                    f"the dashboard's role in the database may not: {error.diag.message_primary}"
+                )
             case psycopg.errors.DataError():
                 status, message = 400, error.diag.message_primary or "that cannot be read"
             case _:

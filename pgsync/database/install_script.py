@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from pgsync.database.migrations import (
+    GRANTS,
     MIGRATION_LOCK,
     Script,
     api,
@@ -26,6 +27,8 @@ _HEAD = """\
 
 \\set ON_ERROR_STOP on
 SELECT pg_advisory_lock({lock}) \\g /dev/null
+-- All traffic would wait behind whoever waits longer for a table: rather run this again.
+SET lock_timeout = '2s';
 SELECT to_regclass('pgsync.schema_migration') IS NULL AS pending \\gset
 \\if :pending
 BEGIN;
@@ -50,6 +53,7 @@ _TAIL = """\
 BEGIN;
 {includes}
 {record};
+{grants} \\g /dev/null
 SELECT pgsync.prepare_history() \\g /dev/null
 COMMIT;
 """
@@ -70,7 +74,9 @@ def install_script() -> str:
             for script in others
         ),
         _TAIL.format(
-            includes="\n".join(f"\\ir {_path(script)}" for script in api()), record=api_statement()
+            includes="\n".join(f"\\ir {_path(script)}" for script in api()),
+            record=api_statement(),
+            grants=GRANTS,
         ),
     ]
     return "\n".join(parts)

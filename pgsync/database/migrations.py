@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from psycopg import errors as pg
 from pgsync.database.dsn import check_server, connect
 from pgsync.database.faults import translated
 from pgsync.database.pooler import refuse_transaction_pooler
+from pgsync.database.short_tries import apply_in_short_tries
 from pgsync.errors import ConnectionFailed, PgsyncError, SchemaMissing, SchemaTooNew
 from pgsync.version import __version__
 
@@ -34,7 +35,11 @@ __all__ = [
 MIGRATION_LOCK = 1715735445101742194
 """``pgsync.lock_key('pgsync.migrate')``: one migration at a time in a database."""
 
+GRANTS = "SELECT pgsync.grant_roles(only_where_used => true)"
+"""What is made anew has lost its grants: goes into the transaction that makes it."""
+
 _LOCK_SECONDS = 120
+_PATIENCE = 300.0
 _NAME = re.compile(r"(\d+)_(\w+)\.sql")
 
 
@@ -90,16 +95,27 @@ def api_checksum() -> str:
 
 
 def migrate(
-    dsn: str, *, modules: bool = False, told: Callable[[str], None] | None = None
+    dsn: str,
+    *,
+    modules: bool = False,
+    roles: bool = False,
+    told: Callable[[str], None] | None = None,
+    patience: float = _PATIENCE,
 ) -> list[str]:
     """Bring the database up to this version's schema and return the names of what was applied.
 
     ``told`` hears each name when that is done, since an index on a long history takes a while.
 
     Safe to call from many processes at once: an advisory lock lets one work while the others wait,
-    at most two minutes. Each migration is a transaction of its own.
+    at most two minutes. Each migration is a transaction of its own, but one that takes functions
+    away, and all behind it, which go with the functions that come in their place. A migration for
+    which a table in use is not free is tried again, for ``patience`` seconds.
+
+    ``roles`` creates the roles ``pgsync_reader``, ``pgsync_worker`` and ``pgsync_admin`` where they
+    are missing, and has this and later migrations keep their rights.
 
     Raises:
+        PgsyncError: if a table in use was not free for so long.
         SchemaTooNew: if the schema was installed by a newer pgsync.
         ServerUnsupported: if the server is too old, read only, or the role may not create schemas.
         PoolerDetected: if a pooler stands there that shares its sessions, and with them the lock.
@@ -111,14 +127,16 @@ def migrate(
         _take_migration_lock(connection)
         with translated():
             applied = []
-            steps = [_apply_migrations(connection, "kernel"), _apply_api(connection)]
-            if modules:
-                steps.append(_apply_migrations(connection, "modules"))
-            for name in chain.from_iterable(steps):
-                applied.append(name)
-                if told:
-                    told(name)
+            steps = chain(_kernel_steps(connection), _modules_steps(connection) if modules else ())
+            for step in steps:
+                apply_in_short_tries(connection, step.title, step.texts, patience)
+                for name in step.names:
+                    applied.append(name)
+                    if told:
+                        told(name)
             connection.execute("SELECT pgsync.prepare_history()")
+            if roles:
+                connection.execute("SELECT pgsync.create_roles()")
     return applied
 
 
@@ -163,7 +181,7 @@ def functions_are_current(connection: psycopg.Connection[Any]) -> bool:
     return _installed(connection).get("api", {}).get(0) == api_checksum()
 
 
-def render(*, modules: bool = False) -> str:
+def render(*, modules: bool = False, roles: bool = False) -> str:
     """The whole schema as one script for psql, for a DBA to read and run."""
     components = ["kernel", "modules"] if modules else ["kernel"]
     parts = ["-- The schema of pgsync, whole. Run it once, on a database that has none.", "BEGIN;"]
@@ -173,6 +191,7 @@ def render(*, modules: bool = False) -> str:
         if component == "kernel":
             parts += [script.text.strip() for script in api()]
             parts.append(f"{api_statement()};")
+    parts.append("SELECT pgsync.create_roles();" if roles else f"{GRANTS};")
     parts += ["SELECT pgsync.prepare_history();", "COMMIT;", ""]
     return "\n\n".join(parts)
 
@@ -206,34 +225,69 @@ def _take_migration_lock(connection: psycopg.Connection[Any]) -> None:
         ) from None
 
 
-def _apply_migrations(connection: psycopg.Connection[Any], component: str) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What goes in one transaction."""
+
+    names: list[str]
+    texts: list[str]
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return " to ".join(dict.fromkeys([self.names[0], self.names[-1]]))
+
+
+def _kernel_steps(connection: psycopg.Connection[Any]) -> Iterator[_Step]:
+    pending = _pending(connection, "kernel")
+    alone = list(takewhile(lambda script: not _TAKES_AWAY.search(script.text), pending))
+    yield from _one_by_one(alone)
+    # Nobody may call a function after one commit and miss it until the next.
+    together = pending[len(alone) :]
+    names, texts = _names(together), [*chain.from_iterable(map(_recorded, together))]
+    if _api_is_due(connection):
+        names.append(f"api {__version__}")
+        texts += [*(script.text for script in api()), api_statement(), GRANTS]
+    if names:
+        yield _Step(names, texts)
+
+
+def _modules_steps(connection: psycopg.Connection[Any]) -> Iterator[_Step]:
+    pending = _pending(connection, "modules")
+    yield from _one_by_one(pending)
+    if pending:
+        connection.execute(GRANTS)
+
+
+def _one_by_one(scripts: Sequence[Script]) -> Iterator[_Step]:
+    for script in scripts:
+        yield _Step(_names([script]), _recorded(script))
+
+
+def _names(scripts: Sequence[Script]) -> list[str]:
+    return [f"{script.component} {script.version:04d} {script.name}" for script in scripts]
+
+
+def _recorded(script: Script) -> list[str]:
+    return [script.text, record_statement(script)]
+
+
+_TAKES_AWAY = re.compile(r"^\s*DROP (FUNCTION|VIEW)", re.MULTILINE)
+
+
+def _pending(connection: psycopg.Connection[Any], component: str) -> list[Script]:
     installed = _installed(connection).get(component, {})
     _refuse_newer(component, max(installed, default=0))
     for script in migrations(component):
         if script.version in installed:
             _refuse_changed(script, installed[script.version])
-            continue
-        _run(connection, [script.text, record_statement(script)])
-        yield f"{component} {script.version:04d} {script.name}"
+    return [script for script in migrations(component) if script.version not in installed]
 
 
-def _apply_api(connection: psycopg.Connection[Any]) -> Iterator[str]:
-    row = connection.execute(
-        "SELECT name, checksum FROM pgsync.schema_migration WHERE component = 'api'"
-    ).fetchone()
-    if row:
-        version, checksum = row
-        # In a rolling deploy the older code must leave the newer code's functions alone.
-        if checksum == api_checksum() or _release(version) > _release(__version__):
-            return
-    _run(connection, [*(script.text for script in api()), api_statement()])
-    yield f"api {__version__}"
-
-
-def _run(connection: psycopg.Connection[Any], texts: Iterable[str]) -> None:
-    with connection.transaction():
-        for text in texts:
-            connection.execute(text.encode())
+def _api_is_due(connection: psycopg.Connection[Any]) -> bool:
+    version, checksum = _installed_by(connection), _installed(connection).get("api", {}).get(0)
+    # In a rolling deploy the older code must leave the newer code's functions alone.
+    return checksum != api_checksum() and _release(version) <= _release(__version__)
 
 
 def _installed(connection: psycopg.Connection[Any]) -> dict[str, dict[int, str]]:

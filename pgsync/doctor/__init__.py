@@ -57,7 +57,12 @@ def checks(dsn: str, *, snapshot_age: float = 3600.0) -> tuple[Check, ...]:
             well=lambda _: "each connection has a server session of its own",
         ),
         *SERVER,
-        _refusing("schema", check_schema, "pgsync migrate", well=lambda _: "it is this version's"),
+        _refusing(
+            "schema",
+            check_schema,
+            "pgsync migrate; or, where only the right is missing, GRANT pgsync_worker TO this role",
+            well=lambda _: "it is this version's",
+        ),
         Check("functions", _functions),
         *RIGHTS,
         old_snapshots(snapshot_age),

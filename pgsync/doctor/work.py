@@ -8,6 +8,31 @@ __all__ = ["RIGHTS", "WORK"]
 
 RIGHTS = (
     asking(
+        "roles",
+        """
+        SELECT CASE WHEN r.name IS NULL THEN 'failure' ELSE 'ok' END,
+               session_user || coalesce(' works here as ' || r.name,
+                                        ' has none of pgsync_reader, pgsync_worker, pgsync_admin'),
+               'GRANT pgsync_worker TO ' || quote_ident(session_user)
+        FROM (SELECT CASE WHEN pg_has_role(n.nspowner, 'USAGE') THEN 'the owner of the schema' ELSE
+                  (SELECT g.rolname FROM pg_roles AS g
+                   WHERE g.rolname IN ('pgsync_reader', 'pgsync_worker', 'pgsync_admin')
+                     AND pg_has_role(g.oid, 'USAGE')
+                   -- The most that it has: in the order of the alphabet, but for one.
+                   ORDER BY g.rolname = 'pgsync_admin' DESC, g.rolname DESC LIMIT 1) END
+              FROM pg_namespace AS n WHERE n.nspname = 'pgsync') AS r (name)
+        WHERE pgsync.roles_in_use()
+        UNION ALL
+        SELECT 'failure', count(*) || ' rights of ' || string_agg(DISTINCT g.grantee, ', ')
+                   || ' are not what they should be, among them that on ' || min(g.object),
+               'pgsync migrate --roles, as the owner of the schema'
+        FROM pgsync.role_grants AS g
+        WHERE g.wanted <> g.granted AND pgsync.roles_in_use()
+        HAVING count(*) > 0
+        """,
+        well="pgsync_reader, pgsync_worker and pgsync_admin are not in use in this database",
+    ),
+    asking(
         "rights on tables",
         """
         SELECT 'failure', session_user || ' may not read and write '
@@ -18,11 +43,11 @@ RIGHTS = (
               FROM pg_class AS c
               CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r (need)
               WHERE c.relnamespace = 'pgsync'::regnamespace AND c.relkind IN ('r', 'p')
-                AND NOT c.relispartition
+                AND NOT c.relispartition AND NOT pgsync.roles_in_use()
               GROUP BY c.oid HAVING NOT bool_and(has_table_privilege(c.oid, r.need))) AS t
         HAVING count(*) > 0
         """,
-        well="this role may read and write each",
+        well="this role may read and write each that its work is with",
     ),
     asking(
         "rights on functions",
@@ -31,10 +56,11 @@ RIGHTS = (
                'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgsync TO ' || quote_ident(session_user)
         FROM pg_proc AS p
         WHERE p.pronamespace = 'pgsync'::regnamespace
-          AND NOT has_function_privilege(p.oid, 'EXECUTE')
+          AND NOT has_function_privilege(p.oid, 'EXECUTE') AND NOT pgsync.roles_in_use()
+          AND NOT p.prosecdef
         HAVING count(*) > 0
         """,
-        well="this role may call each",
+        well="this role may call each that its work needs",
     ),
     asking(
         "rights of a daemon",
@@ -46,6 +72,7 @@ RIGHTS = (
                    || ' TO ' || quote_ident(session_user)
         FROM pg_class AS c
         WHERE c.oid = 'pgsync.job_finished'::regclass AND NOT pg_has_role(c.relowner, 'USAGE')
+          AND NOT has_function_privilege('pgsync.do_duty(text)', 'EXECUTE')
         UNION ALL
         SELECT 'warning', session_user
                    || ' does not see since when sessions of other roles are busy',

@@ -44,8 +44,9 @@ $$;
 COMMENT ON FUNCTION pgsync.session_start() IS
     'When this session''s server process began; with its pid it names the session for good.';
 
+-- As the owner of the schema: who may set the sequence may also set it back.
 CREATE OR REPLACE FUNCTION pgsync.lock_token_base() RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pgsync, pg_temp AS $$
 DECLARE
     -- A session lives in one life of the server, so it may remember what it read.
     known bigint := nullif(current_setting('pgsync.lock_token_base', true), '')::bigint;

@@ -23,8 +23,10 @@ $$;
 COMMENT ON FUNCTION pgsync.history_settled_until() IS
     'No job will appear in the history any more that ended before this moment.';
 
+-- As the owner of the index, which only its owner may summarize.
 CREATE OR REPLACE FUNCTION pgsync.summarize_history(since timestamptz) RETURNS integer
-LANGUAGE plpgsql VOLATILE SET lock_timeout = '200ms' AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pgsync, pg_temp
+SET lock_timeout = '200ms' AS $$
 DECLARE
     part record;
     page bigint;
