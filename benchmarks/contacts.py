@@ -30,7 +30,8 @@ def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
 
     The rows are dirty, as those of people are: phone numbers in ten spellings, doubles, refused
     ones. COPY is given the contacts that they make; once into a bare table, and once into one with
-    the constraints and indexes of the contacts. The import is given the same once more as a file.
+    the constraints and indexes of the contacts. The import is given the same once more as a file:
+    its numbers are in E.164 already, so that next to nothing is spent on reading them.
     """
     migrate(dsn, modules=True)
     with tempfile.TemporaryDirectory() as folder, psycopg.connect(dsn, autocommit=True) as raw:
@@ -75,7 +76,7 @@ def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
                     Contender("COPY, bare table", partial(copy, "bench_contact")),
                     Contender("COPY, constraints and indexes", partial(copy, "bench_contact_kept")),
                     Contender("pgsync", partial(bring, dirty, truth.rows)),
-                    Contender("pgsync, clean rows", partial(bring, clean, len(contacts))),
+                    Contender("pgsync, numbers in E.164", partial(bring, clean, len(contacts))),
                 ],
                 pace.few,
             )

@@ -28,8 +28,6 @@ def clean(text: str) -> str | None:
     Control characters and lone surrogates are dropped, line ends become ``\\n``, letters are
     composed (NFC). None where nothing is left: a blank.
     """
-    if text.isascii() and text.isprintable():
-        return text.strip() or None
     text = _CONTROL.sub("", _LINE_END.sub("\n", text))
     return unicodedata.normalize("NFC", text).strip() or None
 
@@ -45,7 +43,9 @@ def split_tags(texts: Iterable[str | None]) -> tuple[str, ...]:
     """The tags in these cells, separated by ``, ; |``, line ends or ``:::``, each once."""
     tags: dict[str, None] = {}
     for text in texts:
-        for tag in _TAG_END.split(text) if text else ():
+        if not text:
+            continue
+        for tag in _TAG_END.split(text):
             # Google marks its own groups with an asterisk.
             if name := tag.strip().removeprefix("* ").strip():
                 tags.setdefault(name)

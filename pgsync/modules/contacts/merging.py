@@ -14,8 +14,7 @@ OnDuplicate = Literal["skip", "fill", "overwrite"]
 # A turn is joined to the contacts by one index lookup a number, whatever the planner believes of
 # tables that an import fills while it runs. With free choice 100,000 rows took 62 seconds.
 _PLAN = text("""
-SELECT set_config('plan_cache_mode', 'force_custom_plan', true),
-       set_config('enable_seqscan', 'off', true),
+SELECT set_config('enable_seqscan', 'off', true),
        set_config('enable_bitmapscan', 'off', true),
        set_config('enable_hashjoin', 'off', true),
        set_config('enable_mergejoin', 'off', true)

@@ -1,7 +1,8 @@
-"""A quick answer for numbers that are in E.164 already, from the tables of ``phonenumbers``.
+"""A quick answer for digits, from the tables of ``phonenumbers``: exact, or none.
 
 The library itself takes some 60 microseconds a number, most of it to find out how the number is
-written. For ``+`` and digits that is known, and what remains is to match its country's patterns.
+written. For plain digits that is known, and what remains is to match its country's patterns. Where
+the library would take digits away or put some before, it is left to do so.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from functools import cache
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
 from phonenumbers.phonemetadata import PhoneNumberDesc
 
-__all__ = ["is_plain_valid", "national_to_plain"]
+__all__ = ["INVALID", "read_international", "read_national"]
+
+INVALID = ""
+"""The answer for what is certainly no number; None is no answer."""
 
 _PLAIN = re.compile(r"\+[1-9][0-9]{5,14}")
+_DIGITS = re.compile(r"[1-9][0-9]{5,14}")
 _KINDS = (
     "fixed_line",
     "mobile",
@@ -37,55 +42,85 @@ class _Region:
     prefix: re.Pattern[str] | None
 
 
-def is_plain_valid(text: str) -> bool:
-    """Whether the text is a valid number in E.164, letter for letter.
+@dataclass(frozen=True, slots=True)
+class _Dialling:
+    code: str
+    trunk: str | None
+    abroad: re.Pattern[str] | None
+    prefix: re.Pattern[str] | None
+    lengths: frozenset[int]
 
-    False means "ask the library": it may be valid in a form that the library would change.
-    """
+
+def read_international(text: str) -> str | None:
+    """The text, if it is a valid number in E.164; :data:`INVALID`; or None: ask the library."""
     if _PLAIN.fullmatch(text) is None:
-        return False
+        return None
     code = _country_code(text)
     if code is None:
-        return False
+        return INVALID
     national = text[len(code) + 1 :]
     if national.startswith("0"):
-        return False
-    for region in _regions(int(code)):
-        if region.leading is not None:
-            if region.leading.match(national):
-                return _is_valid(region, national)
-        elif region.valid.fullmatch(national):
-            return _is_valid(region, national)
-    return False
-
-
-def national_to_plain(digits: str, region: str) -> str | None:
-    """A number of a region, with its trunk prefix or without, in E.164; None: ask the library."""
-    dialling = _dialling(region)
-    if dialling is None:
         return None
-    code, trunk, prefix = dialling
-    national = digits.removeprefix(trunk) if trunk else digits
-    # What the library would take away yet, or put before: on some islands the area's code.
+    prefix = _regions(int(code))[0].prefix
     if prefix is not None and prefix.match(national):
         return None
-    plain = code + national
-    return plain if is_plain_valid(plain) else None
+    return text if _is_valid(int(code), national) else INVALID
+
+
+def read_national(digits: str, region: str) -> str | None:
+    """A number of a region, with its trunk prefix or without, in E.164; INVALID; or None."""
+    dialling = _dialling(region)
+    if dialling is None or not digits.isdecimal():
+        return None
+    code, trunk, prefix = dialling.code, dialling.trunk, dialling.prefix
+    if dialling.abroad is not None and dialling.abroad.match(digits):
+        return None
+    written = prefix.match(digits) if prefix is not None else None
+    if written is None:
+        # Nothing can be taken away, so that it is all there is of the number.
+        if _DIGITS.fullmatch(digits) is None or digits.startswith(code):
+            return None
+        return f"+{code}{digits}" if _is_valid(int(code), digits) else INVALID
+    # Of some prefixes the library takes more, or puts something before; on islands the area's code.
+    if not trunk or written[0] != trunk or any(written.groups()):
+        return None
+    national = digits.removeprefix(trunk)
+    if len(national) not in dialling.lengths:
+        return None
+    if digits.startswith(code) and (trunk != code or (prefix and prefix.match(national))):
+        return None
+    if _DIGITS.fullmatch(national) is None or not _is_valid(int(code), national):
+        return None
+    return f"+{code}{national}"
 
 
 @cache
-def _dialling(region: str) -> tuple[str, str | None, re.Pattern[str] | None] | None:
+def _dialling(region: str) -> _Dialling | None:
     metadata = PhoneMetadata.metadata_for_region(region, None)
     if metadata is None:
         return None
-    prefix = _region(metadata).prefix
-    return f"+{metadata.country_code}", metadata.national_prefix, prefix
+    abroad = metadata.international_prefix
+    return _Dialling(
+        str(metadata.country_code),
+        metadata.national_prefix,
+        re.compile(abroad) if abroad else None,
+        _region(metadata).prefix,
+        frozenset(metadata.general_desc.possible_length if metadata.general_desc else ()),
+    )
 
 
-def _is_valid(region: _Region, national: str) -> bool:
-    if region.valid.fullmatch(national) is None:
-        return False
-    return region.prefix is None or region.prefix.match(national) is None
+def _is_valid(code: int, national: str) -> bool:
+    """As the library: the first region whose leading digits or patterns are met decides."""
+    regions = _regions(code)
+    if len(regions) == 1:
+        return regions[0].valid.fullmatch(national) is not None
+    for region in regions:
+        if region.leading is not None:
+            if region.leading.match(national):
+                return region.valid.fullmatch(national) is not None
+        elif region.valid.fullmatch(national):
+            return True
+    return False
 
 
 def _country_code(text: str) -> str | None:
@@ -124,6 +159,9 @@ def _region(metadata: PhoneMetadata) -> _Region:
 def _pattern(description: PhoneNumberDesc | None) -> str | None:
     if description is None or not description.national_number_pattern:
         return None
+    pattern = f"(?:{description.national_number_pattern})"
+    if not description.possible_length:
+        return pattern
     lengths = [length for length in description.possible_length if length > 0]
     sizes = "|".join(f"[0-9]{{{length}}}\\Z" for length in lengths)
-    return f"(?:(?={sizes})(?:{description.national_number_pattern}))" if lengths else None
+    return f"(?:(?={sizes}){pattern})" if lengths else None

@@ -9,7 +9,7 @@ import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumberFormat
 
 from pgsync.errors import InvalidArgument
-from pgsync.modules.contacts.numbering import is_plain_valid, national_to_plain
+from pgsync.modules.contacts.numbering import read_international, read_national
 
 __all__ = ["check_region", "to_e164"]
 
@@ -22,6 +22,18 @@ _EXPONENT = re.compile(r"[+-]?(\d+)(?:[.,](\d*))?[eE]([+-]?\d+)")
 _BARE = re.compile(r"[\d\s().\-/]*\d[\d\s().\-/]*")
 _PUNCTUATION = re.compile(r"[\s().\-]+")
 _LONGEST = 64
+
+
+class _Digits(dict[int, str]):
+    """Digits of all scripts, and the wide plus, to ASCII; learnt as they come."""
+
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        self[code] = str(int(letter)) if letter.isdecimal() else letter
+        return self[code]
+
+
+_DIGITS = _Digits({0xFF0B: "+"})
 
 
 def check_region(region: str | None) -> str | None:
@@ -47,23 +59,29 @@ def to_e164(text: str, region: str | None = None, *, international: bool = False
     A number without country code is taken to be of ``region``. With ``international``, as for a
     WhatsApp ID, digits without ``+`` are first taken to begin with the country code.
     """
-    if text.startswith("+") and is_plain_valid(text):
-        return text
-    number = _SCHEME.sub("", _INVISIBLE.sub("", text).strip()).strip()
+    if text.startswith("+") and (plain := read_international(text)):
+        return plain
+    number = text.strip()
+    if not number.isascii():
+        number = _INVISIBLE.sub("", number).strip()
+    if ":" in number or "@" in number:
+        number = _SCHEME.sub("", number).strip()
     if not number or len(number) > _LONGEST:
         return None
-    if power := _EXPONENT.fullmatch(number):
+    if ("e" in number or "E" in number) and (power := _EXPONENT.fullmatch(number)):
         whole, fraction, exponent = power[1], power[2] or "", power[3]
         if len(fraction) != int(exponent) or number.startswith("-"):
             return None
         number = whole + fraction
     if not number.isascii():
-        number = phonenumbers.normalize_digits_only(number.replace("\uff0b", "+"), True)
-    if decimal := _FLOAT.fullmatch(number):
+        number = number.translate(_DIGITS)
+    if "." in number and (decimal := _FLOAT.fullmatch(number)):
         number = decimal[1]
     for candidate in _candidates(number, region, international):
-        found = _plain(candidate, region) or _parse(candidate, region)
-        if found is not None:
+        found = _plain(candidate, region)
+        if found is None:
+            found = _parse(candidate, region)
+        if found:
             return found
     return None
 
@@ -85,8 +103,8 @@ def _candidates(number: str, region: str | None, international: bool) -> list[st
 def _plain(number: str, region: str | None) -> str | None:
     plain = _PUNCTUATION.sub("", number)
     if plain.startswith("+"):
-        return plain if is_plain_valid(plain) else None
-    return national_to_plain(plain, region) if region is not None else None
+        return read_international(plain)
+    return read_national(plain, region) if region is not None else None
 
 
 def _parse(number: str, region: str | None) -> str | None:

@@ -88,7 +88,7 @@ def _chunks(
 
 def _shown(row: ContactRow) -> dict[str, Any]:
     """The row as JSON, without what it does not say."""
-    facts = asdict(row) | {"tags": list(row.tags), "consent": None}
+    facts = row._asdict() | {"tags": list(row.tags), "consent": None}
     if row.consent is not None:
         at = row.consent.at.isoformat() if row.consent.at else None
         facts["consent"] = asdict(row.consent) | {"at": at}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgsync.modules.contacts.cells import clean, split_tags, split_values, unguard_formula
 from pgsync.modules.contacts.consent import Consent, read_consent
@@ -19,8 +20,7 @@ STATUSES = ("active", "inactive", "blocked", "opted_out")
 _RAW_CELL = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class ContactRow:
+class ContactRow(NamedTuple):
     """A row that is a contact; ``row`` is its number in the file, ``phone`` is in E.164.
 
     A blank cell is None. ``email`` is kept as it is written, valid or not: it is never sent to, and
@@ -117,7 +117,7 @@ def _contact(
         _first(cells, columns.emails, packed=True),
         _first(cells, columns.companies, packed=True),
         _first(cells, columns.notes),
-        split_tags(_cell(cells[index]) for index in columns.tags),
+        split_tags([_cell(cells[index]) for index in columns.tags]),
         word if word in STATUSES else None,
         custom,
         consent,
@@ -146,7 +146,14 @@ def _first(cells: Sequence[str], indexes: tuple[int, ...], *, packed: bool = Fal
 
 
 def _cell(text: str) -> str | None:
-    return clean(unguard_formula(text)) if text else None
+    if not text:
+        return None
+    if "'" in text:
+        text = unguard_formula(text)
+    # Most cells are plain, and there are millions of them.
+    if text.isascii() and text.isprintable():
+        return text.strip() or None
+    return clean(text)
 
 
 def label_columns(headers: Sequence[str]) -> list[str]:

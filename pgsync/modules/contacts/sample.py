@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -126,8 +126,7 @@ class _Builder:
             self.contacts[new.phone] = new
             return
         self.duplicates += 1
-        self.contacts[new.phone] = replace(
-            old,
+        self.contacts[new.phone] = old._replace(
             name=old.name or new.name,
             email=old.email or new.email,
             company=old.company or new.company,

@@ -160,5 +160,6 @@ def _numbered(rows: Iterator[list[str]], bounds: Bounds) -> Iterator[tuple[int, 
                 raise ContactFileError(
                     in_row(number, f"more than {bounds.columns:,} columns; remove those not needed")
                 )
-        if any(cells) and any(not cell.isspace() for cell in cells if cell):
+        text = "".join(cells)
+        if text and not text.isspace():
             yield number, cells

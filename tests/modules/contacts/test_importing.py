@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +21,7 @@ from pgsync.modules.contacts.merging import merge_staged
 from pgsync.modules.contacts.staging import Staging
 from pgsync.operations import OperationRun
 from tests.eventually import eventually
+from tests.faults.import_run import run_worker
 
 PHONE = "+12015550123"
 OTHER = "+12015550124"
@@ -176,33 +175,12 @@ def test_a_lost_lock_stops_the_import_and_the_next_one_goes_on(
     _resumes(contacts, book, path, truth)
 
 
-_IMPORTS = """
-import sys
-from pgsync import Coordinator
-from pgsync.modules.contacts import Contacts
-from pgsync.modules.database import sessions_for
-dsn, workspace, path = sys.argv[1:]
-with Coordinator(dsn) as sync:
-    contacts = Contacts(sync, sessions_for(dsn), batch=50)
-    contacts.contact_import(workspace_id=int(workspace), path=path)
-"""
-
-
 def test_an_import_killed_in_the_middle_goes_on_where_it_was(
-    contacts: Contacts, book: Any, database: Any, dsn: str, tmp_path: Path
+    contacts: Contacts, book: Any, dsn: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "sample.csv"
     truth = write_sample(path, rows=5_000, seed=9)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _IMPORTS, dsn, str(book.workspace), str(path)]
-    )
-    eventually(
-        lambda: database.execute(
-            "SELECT 1 FROM pgsync_modules.contact_import WHERE rows BETWEEN 500 AND 4000"
-        ).fetchone()
-    )
-    process.kill()
-    process.wait()
+    assert run_worker(dsn, book.workspace, path, batch=50, kill_in=40) is None
     _resumes(contacts, book, path, truth)
 
 
@@ -214,7 +192,7 @@ def _resumes(contacts: Contacts, book: Any, path: Path, truth: SampleTruth) -> N
             return contacts.contact_import(workspace_id=book.workspace, path=str(path))
         return None
 
-    result = eventually(import_it)
+    result = eventually(import_it, within=60)
     assert result["resumed"] == 1
     assert _counts(result) == {
         "imported": len(truth.contacts),
