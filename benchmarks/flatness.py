@@ -48,7 +48,7 @@ def measure(dsn: str, pace: Pace, _peers: Peers) -> Iterator[Comparison]:
             place = stack.enter_context(new_place())
             contenders.append(burden(place, pace, count))
             place.settle()
-        yield compare("drain, beside itself on empty tables", contenders, pace.few)
+        yield compare("drain, beside itself on empty tables", contenders, pace.rounds)
     with places(dsn) as new_place, new_place() as empty, new_place() as place:
         yield from _snapshot(place, empty, pace)
 

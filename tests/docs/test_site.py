@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import pgsync
+from tests.docs.external_links import external_links
 
 ROOT = Path(__file__).parents[2]
 _LISTED = re.findall(r"^::: (\S+)$", (ROOT / "docs/python.md").read_text(), re.MULTILINE)
@@ -32,6 +33,10 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     html = (tmp_path / "site/python.html").read_text()
     assert 'id="pgsync.Coordinator.lock"' in html
+
+
+def test_links_that_lead_elsewhere_are_encrypted() -> None:
+    assert [link for link in external_links() if not link[1].startswith("https://")] == []
 
 
 def test_what_is_public_is_in_the_reference_once() -> None:
