@@ -19,7 +19,7 @@ from pgsync.daemon.vitals import HEARD_WITHIN
 from pgsync.database.calls import Call, Listing
 from pgsync.database.pool import execute_async
 from pgsync.database.session import open_session_async
-from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
+from pgsync.errors import ConnectionFailed, LockCapacityError, OutcomeUnknown, PgsyncError
 from pgsync.queues.work import (
     change_worker,
     read_jobs,
@@ -151,7 +151,7 @@ class WorkerLink:
                     return
                 except (psycopg.OperationalError, PgsyncError) as error:
                     # A first connect that the server refuses for good must not try for ever.
-                    for_now = (psycopg.Error, ConnectionFailed, OutcomeUnknown)
+                    for_now = (psycopg.Error, ConnectionFailed, LockCapacityError, OutcomeUnknown)
                     if broken is None and not isinstance(error, for_now):
                         raise
                     if self._stopping.is_set():

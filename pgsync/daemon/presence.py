@@ -62,7 +62,9 @@ class Presence:
     async def _beat(self) -> None:
         try:
             known, _ = await self._link.run(heartbeat(self._link.worker, idle=False))
-        except psycopg.Error as error:
+        except ConnectionFailed:
+            raise  # it stops
+        except (psycopg.Error, PgsyncError) as error:
             logger.warning("the heartbeat failed, trying again: %s", error)
         else:
             if not known:

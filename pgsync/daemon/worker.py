@@ -219,30 +219,39 @@ class Worker:
             if jobs:
                 self._signals.found()
             return jobs
-        except psycopg.Error as error:
-            if error.sqlstate == "PS003":
+        except (psycopg.Error, PgsyncError) as error:
+            if getattr(error, "sqlstate", None) == "PS003":
                 logger.warning("worker %s was given up for dead", worker)
                 # Where the session broke in this very call, it has registered anew already.
                 if worker == self._link.worker:
                     await self._link.register_again()
-            elif self._drain:
-                raise
             else:
-                logger.warning("jobs could not be claimed, trying again: %s", error)
-                await asyncio.sleep(_POLL_SECONDS)
+                await self._bear(error, "jobs could not be claimed")
             return []
+
+    async def _bear(self, error: Exception, what: str) -> None:
+        """Outlive what the server cannot do now: it may be short of disk, locks or memory."""
+        # With the latter the link says that it stops.
+        if self._drain or isinstance(error, ConnectionFailed):
+            raise error
+        logger.warning("%s, trying again: %s", what, error)
+        await asyncio.sleep(_POLL_SECONDS)
 
     @property
     def _waits(self) -> bool:
         return self._waits_as == self._link.worker
 
     async def _say_waits(self, waits: bool) -> bool:
-        """Say whether enqueuing is to notify this worker; True where that is news."""
+        """Say whether enqueuing is to notify this worker; True where that is news to the server."""
         if waits is self._waits or self._drain:
             return False
         worker = self._link.worker
-        await self._link.run(heartbeat(worker, idle=waits))
-        self._waits_as = worker if waits else None
+        try:
+            await self._link.run(heartbeat(worker, idle=waits))
+        except (psycopg.Error, PgsyncError) as error:
+            await self._bear(error, "the heartbeat failed")
+        else:
+            self._waits_as = worker if waits else None
         return True
 
     # --- performing --------------------------------------------------------------------------

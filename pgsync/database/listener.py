@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from pgsync.database.session import open_session_async
-from pgsync.errors import ConnectionFailed, OutcomeUnknown, PoolerDetected
+from pgsync.errors import PgsyncError
 
 __all__ = ["listen"]
 
@@ -57,7 +57,7 @@ async def listen(
         except TimeoutError:
             listening(False)
             logger.warning("the listener on %s was deaf; opening another", channel)
-        except (psycopg.Error, OSError, ConnectionFailed, OutcomeUnknown, PoolerDetected):
+        except (psycopg.Error, OSError, PgsyncError):
             listening(False)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             pause = min(pause * 2, _LONGEST_PAUSE)

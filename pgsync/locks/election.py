@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
+import psycopg
+
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import LockHeld, PgsyncError
 from pgsync.locks.held import LockRequest
@@ -54,7 +56,7 @@ class _ElectionFace:
         pause: float = min(self._retry * 2.0**self._failures, longest)
         return pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
-    def _failed(self, error: PgsyncError) -> None:
+    def _failed(self, error: Exception) -> None:
         if isinstance(error, LockHeld):
             self._failures = 0
             return
@@ -149,7 +151,7 @@ class Election(_ElectionFace, Block):
             self._lost = None
             try:
                 lock.acquire()
-            except PgsyncError as error:
+            except (psycopg.Error, PgsyncError) as error:
                 self._failed(error)
                 self._sleep(self._pause())
                 continue
@@ -168,7 +170,7 @@ class Election(_ElectionFace, Block):
             self._leads = False
             self._lock = None
         self._tell(self._on_loss, self._lost or "it stands no more")
-        with suppress(PgsyncError):
+        with suppress(psycopg.Error, PgsyncError):
             lock.release()
 
     def _was_lost(self, reason: str) -> None:
@@ -260,7 +262,7 @@ class AsyncElection(_ElectionFace, AsyncBlock):
             lock = AsyncLock(self._keeper, replace(self._request, on_lost=on_lost))
             try:
                 await lock.acquire()
-            except PgsyncError as error:
+            except (psycopg.Error, PgsyncError) as error:
                 self._failed(error)
                 await asyncio.sleep(self._pause())
                 continue
@@ -281,7 +283,7 @@ class AsyncElection(_ElectionFace, AsyncBlock):
             self._lock = None
             self._gained.clear()
             await self._tell(self._on_loss, reason)
-            with suppress(PgsyncError):
+            with suppress(psycopg.Error, PgsyncError):
                 await lock.release()
 
     async def _tell(self, callback: Callable[[Any], object] | None, what: object) -> None:
