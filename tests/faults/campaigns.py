@@ -13,8 +13,9 @@ import sys
 
 import click
 
-from tests.faults.campaign_run import CampaignSettings, run
-from tests.faults.locks import text_of
+from tests.faults.campaign_ledger import CampaignSettings
+from tests.faults.campaign_run import run
+from tests.faults.report import text_of
 
 __all__ = ["main"]
 

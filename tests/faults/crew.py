@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-__all__ = ["Crew", "Freeze"]
+from tests.faults.process import Orders
+
+__all__ = ["Crew", "Crews", "Freeze"]
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -28,10 +30,10 @@ class Freeze:
 class Crew:
     """``count`` places, each with a living process; a killed one is replaced at once.
 
-    A process runs ``module`` with its orders: a dataclass with name, history, seed and gate.
+    A process runs ``module`` with its orders.
     """
 
-    def __init__(self, module: str, orders: Any, folder: Path, count: int) -> None:
+    def __init__(self, module: str, orders: Orders, folder: Path, count: int) -> None:
         self._module = module
         self._orders = orders
         self.folder = folder
@@ -39,6 +41,8 @@ class Crew:
         self.freezes: list[Freeze] = []
         self.died: list[str] = []
         self._lives = [0] * count
+        self._clocks = [0.0] * count
+        self._stopping = False
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._frozen: dict[int, float] = {}
 
@@ -55,11 +59,16 @@ class Crew:
         )
         with (self.folder / f"{name}.stderr").open("wb") as errors:
             self._processes[place] = subprocess.Popen(
-                [sys.executable, "-m", self._module, orders.text()],
+                [sys.executable, "-m", *self._program(place), orders.text()],
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
                 cwd=_REPOSITORY,
             )
+
+    def _program(self, place: int) -> list[str]:
+        if not self._clocks[place]:
+            return [self._module]
+        return ["tests.faults.wrong_clock", str(self._clocks[place]), self._module]
 
     def history(self, place: int) -> Path:
         """The history file of the process that is at the place now."""
@@ -73,9 +82,14 @@ class Crew:
         place = int(name.partition(".")[0])
         return place if self._name(place) == name else None
 
-    def kill(self, place: int) -> None:
-        """Kill the process with SIGKILL, frozen or not, and start another."""
+    def kill(self, place: int, clock: float | None = None) -> None:
+        """Kill the process with SIGKILL, frozen or not, and start another.
+
+        ``clock`` is by how many seconds that one's clock is wrong, and those after it.
+        """
         self._note_deaths()
+        if clock is not None:
+            self._clocks[place] = clock
         self._processes[place].kill()
         self._processes.pop(place).wait()
         self._end_freeze(place)
@@ -95,13 +109,20 @@ class Crew:
             self._processes[place].send_signal(signal.SIGCONT)
             self._end_freeze(place)
 
-    def stop(self, within: float) -> None:
-        """Wake all, tell them to stop, and note whoever does not end in order in that time."""
+    def tell_to_stop(self) -> None:
+        """Wake all, and tell them to stop."""
+        if self._stopping:
+            return
         self._note_deaths()
+        self._stopping = True
         for place in list(self._frozen):
             self.wake(place)
         for process in self._processes.values():
             process.terminate()
+
+    def stop(self, within: float) -> None:
+        """Tell all to stop, and note whoever does not end in order in that time."""
+        self.tell_to_stop()
         until = time.monotonic() + within
         for place, process in self._processes.items():
             try:
@@ -138,3 +159,41 @@ class Crew:
         began = self._frozen.pop(place, None)
         if began is not None:
             self.freezes.append(Freeze(self._name(place), began, time.monotonic()))
+
+
+class Crews:
+    """Several crews, by name, whose places are counted one behind the other."""
+
+    def __init__(self, folder: Path, crews: Mapping[str, Crew]) -> None:
+        self.folder = folder
+        self._crews = crews
+        self._places = [(crew, place) for crew in crews.values() for place in range(crew.count)]
+        self.count = len(self._places)
+
+    def start_all(self) -> None:
+        """Start a process at each place."""
+        for crew, place in self._places:
+            crew.start(place)
+
+    def kill(self, place: int, clock: float | None = None) -> None:
+        """As :meth:`Crew.kill`."""
+        crew, its = self._places[place]
+        crew.kill(its, clock)
+
+    def freeze(self, place: int) -> bool:
+        """As :meth:`Crew.freeze`."""
+        crew, its = self._places[place]
+        return crew.freeze(its)
+
+    def wake(self, place: int) -> None:
+        """As :meth:`Crew.wake`."""
+        crew, its = self._places[place]
+        crew.wake(its)
+
+    def stop(self, within: float) -> list[str]:
+        """Stop all at once, as :meth:`Crew.stop`; who died, or did not end in order."""
+        for crew in self._crews.values():
+            crew.tell_to_stop()
+        for crew in self._crews.values():
+            crew.stop(within)
+        return [f"of the {name} {died}" for name, crew in self._crews.items() for died in crew.died]

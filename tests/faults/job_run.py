@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,13 +15,14 @@ from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
 from tests.eventually import eventually
 from tests.faults.crew import Crew
+from tests.faults.job_ledger import check_jobs, create_effects
 from tests.faults.job_worker import JobOrders, declare
 from tests.faults.ledger import events
-from tests.faults.lock_run import Report, new_folder
 from tests.faults.proxy import COMMITTED, Proxy
+from tests.faults.report import Report, run_folder
 from tests.faults.storm import Fault, Storm, plan
 
-__all__ = ["JOB_FAULTS", "JobSettings", "run"]
+__all__ = ["JOB_FAULTS", "JobSettings", "JobStorm", "drain", "run", "task_names"]
 
 JOB_FAULTS = {
     "kill a worker": 3,
@@ -76,16 +74,19 @@ class JobStorm(Storm):
 
 def run(settings: JobSettings) -> Report:
     """Kill workers and see their jobs run again; blow; let all end; and check."""
-    folder = new_folder()
-    # Durable, since it is shut down without mercy.
-    with EmbeddedServer(folder / "server") as server, Proxy(server.dsn) as proxy:
+    report = Report()
+    with (
+        run_folder(report) as folder,
+        # Durable, since it is shut down without mercy.
+        EmbeddedServer(folder / "server") as server,
+        Proxy(server.dsn) as proxy,
+    ):
         migrate(server.dsn)
-        with psycopg.connect(server.dsn, autocommit=True) as connection:
-            connection.execute("CREATE TABLE effect (job bigint, attempt integer)")
-        orders = JobOrders(proxy.dsn, "", "", settings.seed, settings.guarded)
+        create_effects(server.dsn)
+        orders = JobOrders(dsn=proxy.dsn, seed=settings.seed, guarded=settings.guarded)
         crew = Crew("tests.faults.job_worker", orders, folder, settings.processes)
         storm = JobStorm(server, proxy, crew, plan(settings.seed, 1.0, JOB_FAULTS))
-        report = Report(faults=storm.done)
+        report.faults = storm.done
         rescues: list[float] = []
         try:
             for place in range(crew.count):
@@ -100,14 +101,21 @@ def run(settings: JobSettings) -> Report:
             # One that enqueues just then may wait for a connection, at most 30 s.
             crew.stop(within=45)
         report.violations += [f"a process died: {death}" for death in crew.died]
-        report.violations += _drain(server.dsn, settings)
-        _judge(report, server.dsn, folder, rescues, settings)
-    shutil.rmtree(folder / "server", ignore_errors=True)
-    if report.violations:
-        report.folder = folder
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+        report.violations += drain(server.dsn, guarded=settings.guarded)
+        violations, report.figures = check_jobs(
+            server.dsn, events(folder), task_names(server.dsn), guarded=settings.guarded
+        )
+        report.violations += violations
+        report.figures["rescues, s"] = ", ".join(f"{seconds:.2f}" for seconds in rescues)
+        if max(rescues, default=0.0) > _RESCUE_SECONDS:
+            report.violations.append(f"a killed worker's jobs waited for {max(rescues):.1f} s")
     return report
+
+
+def task_names(dsn: str) -> list[str]:
+    """The names of the harness's tasks."""
+    with Coordinator(dsn) as sync:
+        return [task.name for task in declare(sync, dsn, guarded=True)]
 
 
 def _count(dsn: str, table: str) -> int:
@@ -135,64 +143,28 @@ def _kill(crew: Crew, place: int, dsn: str) -> float:
         return time.monotonic() - began
 
 
-def _drain(dsn: str, settings: JobSettings) -> list[str]:
-    """Work until nothing is left: also what waits for its next attempt."""
+def drain(dsn: str, *, guarded: bool = True) -> list[str]:
+    """Work until nothing of ours is left: also what waits for its next attempt."""
     with Coordinator(dsn) as sync:
-        declare(sync, dsn, guarded=settings.guarded)
+        declare(sync, dsn, guarded=guarded)
         until = time.monotonic() + _DRAIN_SECONDS
         while time.monotonic() < until:
             sync.run_worker(drain=True, concurrency=8)
-            if not _count(dsn, "pgsync.jobs"):
+            if not _left(dsn):
                 # The dead that nobody has looked at yet.
                 sync.database.run(_rescue())
                 return []
             time.sleep(0.2)
-    return [f"{_count(dsn, 'pgsync.jobs')} jobs were left after {_DRAIN_SECONDS:g} s of work"]
+    return [f"{_left(dsn)} jobs were left after {_DRAIN_SECONDS:g} s of work"]
+
+
+def _left(dsn: str) -> int:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        live = "SELECT count(*) FROM pgsync.jobs WHERE queue = 'default'"
+        return int((connection.execute(live).fetchone() or (0,))[0])
 
 
 def _rescue() -> Any:
     from pgsync.database.calls import Call, scalar
 
     return Call("SELECT pgsync.rescue_jobs()", {}, scalar)
-
-
-def _judge(
-    report: Report, dsn: str, folder: Path, rescues: list[float], settings: JobSettings
-) -> None:
-    history = events(folder)
-    acknowledged = [event["job"] for event in history if event["event"] == "acknowledged"]
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        ended = connection.execute("SELECT id, state FROM pgsync.job_history").fetchall()
-        effects = Counter(row[0] for row in connection.execute("SELECT job FROM effect"))
-        left = connection.execute(
-            "SELECT (SELECT count(*) FROM pgsync.job_keys),"
-            " (SELECT coalesce(sum(taken), 0) FROM pgsync.queue_slots),"
-            " (SELECT count(*) FROM pgsync.worker)"
-        ).fetchone()
-    completed = {job for job, state in ended if state == "completed"}
-    lost = set(acknowledged) - completed
-    several = {job: n for job, n in effects.items() if n > 1}
-    report.violations += [
-        text
-        for wrong, text in (
-            (lost, f"{len(lost)} acknowledged jobs were not completed: {sorted(lost)[:10]}"),
-            (len(ended) - len(completed), "jobs ended twice, or otherwise than completed"),
-            (completed - effects.keys(), "completed jobs had no effect"),
-            (effects.keys() - completed, "jobs had an effect and were not completed"),
-            (several, f"{len(several)} effects happened more than once"),
-            (left != (0, 0, 0), f"keys, slots of queues and workers left: {left}"),
-            (
-                max(rescues, default=0.0) > _RESCUE_SECONDS,
-                f"a killed worker's jobs waited for {max(rescues, default=0.0):.1f} s",
-            ),
-        )
-        if wrong
-    ]
-    kinds = Counter(event["event"] for event in history)
-    report.figures = {
-        "jobs acknowledged": len(acknowledged),
-        "jobs completed": len(completed),
-        "enqueues of unknown outcome": kinds["unknown"],
-        "enqueues that failed": kinds["failed"],
-        "rescues, s": ", ".join(f"{seconds:.2f}" for seconds in rescues),
-    }

@@ -6,53 +6,47 @@ transaction. What was acknowledged is appended to a history file, so that it out
 
 from __future__ import annotations
 
-import faulthandler
-import json
-import os
 import random
-import signal
-import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from pgsync import ConnectionFailed, Coordinator, OutcomeUnknown, current_job
+from pgsync import ConnectionFailed, Coordinator, LockCapacityError, OutcomeUnknown, current_job
 from tests.faults.history import History
+from tests.faults.process import Orders, begin, work
 
 __all__ = ["JobOrders", "declare"]
 
-_EFFECT = "INSERT INTO effect (job, attempt) VALUES (%s, %s)"
+_ENTER = "SELECT clock_timestamp()"
+_EFFECT = (
+    "INSERT INTO effect (job, attempt, task, key, entered_at, left_at)"
+    " VALUES (%s, %s, %s, %s, %s, clock_timestamp())"
+)
 _MOST_ATTEMPTS = 10_000  # kills and ended sessions spend attempts, and are none of the handler's
 _BACKLOG = 2_000
 
 
-@dataclass(frozen=True)
-class JobOrders:
+@dataclass(frozen=True, kw_only=True)
+class JobOrders(Orders):
     """What a process is told; ``pause`` is between two enqueues, in seconds."""
 
-    dsn: str
-    name: str
-    history: str
-    seed: str
     guarded: bool
     pause: float = 0.002
-    gate: str | None = None
-
-    def text(self) -> str:
-        """The orders as one argument of a command."""
-        return json.dumps(asdict(self))
 
 
 def declare(sync: Coordinator, dsn: str, *, guarded: bool) -> list[Any]:
     """The tasks of the harness: blocking, coroutine, failing now and then, and limited by key."""
 
-    def effect() -> None:
+    def effect(key: str | None = None) -> None:
         job = current_job()
         with sync.database.connection() as connection, connection.transaction():
-            connection.execute(_EFFECT, [job.id, job.attempt])
+            entered = connection.execute(_ENTER).fetchone()
+            if key:
+                time.sleep(0.002)  # long enough for another one to be inside, if it were let in
+            connection.execute(_EFFECT, [job.id, job.attempt, job.job.task, key, *(entered or ())])
             if guarded:
                 job.complete(within=connection)
 
@@ -65,7 +59,9 @@ def declare(sync: Coordinator, dsn: str, *, guarded: bool) -> list[Any]:
         job = current_job()
         connection = await psycopg.AsyncConnection.connect(dsn, application_name="effect")
         async with connection:
-            await connection.execute(_EFFECT, [job.id, job.attempt])
+            entered = await (await connection.execute(_ENTER)).fetchone()
+            values = [job.id, job.attempt, job.job.task, None, *(entered or ())]
+            await connection.execute(_EFFECT, values)
             if guarded:
                 await job.complete_async(within=connection)
 
@@ -78,11 +74,11 @@ def declare(sync: Coordinator, dsn: str, *, guarded: bool) -> list[Any]:
 
     @sync.task(max_attempts=_MOST_ATTEMPTS, backoff=0.1, key="k{n}", max_running_per_key=2)
     def limited(n: int) -> None:
-        effect()
+        effect(f"k{n}")
 
     @sync.task(max_attempts=_MOST_ATTEMPTS, backoff=0.1, key="o{n}", ordered=True)
     def ordered(n: int) -> None:
-        effect()
+        effect(f"o{n}")
 
     return [blocking, awaiting, failing, limited, ordered]
 
@@ -104,7 +100,7 @@ def produce(sync: Coordinator, tasks: list[Any], orders: JobOrders, stop: thread
                 time.sleep(0.5 if rows > _BACKLOG else 0.0)
         except OutcomeUnknown:
             history.add("unknown")
-        except (ConnectionFailed, psycopg.Error) as error:
+        except (ConnectionFailed, LockCapacityError, psycopg.Error) as error:
             history.add("failed", error=type(error).__name__)
             stop.wait(0.1)
 
@@ -117,29 +113,14 @@ def _backlog() -> Any:
 
 def main(orders: JobOrders) -> None:
     """Enqueue and work until SIGTERM."""
-    faulthandler.enable()  # so that SIGABRT shows where each thread hangs
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    parent = os.getppid()
-    threading.Thread(target=_end_with, args=[parent], daemon=True).start()
+    stop = begin()
     with Coordinator(orders.dsn, pool_size=12) as sync:
         tasks = declare(sync, orders.dsn, guarded=orders.guarded)
         producer = threading.Thread(target=produce, args=[sync, tasks, orders, stop])
         producer.start()
-        while not stop.is_set():
-            try:
-                sync.run_worker(concurrency=8, grace=5)
-                stop.set()  # told to end while it ran
-            except ConnectionFailed:
-                stop.wait(0.2)
+        work(sync, stop, concurrency=8, grace=5)
         producer.join()
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)  # the harness was killed: nobody would ever end this
-
-
 if __name__ == "__main__":
-    main(JobOrders(**json.loads(sys.argv[1])))
+    main(JobOrders.given())

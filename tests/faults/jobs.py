@@ -15,7 +15,7 @@ import sys
 import click
 
 from tests.faults.job_run import JobSettings, run
-from tests.faults.locks import text_of
+from tests.faults.report import text_of
 
 __all__ = ["main"]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import psycopg
 
@@ -19,10 +15,11 @@ from tests.eventually import eventually
 from tests.faults import ledger
 from tests.faults.crew import Crew
 from tests.faults.lock_storm import LOCK_FAULTS, LockStorm
-from tests.faults.lock_worker import Orders
+from tests.faults.lock_worker import LockOrders
+from tests.faults.report import Report, run_folder
 from tests.faults.storm import plan
 
-__all__ = ["Report", "Settings", "new_folder", "run"]
+__all__ = ["Settings", "run"]
 
 _MARGIN = 5.0  # seconds by which an answer may be late on a loaded machine
 
@@ -43,27 +40,15 @@ class Settings:
     wait: float = 3.0
 
 
-@dataclass
-class Report:
-    """What a run showed; ``folder`` keeps its records where there are violations."""
-
-    violations: list[str] = field(default_factory=list)
-    figures: dict[str, object] = field(default_factory=dict)
-    faults: Counter[str] = field(default_factory=Counter)
-    folder: Path | None = None
-
-
 def run(settings: Settings) -> Report:
     """Do the whole of it: an opening that is the same each time, a storm, and the check."""
-    folder = new_folder()
+    report = Report()
     # Durable, since it is shut down without mercy.
-    with EmbeddedServer(folder / "server") as server:
+    with run_folder(report) as folder, EmbeddedServer(folder / "server") as server:
         migrate(server.dsn)
         ledger.create(server.dsn)
-        orders = Orders(
+        orders = LockOrders(
             dsn=server.dsn,
-            name="",
-            history="",
             seed=settings.seed,
             ttl=settings.ttl,
             wait=settings.wait,
@@ -72,7 +57,7 @@ def run(settings: Settings) -> Report:
         )
         crew = Crew("tests.faults.lock_worker", orders, folder, settings.workers)
         storm = LockStorm(server, crew, plan(settings.seed, settings.ttl, LOCK_FAULTS))
-        report = Report(faults=storm.done)
+        report.faults = storm.done
         try:
             _open(crew, server.dsn)
             storm.blow(settings.seconds)
@@ -82,24 +67,7 @@ def run(settings: Settings) -> Report:
         finally:
             crew.stop(within=settings.wait + _MARGIN + 10)
         _judge(report, server.dsn, crew, settings)
-    shutil.rmtree(folder / "server", ignore_errors=True)
-    if report.violations:
-        report.folder = folder
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
     return report
-
-
-def new_folder() -> Path:
-    """A folder for a run, in memory where there is room."""
-    return Path(tempfile.mkdtemp(prefix="pgsync-faults-", dir=_memory()))
-
-
-def _memory() -> Path | None:
-    memory = Path("/dev/shm")
-    if memory.is_dir() and os.access(memory, os.W_OK):
-        return memory if shutil.disk_usage(memory).free > 4 << 30 else None
-    return None
 
 
 def _open(crew: Crew, dsn: str) -> None:

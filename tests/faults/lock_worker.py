@@ -6,51 +6,45 @@ one. What happened is appended to a history file, a line at a time, so that it o
 
 from __future__ import annotations
 
-import faulthandler
-import json
-import os
 import random
-import signal
-import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from pgsync import ConnectionFailed, Coordinator, LockHeld, LockLost, OutcomeUnknown
+from pgsync import (
+    ConnectionFailed,
+    Coordinator,
+    LockCapacityError,
+    LockHeld,
+    LockLost,
+    OutcomeUnknown,
+)
 from tests.faults.history import History
+from tests.faults.process import Orders, begin
 
-__all__ = ["LOCK", "Orders"]
+__all__ = ["LOCK", "LockOrders"]
 
 LOCK = "counter"
 _LONG_PAUSES = 0.004  # the share of sections that last about as long as the ttl, or longer
 _GUARD_MOMENTS = ("before the read", "before the write", "last")
 
 
-@dataclass(frozen=True)
-class Orders:
+@dataclass(frozen=True, kw_only=True)
+class LockOrders(Orders):
     """What a worker process is told; ``ttl`` and ``wait`` are in seconds.
 
     In its first section it waits for ``gate`` to exist, between its read and its write.
     """
 
-    dsn: str
-    name: str
-    history: str
-    seed: str
     ttl: float
     wait: float
     guarded: bool
     threads: int
-    gate: str | None = None
-
-    def text(self) -> str:
-        """The orders as one argument of a command."""
-        return json.dumps(asdict(self))
 
 
 class CounterThread:
@@ -58,7 +52,7 @@ class CounterThread:
 
     def __init__(
         self,
-        orders: Orders,
+        orders: LockOrders,
         number: int,
         sync: Coordinator,
         history: History,
@@ -81,7 +75,7 @@ class CounterThread:
                 self._take_turn()
             except LockLost:
                 continue
-            except (psycopg.Error, ConnectionFailed, OutcomeUnknown):
+            except (psycopg.Error, ConnectionFailed, OutcomeUnknown, LockCapacityError):
                 self._stop.wait(self._random.uniform(0.005, 0.05))
             except Exception:  # noqa: BLE001 - the checker reports it, with all it says
                 self._history.add("error", worker=self._name, error=traceback.format_exc())
@@ -196,11 +190,9 @@ def _row(cursor: psycopg.Cursor[Any]) -> Any:
     return row
 
 
-def main(orders: Orders) -> None:
+def main(orders: LockOrders) -> None:
     """Work with the threads that were ordered until SIGTERM."""
-    faulthandler.enable()  # so that SIGABRT shows where each thread hangs
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = begin()
     history = History(orders.history)
     with Coordinator(orders.dsn) as sync:
         workers = [
@@ -209,13 +201,9 @@ def main(orders: Orders) -> None:
         threads = [threading.Thread(target=worker.run) for worker in workers]
         for thread in threads:
             thread.start()
-        parent = os.getppid()
-        while not stop.wait(1.0):
-            if os.getppid() != parent:
-                os._exit(1)  # the harness was killed: nobody would ever end this
         for thread in threads:
             thread.join()
 
 
 if __name__ == "__main__":
-    main(Orders(**json.loads(sys.argv[1])))
+    main(LockOrders.given())

@@ -11,9 +11,10 @@ import sys
 
 import click
 
-from tests.faults.lock_run import Report, Settings, run
+from tests.faults.lock_run import Settings, run
+from tests.faults.report import text_of
 
-__all__ = ["main", "text_of"]
+__all__ = ["main"]
 
 
 @click.command(help=__doc__)
@@ -40,17 +41,6 @@ def main(
     report = run(Settings(minutes * 60, seed, not unguarded, workers, threads, ttl, wait))
     click.echo(text_of(report))
     sys.exit(1 if report.violations else 0)
-
-
-def text_of(report: Report) -> str:
-    """The figures, faults and violations of a run, a line each."""
-    lines = [f"{name:36}{value}" for name, value in report.figures.items()]
-    lines += [f"fault: {kind:29}{times}" for kind, times in sorted(report.faults.items())]
-    lines += [f"VIOLATION {violation}" for violation in report.violations]
-    lines += [f"{'violations':36}{len(report.violations)}"]
-    if report.folder is not None:
-        lines += [f"the histories, the faults and the ledger are in {report.folder}"]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A proxy before the server that resets connections, stalls them, and swallows answers."""
+"""A proxy before the server that resets connections, stalls them, and swallows answers.
+
+It leads where it is told to, as an address that follows a failover does.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import threading
 import time
 from contextlib import suppress
 from types import TracebackType
+from typing import Self
+
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.relay import Relay
 
@@ -28,6 +34,8 @@ class _Line:
         self.client = client
         self.reset = False
         self.stalled_until = 0.0
+        self.half_open_until = 0.0
+        self.loses_server = False
 
 
 class Proxy(Relay):
@@ -39,6 +47,11 @@ class Proxy(Relay):
         self._swallow: bytes | None = None
         self._swallowed = threading.Event()
         self._closed = False
+        self._cut_until = 0.0
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def __exit__(
         self,
@@ -62,6 +75,25 @@ class Proxy(Relay):
         if line is not None:
             line.stalled_until = time.monotonic() + seconds
         return line is not None
+
+    def half_open(self, pick: float, seconds: float) -> bool:
+        """Break a connection on one side only; the other hears nothing for that long."""
+        line = self._pick(pick)
+        if line is not None:
+            line.loses_server = int(pick * 1000) % 2 == 0
+            line.half_open_until = time.monotonic() + seconds
+        return line is not None
+
+    def cut(self, seconds: float) -> bool:
+        """Reset all connections, and refuse new ones for that long."""
+        self._cut_until = time.monotonic() + seconds
+        for line in list(self._lines):
+            line.reset = True
+        return True
+
+    def lead_to(self, dsn: str) -> None:
+        """Lead those who connect from now on to another server."""
+        self._servers = [conninfo_to_dict(dsn)]
 
     def swallow(self, answer: bytes, within: float) -> bool:
         """Lose the next answer that has this in it, with its connection, once the server gave it.
@@ -89,6 +121,9 @@ class Proxy(Relay):
             except OSError:
                 return
             self._threads = [thread for thread in self._threads if thread.is_alive()]
+            if self._cut_until > time.monotonic():
+                client.close()
+                continue
             self._run(self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:
@@ -98,13 +133,19 @@ class Proxy(Relay):
             try:
                 while not self._closed and self._pass(line, server):
                     pass
+                if line.half_open_until:
+                    (server if line.loses_server else client).close()
+                while not self._closed and line.half_open_until > time.monotonic():
+                    time.sleep(_LOOK_SECONDS)
             finally:
                 self._lines.remove(line)
-                if line.reset:
+                if line.reset and client.fileno() >= 0:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
 
     def _pass(self, line: _Line, server: socket.socket) -> bool:
         """Pass on what there is; False where the connection has ended, or is to."""
+        if line.half_open_until:
+            return False
         if line.stalled_until > time.monotonic():
             time.sleep(_LOOK_SECONDS)
             return not line.reset

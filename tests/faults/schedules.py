@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from tests.faults.locks import text_of
+from tests.faults.report import text_of
 from tests.faults.schedule_run import ScheduleSettings, run
 
 __all__ = ["main"]

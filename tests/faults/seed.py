@@ -6,15 +6,13 @@ time. One is done, the other is refused in the seed's words or comes after it; n
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import click
 
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
-from tests.faults.lock_run import new_folder
-from tests.faults.locks import text_of
+from tests.faults.report import Report, run_folder, text_of
 from tests.faults.seed_run import run
 
 __all__ = ["main"]
@@ -24,11 +22,9 @@ __all__ = ["main"]
 @click.option("--rounds", type=click.IntRange(1), default=100, show_default=True)
 def main(rounds: int) -> None:
     """Run, print the figures, and exit with 1 where something was doubled."""
-    folder = new_folder()
-    with EmbeddedServer(folder / "server") as server:
+    with run_folder(Report()) as folder, EmbeddedServer(folder / "server") as server:
         migrate(server.dsn, modules=True)
         report = run(server.dsn, rounds)
-    shutil.rmtree(folder, ignore_errors=True)
     click.echo(text_of(report))
     sys.exit(1 if report.violations else 0)
 

@@ -19,7 +19,7 @@ from pgsync.modules.broadcasts import UNCAPPED
 from pgsync.modules.contacts.sample import write_sample
 from pgsync.modules.platform import Platform
 from pgsync.modules.whatsapp.standin import GraphStandin
-from tests.faults.lock_run import Report
+from tests.faults.report import Report
 from tests.faults.tenants import new_connection
 
 __all__ = ["MESSAGES", "run"]

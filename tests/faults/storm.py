@@ -17,7 +17,7 @@ import psycopg
 
 from pgsync.database.embedded import EmbeddedServer
 from tests.eventually import eventually
-from tests.faults.crew import Crew
+from tests.faults.crew import Crew, Crews
 
 __all__ = ["Fault", "Storm", "plan"]
 
@@ -51,7 +51,7 @@ class Storm:
     ``acts`` says how each kind is done, and whether it met somebody.
     """
 
-    def __init__(self, server: EmbeddedServer, crew: Crew, faults: Iterator[Fault]) -> None:
+    def __init__(self, server: EmbeddedServer, crew: Crew | Crews, faults: Iterator[Fault]) -> None:
         self._server = server
         self.crew = crew
         self._faults = faults
@@ -65,12 +65,14 @@ class Storm:
             "immediate shutdown": self._shut_down,
         }
 
-    def blow(self, seconds: float) -> None:
-        """Do faults for that long, then wake whoever is frozen still."""
+    def blow(self, seconds: float, least: int = 0) -> None:
+        """Do faults for that long, and so many at least; then wake whoever is frozen still."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        tried = 0
+        while time.monotonic() < until or tried < least:
+            tried += 1
             fault = next(self._faults)
-            self._rest(time.monotonic() + fault.pause)
+            self.rest(fault.pause)
             began = time.monotonic()
             met = self.acts[fault.kind](fault)
             if met:
@@ -80,8 +82,9 @@ class Storm:
         for _, place in self._wakes:
             self.crew.wake(place)
 
-    def _rest(self, until: float) -> None:
+    def rest(self, seconds: float) -> None:
         """Let time pass, waking the frozen when theirs has come."""
+        until = time.monotonic() + seconds
         while self._wakes and self._wakes[0][0] <= until:
             at, place = heapq.heappop(self._wakes)
             time.sleep(max(0.0, at - time.monotonic()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.campaign_run import CampaignSettings, run
+from tests.faults.campaign_ledger import CampaignSettings
+from tests.faults.campaign_run import run
 
 pytestmark = pytest.mark.faults
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,13 +13,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgsync import Coordinator, LockLost, PgsyncError
-from pgsync.database.binaries import find_binaries
-from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
 from tests.eventually import eventually
+from tests.faults.pair import Pair, kill_for_good
 
 pytestmark = pytest.mark.faults
 
@@ -39,68 +36,10 @@ def tick():
 """
 
 
-class Pair:
-    """A primary and its synchronous standby."""
-
-    def __init__(self, folder: Path) -> None:
-        self._primary = EmbeddedServer(folder / "primary", settings=_QUICK)
-        self._standby = EmbeddedServer(folder / "standby", settings=_QUICK)
-        self._copy = folder / "standby"
-
-    def __enter__(self) -> Pair:
-        self._primary.start()
-        migrate(self._primary.dsn)
-        self._copy.mkdir(mode=0o700)
-        backup = [
-            str(find_binaries().program("pg_basebackup")),
-            *("--dbname", self._primary.dsn, "--pgdata", str(self._copy / "data")),
-            *("--write-recovery-conf", "--checkpoint", "fast", "--no-sync"),
-        ]
-        subprocess.run(backup, check=True, timeout=60)
-        self._standby.start()
-        with psycopg.connect(self._primary.dsn, autocommit=True) as connection:
-            # Not before the copy: once promoted it must not wait for a standby of its own.
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            connection.execute("SELECT pg_reload_conf()")
-            state = "SELECT state, sync_state FROM pg_stat_replication"
-            eventually(lambda: connection.execute(state).fetchone() == ("streaming", "sync"))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._standby.__exit__(None, None, None)
-        self._primary.__exit__(None, None, None)
-
-    @property
-    def dsn(self) -> str:
-        """The way to whichever of the two is the primary."""
-        # First the one that must be passed over as long as it is a standby.
-        both = [conninfo_to_dict(server.dsn) for server in (self._standby, self._primary)]
-        several = {name: ",".join(str(each[name]) for each in both) for name in ("host", "port")}
-        return make_conninfo(
-            **{**both[0], **several}, target_session_attrs="read-write", connect_timeout=2
-        )
-
-    @property
-    def standby_dsn(self) -> str:
-        return self._standby.dsn
-
-    def kill_primary(self) -> None:
-        """SIGKILL its postmaster, and see to it that nobody starts it again."""
-        folder = self._primary._folder
-        postmaster = folder.postmaster()
-        assert postmaster is not None
-        folder.write_wanted("stopped")
-        os.kill(postmaster.pid, signal.SIGKILL)
-        eventually(lambda: not folder.running())
-
-    def promote(self) -> None:
-        with psycopg.connect(self._standby.dsn, autocommit=True) as connection:
-            assert connection.execute("SELECT pg_promote(true, 30)").fetchone() == (True,)
-
-
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    with Pair(tmp_path) as both:
+    with Pair(tmp_path / "servers", _QUICK) as both:
+        migrate(both.primary.dsn)
         yield both
 
 
@@ -162,14 +101,14 @@ def test_a_promoted_standby_is_found_and_no_acknowledged_job_is_lost(
             try:
                 with psycopg.connect(pair.dsn, autocommit=True) as primary:
                     eventually(lambda: _count(primary, done) > 20, within=60)
-                pair.kill_primary()
+                kill_for_good(pair.primary)
                 # The holder hears of it before anybody else could have its lock.
                 eventually(lambda: lost, _WITHIN)
                 with pytest.raises(LockLost):
                     lock.check()
                 pair.promote()
                 until = time.monotonic() + _WITHIN
-                with psycopg.connect(pair.standby_dsn, autocommit=True) as primary:
+                with psycopg.connect(pair.primary.dsn, autocommit=True) as primary:
                     ended, fires = _count(primary, done), _count(primary, fired)
                     eventually(lambda: app.acknowledged_since(until - _WITHIN), _WITHIN)
                     eventually(lambda: _count(primary, done) > ended, until - time.monotonic())
@@ -179,7 +118,7 @@ def test_a_promoted_standby_is_found_and_no_acknowledged_job_is_lost(
             finally:
                 app.end()
             assert daemon.poll() is None
-            with psycopg.connect(pair.standby_dsn, autocommit=True) as primary:
+            with psycopg.connect(pair.primary.dsn, autocommit=True) as primary:
                 live = "SELECT count(*) FROM pgsync.jobs WHERE task = 'work'"
                 eventually(lambda: _count(primary, live) == 0, within=60)
                 ran = "SELECT (args->>'n')::int FROM pgsync.job_history WHERE state = 'completed'"

@@ -1,0 +1,92 @@
+"""The effects of the harness's jobs, and the checker that compares them with their histories."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from tests.faults.ledger import Event
+
+__all__ = ["Figures", "check_jobs", "create_effects"]
+
+Figures = dict[str, object]
+
+_AT_ONCE = {"limited": 2, "ordered": 1}
+"""How many jobs of one key may run at once, by the task's last name."""
+
+
+def create_effects(dsn: str) -> None:
+    """Make the table of effects."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE effect (job bigint NOT NULL, attempt integer NOT NULL,"
+            " task text NOT NULL, key text, entered_at timestamptz NOT NULL,"
+            " left_at timestamptz NOT NULL)"
+        )
+
+
+def check_jobs(
+    dsn: str, history: list[Event], tasks: Collection[str], *, guarded: bool = True
+) -> tuple[list[str], Figures]:
+    """What is wrong with the jobs of these tasks, in sentences, and what they came to.
+
+    All must have ended. Every acknowledged one is completed, each has one effect, and of one key no
+    more ran at once than its limit lets.
+    """
+    acknowledged = [event["job"] for event in history if event["event"] == "acknowledged"]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        ended = connection.execute(
+            "SELECT id, state FROM pgsync.job_history WHERE task = ANY (%s)", [list(tasks)]
+        ).fetchall()
+        effects = connection.execute("SELECT job, task, key, entered_at, left_at FROM effect")
+        rows = effects.fetchall()
+        left = connection.execute(
+            "SELECT (SELECT count(*) FROM pgsync.job_keys),"
+            " (SELECT coalesce(sum(taken), 0) FROM pgsync.queue_slots),"
+            " (SELECT count(*) FROM pgsync.worker)"
+        ).fetchone()
+    completed = {job for job, state in ended if state == "completed"}
+    times = Counter(row[0] for row in rows)
+    lost = set(acknowledged) - completed
+    several = {job: n for job, n in times.items() if n > 1}
+    violations = [
+        text
+        for wrong, text in (
+            (lost, f"{len(lost)} acknowledged jobs were not completed: {sorted(lost)[:10]}"),
+            (len(ended) - len(completed), "jobs ended twice, or otherwise than completed"),
+            (completed - times.keys(), "completed jobs had no effect"),
+            (times.keys() - completed, "jobs had an effect and were not completed"),
+            (several, f"{len(several)} effects happened more than once"),
+            (left != (0, 0, 0), f"keys, slots of queues and workers left: {left}"),
+        )
+        if wrong
+    ]
+    if guarded:
+        violations += _crowds(rows)
+    kinds = Counter(event["event"] for event in history)
+    return violations, {
+        "jobs acknowledged": len(acknowledged),
+        "jobs completed": len(completed),
+        "enqueues of unknown outcome": kinds["unknown"],
+        "enqueues that failed": kinds["failed"],
+    }
+
+
+def _crowds(rows: list[Any]) -> Iterator[str]:
+    """A committed effect had its key's slot from its first statement to its last."""
+    moments: defaultdict[tuple[str, str], list[tuple[datetime, int]]] = defaultdict(list)
+    for _, task, key, entered, left in rows:
+        if key is not None:
+            moments[task, key] += [(entered, 1), (left, -1)]
+    for (task, key), changes in sorted(moments.items()):
+        inside = most = 0
+        for _, change in sorted(changes):
+            inside += change
+            most = max(most, inside)
+        limit = _AT_ONCE[task.rpartition(".")[2]]
+        if most > limit:
+            yield f"{most} jobs of {task} with the key {key} ran at once, and not {limit}"
