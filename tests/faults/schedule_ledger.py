@@ -90,5 +90,5 @@ def check_schedules(dsn: str) -> tuple[list[str], dict[str, object]]:
         "due times": count["due"],
         "fires": count["fires"],
         "jobs": count["jobs"],
-        "lag of a fire, s (half, 99 of 100, all)": ", ".join(f"{lag:.2f}" for lag in lags[0]),
+        "lag of a fire, s (half, 99 of 100, all)": ", ".join(f"{lag:.2f}" for lag in lags[0] or ()),
     }
