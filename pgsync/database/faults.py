@@ -96,6 +96,11 @@ def looking() -> Iterator[None]:
     """Raise ConnectionFailed where the connection breaks, for statements that change nothing."""
     try:
         yield
+    except OutcomeUnknown as error:
+        # Nothing is unknown: it may simply be asked again.
+        why = error.__cause__
+        words = _words(why) if isinstance(why, psycopg.Error) else str(error)
+        raise ConnectionFailed(f"the connection broke: {words}") from error
     except psycopg.Error as error:
         if not is_connection_lost(error):
             raise

@@ -16,6 +16,7 @@ import pytest
 
 from pgsync import ConnectionFailed, Coordinator, current_job
 from pgsync.database.embedded import EmbeddedServer
+from pgsync.version import __version__
 from tests.eventually import eventually
 from tests.faults.proxy import Proxy
 
@@ -166,9 +167,12 @@ def test_a_restart_of_the_database_amid_a_batch_loses_no_job_and_needs_no_new_wo
         assert ended == (500, 500, "completed", "completed")
 
 
-def test_a_connection_that_breaks_in_the_first_check_has_failed(dsn: str) -> None:
+@pytest.mark.parametrize(
+    "answer", [b"pg_is_in_recovery", __version__.encode()], ids=["server", "schema"]
+)
+def test_a_connection_that_breaks_in_the_first_check_has_failed(dsn: str, answer: bytes) -> None:
     with Proxy(dsn) as proxy, Coordinator(proxy.dsn) as sync:
-        swallower = threading.Thread(target=proxy.swallow, args=[b"pg_is_in_recovery", 20.0])
+        swallower = threading.Thread(target=proxy.swallow, args=[answer, 20.0])
         swallower.start()
         eventually(proxy.swallows)
         with pytest.raises(ConnectionFailed, match="the connection broke"):
