@@ -60,6 +60,7 @@ def run(settings: CampaignSettings) -> Report:
                 crew.stop(within=30)
             report.violations += [f"a worker died: {death}" for death in crew.died]
             report.violations += work_off(platform, server.dsn, campaign)
+            report.faults["throttled"] = _throttled(graph)
             report.figures = {
                 "recipients": settings.recipients,
                 "seconds": round(time.monotonic() - began),
@@ -102,7 +103,6 @@ def _blow(
         else:
             crew.kill(int(rng.random() * crew.count))
             report.faults["kill a worker"] += 1
-        report.faults["throttled"] = _throttled(graph)
 
 
 def _pending(dsn: str) -> int:

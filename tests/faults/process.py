@@ -12,7 +12,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from pgsync import ConnectionFailed, Coordinator
+import psycopg
+
+from pgsync import ConnectionFailed, Coordinator, PgsyncError
 
 __all__ = ["Orders", "begin", "work"]
 
@@ -47,7 +49,17 @@ def begin() -> threading.Event:
 
 
 def work(sync: Coordinator, stop: threading.Event, **options: Any) -> None:
-    """Be a worker, also where the database is away when it begins, until told to stop."""
+    """Be a worker until told to stop.
+
+    It begins when the database can be used, as its service would start it again until then; from
+    then on it must bear whatever comes.
+    """
+    while not stop.wait(0.2):
+        try:
+            with sync.database.connection():
+                break
+        except (PgsyncError, psycopg.Error):
+            continue
     while not stop.is_set():
         try:
             sync.run_worker(**options)
