@@ -23,7 +23,7 @@ from pgsync.errors import (
 )
 from pgsync.limits import Decision, Limit, SlidingWindow, TokenBucket
 from pgsync.locks import lock_key
-from pgsync.operations import Release
+from pgsync.operations import OperationFailure, Release
 from pgsync.queues import (
     Backoff,
     CancelJob,
@@ -55,6 +55,7 @@ __all__ = [
     "LockHeld",
     "LockLost",
     "OperationBlocked",
+    "OperationFailure",
     "OutcomeUnknown",
     "PgsyncError",
     "PoolerDetected",

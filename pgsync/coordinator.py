@@ -31,8 +31,10 @@ from pgsync.limits import AsyncLimitExchange, AsyncLimits, LimitExchange, Limits
 from pgsync.locks import AsyncLocks, LockKeeper, Locks
 from pgsync.operations import (
     AsyncOperation,
+    FailureCallbacks,
     Operation,
     OperationDeclaration,
+    OperationFailure,
     OperationOptions,
     OperationState,
     operation_status,
@@ -63,6 +65,7 @@ __all__ = ["AsyncCoordinator", "Coordinator"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[[OperationFailure], Any])
 
 
 class ScheduledTaskOptions(ScheduleOptions, TaskOptions, total=False):
@@ -92,6 +95,9 @@ class _CoordinatorFace:
         self.app = app
         self.tasks = TaskRegistry()
         self.schedules: dict[str, ScheduleDeclaration] = {}
+        self.operations: dict[str, Any] = {}
+        """The operations that were declared on it, by name."""
+        self._failures = FailureCallbacks(awaits=isinstance(self, AsyncCoordinator))
         self._checked = False
         self._checking = threading.Lock()
         self._keeper = LockKeeper(self.direct_dsn, self._check)
@@ -153,7 +159,23 @@ class _CoordinatorFace:
         if inspect.iscoroutinefunction(function) is not awaits:
             wanted = "a coroutine handler" if awaits else "a blocking handler"
             raise InvalidArgument(f"operation {name!r} needs {wanted} on {type(self).__name__}")
-        return OperationDeclaration.of(name, function, options), job_options(options)
+        declaration = OperationDeclaration.of(name, function, options)
+        if (callback := options.get("on_failure")) is not None:
+            self._failures.add(callback, name)
+        return declaration, job_options(options)
+
+    def on_operation_failure(self, callback: F) -> F:
+        """Have a function called with an :class:`OperationFailure` for each operation that fails.
+
+        One that was called directly has failed when its handler raises; one that is queued when it
+        is given up, after its last attempt or the death of its last worker: then a worker that
+        knows the operation calls it, at least once. Usable as a decorator.
+
+        Raises:
+            InvalidArgument: if it is no function, or a coroutine function on a Coordinator.
+        """
+        self._failures.add(callback)
+        return callback
 
     def _daemon(self, options: WorkerOptions, *, drain: bool, scheduler: bool) -> Daemon:
         return Daemon(
@@ -296,7 +318,10 @@ class Coordinator(_CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
 
         def declare(function: Callable[..., Any]) -> Operation:
             declaration, job = self._new_operation(name, function, options, awaits=False)
-            operation = Operation(declaration, job, self.database, self.enqueuer, self._keeper)
+            operation = Operation(
+                declaration, job, self.database, self.enqueuer, self._keeper, self._failures
+            )
+            self.operations[name] = operation
             operation.register(self.tasks)
             return operation
 
@@ -417,7 +442,10 @@ class AsyncCoordinator(
 
         def declare(function: Callable[..., Any]) -> AsyncOperation:
             declaration, job = self._new_operation(name, function, options, awaits=True)
-            operation = AsyncOperation(declaration, job, self.database, self.enqueuer, self._keeper)
+            operation = AsyncOperation(
+                declaration, job, self.database, self.enqueuer, self._keeper, self._failures
+            )
+            self.operations[name] = operation
             operation.register(self.tasks)
             return operation
 

@@ -225,6 +225,16 @@ VALUES ('kernel', 24, 'durations', '3c5bd1bf6daac9f2d198ee7eecd5c8d55a1a90b68f58
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 26) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0026_operation_ends.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 26, 'operation_ends', '6002ed587c80fac86690fab0df1cdf80da19127563470bef575610f732565b04');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -272,6 +282,7 @@ BEGIN;
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', 'a1d02f105d43652c98a615e23bc1e0000a2667a49918bb1d678f1d96b3270178')
+VALUES ('api', 0, '0.1.0', 'a99cd793b25f00d761a8dc067864b89bb7a08e45ae393eadc9b7336303bc86ad')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

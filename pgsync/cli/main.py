@@ -22,7 +22,8 @@ from pgsync.cli.limits import limits
 from pgsync.cli.locks import locks
 from pgsync.cli.maintenance import maintenance
 from pgsync.cli.modules import templates
-from pgsync.cli.overview import operations, workers
+from pgsync.cli.operations import operations
+from pgsync.cli.overview import workers
 from pgsync.cli.queues import queues
 from pgsync.cli.schedules import schedules
 from pgsync.cli.schema import doctor, migrate

@@ -12,6 +12,7 @@ from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 from pgsync.limits import Decision, Limit
 from pgsync.naming import NameTemplate
+from pgsync.operations.failure import OnFailure
 from pgsync.queues import Backoff, backoff_from
 
 __all__ = ["OperationDeclaration", "OperationOptions", "Release"]
@@ -41,7 +42,10 @@ class OperationOptions(TypedDict, total=False):
     by each run, and by ``op.permit()``. ``blocked`` is a message (a run that finds the lock held is
     refused with it) or a :class:`Release` (a queued run goes back to its queue). ``limited`` is
     what a run beyond the limit is refused with, a template over ``max``, ``per``, ``retry_after``.
-    ``backoff`` is the delay between the attempts of a queued run, as for a task.
+    ``backoff`` is the delay between the attempts of a queued run, as for a task; ``tenant``,
+    ``key`` and ``max_running_per_key`` share the workers out as a task's do. ``on_failure`` is
+    called with an :class:`OperationFailure` when a run that was called directly fails, or a queued
+    one is given up, be it that its last worker died.
     """
 
     lock: Required[str]
@@ -54,6 +58,10 @@ class OperationOptions(TypedDict, total=False):
     priority: int
     max_attempts: int
     backoff: Backoff | Duration | Sequence[Duration] | None
+    key: str | Callable[[dict[str, Any]], str] | None
+    tenant: str | Callable[[dict[str, Any]], str] | None
+    max_running_per_key: int | None
+    on_failure: OnFailure | None
 
 
 @dataclass(frozen=True, slots=True)

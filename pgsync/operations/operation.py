@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -10,6 +11,7 @@ from pgsync.errors import OperationBlocked, RateLimited
 from pgsync.locks import LockKeeper, default_owner
 from pgsync.operations.calls import OperationState, operation_status
 from pgsync.operations.declaration import OperationDeclaration, Release
+from pgsync.operations.failure import FailureCallbacks, OperationFailure
 from pgsync.operations.run import AsyncOperationRun, OperationRun, Request, perform_plan
 from pgsync.queues import (
     AsyncEnqueuer,
@@ -17,6 +19,7 @@ from pgsync.queues import (
     CancelJob,
     Enqueued,
     Enqueuer,
+    Job,
     JobChanges,
     JobOptions,
     Parameters,
@@ -26,14 +29,25 @@ from pgsync.queues import (
     TaskRegistry,
     current_job,
 )
+from pgsync.queues.carried import carried
 from pgsync.queues.retry import RetryPolicy
+from pgsync.queues.sealing import open_all, open_args
 
 __all__ = ["AsyncOperation", "Operation"]
 
+_ACTOR = "pgsync-actor"
+"""Under this header a job carries who had it enqueued."""
+
 
 class _OperationFace:
-    def __init__(self, declaration: OperationDeclaration, actor: str | None = None) -> None:
+    def __init__(
+        self,
+        declaration: OperationDeclaration,
+        failures: FailureCallbacks,
+        actor: str | None,
+    ) -> None:
         self.declaration = declaration
+        self._failures = failures
         self._actor = actor
         self.__doc__ = declaration.function.__doc__
 
@@ -51,15 +65,30 @@ class _OperationFace:
 
     def _request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         bound = self.declaration.bind(args, kwargs)
-        return Request(self.declaration, bound, self._actor or default_owner())
+        actor = self._actor or default_owner()
+        return Request(self.declaration, bound, actor, failures=self._failures)
 
     def _queued_request(self, kwargs: dict[str, Any]) -> Request:
         context = current_job()
         args = self.declaration.bind((), kwargs)
         if context is None:
-            return Request(self.declaration, args, default_owner())
-        owner = f"{default_owner()} job {context.id}"
-        return Request(self.declaration, args, owner, context.id, context.job.lock_token)
+            return Request(self.declaration, args, default_owner(), failures=self._failures)
+        return Request(
+            self.declaration, args, _actor_of(context.job), context.id, context.job.lock_token
+        )
+
+    def _failure(self, job: Job, error: BaseException) -> OperationFailure:
+        """What a discarded job is told of as."""
+        args = open_args(job.args)
+        return OperationFailure(
+            self.name,
+            self.declaration.key(args),
+            args,
+            _actor_of(job),
+            error,
+            job.id,
+            job.attempt,
+        )
 
     def _answer_for_queue(self, error: OperationBlocked | RateLimited) -> Exception:
         """Neither a held lock nor a full limiter may spend a job's attempt."""
@@ -69,12 +98,27 @@ class _OperationFace:
             return ReleaseJob(self.declaration.blocked.after, str(error))
         return CancelJob(str(error))
 
-    def _task_declaration(self, function: Any, options: JobOptions) -> TaskDeclaration:
+    def _task_declaration(
+        self, function: Any, options: JobOptions, on_discard: Callable[[Job, BaseException], Any]
+    ) -> TaskDeclaration:
         if isinstance(self.declaration.blocked, Release):
             # What waits for its lock is not claimed without; what is refused is claimed to be told.
             options = replace(options, lock=self.declaration.key)
         policy = RetryPolicy(self.declaration.backoff)
-        return TaskDeclaration(self.name, function, Parameters.of(function), options, policy=policy)
+        return TaskDeclaration(
+            self.name,
+            function,
+            Parameters.of(function),
+            options,
+            policy=policy,
+            on_discard=on_discard,
+            carries={} if self._actor is None else {_ACTOR: self._actor},
+        )
+
+
+def _actor_of(job: Job) -> str:
+    """Who had the job enqueued, where that was said, or else who performs it."""
+    return carried(open_all(job.args)).get(_ACTOR) or f"{default_owner()} job {job.id}"
 
 
 class Operation(_OperationFace):
@@ -87,13 +131,16 @@ class Operation(_OperationFace):
         database: Database,
         enqueuer: Enqueuer,
         keeper: LockKeeper,
+        failures: FailureCallbacks,
         actor: str | None = None,
     ) -> None:
-        super().__init__(declaration, actor)
+        super().__init__(declaration, failures, actor)
         self._database = database
         self._keeper = keeper
         self._enqueuer = enqueuer
-        self._task: Task[..., Any] = Task(self._task_declaration(self._perform, options), enqueuer)
+        self._task: Task[..., Any] = Task(
+            self._task_declaration(self._perform, options, self._discarded), enqueuer
+        )
 
     def register(self, tasks: TaskRegistry) -> None:
         """Let this process's workers perform it."""
@@ -103,7 +150,13 @@ class Operation(_OperationFace):
         """The same operation on behalf of ``actor``, which its history names."""
         options = self._task.declaration.options
         return Operation(
-            self.declaration, options, self._database, self._enqueuer, self._keeper, actor
+            self.declaration,
+            options,
+            self._database,
+            self._enqueuer,
+            self._keeper,
+            self._failures,
+            actor,
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -134,6 +187,9 @@ class Operation(_OperationFace):
         except (OperationBlocked, RateLimited) as error:
             raise self._answer_for_queue(error) from error
 
+    def _discarded(self, job: Job, error: BaseException) -> None:
+        self._failures.tell(self._failure(job, error))
+
     def _drive(self, request: Request) -> Any:
         run = self._database.run
         plan = perform_plan(request, self._keeper, lambda state: OperationRun(state, run))
@@ -150,14 +206,15 @@ class AsyncOperation(_OperationFace):
         database: AsyncDatabase,
         enqueuer: AsyncEnqueuer,
         keeper: LockKeeper,
+        failures: FailureCallbacks,
         actor: str | None = None,
     ) -> None:
-        super().__init__(declaration, actor)
+        super().__init__(declaration, failures, actor)
         self._database = database
         self._keeper = keeper
         self._enqueuer = enqueuer
         self._task: AsyncTask[..., Any] = AsyncTask(
-            self._task_declaration(self._perform, options), enqueuer
+            self._task_declaration(self._perform, options, self._discarded), enqueuer
         )
 
     def register(self, tasks: TaskRegistry) -> None:
@@ -168,7 +225,13 @@ class AsyncOperation(_OperationFace):
         """As :meth:`Operation.by`."""
         options = self._task.declaration.options
         return AsyncOperation(
-            self.declaration, options, self._database, self._enqueuer, self._keeper, actor
+            self.declaration,
+            options,
+            self._database,
+            self._enqueuer,
+            self._keeper,
+            self._failures,
+            actor,
         )
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,6 +256,9 @@ class AsyncOperation(_OperationFace):
             return await self._drive(self._queued_request(kwargs))
         except (OperationBlocked, RateLimited) as error:
             raise self._answer_for_queue(error) from error
+
+    async def _discarded(self, job: Job, error: BaseException) -> None:
+        await self._failures.tell_async(self._failure(job, error))
 
     async def _drive(self, request: Request) -> Any:
         run = self._database.run

@@ -32,7 +32,8 @@ from pgsync.operations.calls import (
     refuse_operation,
 )
 from pgsync.operations.declaration import OperationDeclaration, Release
-from pgsync.queues import ReleaseJob
+from pgsync.operations.failure import FailureCallbacks, OperationFailure
+from pgsync.queues import CancelJob, ReleaseJob
 
 __all__ = ["AsyncOperationRun", "OperationRun", "Request", "RunState", "perform_plan"]
 
@@ -53,6 +54,8 @@ class Request:
     actor: str
     job_id: int | None = None
     lock_token: int | None = None
+    failures: FailureCallbacks | None = None
+    """Who is told where it fails; None where its job tells."""
 
     @property
     def key(self) -> str:
@@ -208,6 +211,7 @@ def perform_plan(
                     fault,
                     extra=_fields(request),
                 )
+            yield from _tell(request, ending, error)
             raise
         if held.ended:
             # Its work is done, though not all of it under the lock: say so, where it can be seen.
@@ -276,7 +280,20 @@ def _take_permit(request: Request) -> Steps[None]:
 def _ending(error: BaseException) -> str:
     if isinstance(error, RateLimited):
         return "limited"
+    if isinstance(error, CancelJob):
+        return "cancelled"
     return "released" if isinstance(error, ReleaseJob) else "failed"
+
+
+def _tell(request: Request, ending: str, error: BaseException) -> Steps[None]:
+    if request.failures is None or ending != "failed" or not isinstance(error, Exception):
+        return
+    failure = OperationFailure(
+        request.declaration.name, request.key, request.args, request.actor, error
+    )
+    yield from Invoke(
+        partial(request.failures.tell, failure), partial(request.failures.tell_async, failure)
+    )
 
 
 def _finish(state: RunState, ending: str, outcome: Any, error: str | None) -> Steps[None]:

@@ -1,4 +1,4 @@
-"""What travels with a job's arguments and is none of them: its tags, the trace it belongs to."""
+"""What travels with a job's arguments and is none of them: its tags, its trace, who asked."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LONGEST_TAG = 100
 
 
 def carrying(args: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments with the headers of a trace, which the handler is not given."""
-    return {**args, _TRACE: dict(headers)} if headers else args
+    """The arguments with these headers besides those that they have; no handler is given them."""
+    return {**args, _TRACE: {**carried(args), **headers}} if headers else args
 
 
 def carried(args: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, JobOptions
-from pgsync.queues.carried import check_tags, without_carried
+from pgsync.queues.carried import carrying, check_tags, without_carried
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.job import Job
 from pgsync.queues.middleware import AroundEnqueue, BeforeEnqueue, Middleware, check_middleware
@@ -152,6 +152,8 @@ class TaskDeclaration:
     timeout: timedelta | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     on_discard: Callable[[Job, BaseException], Any] | None = None
+    carries: Mapping[str, str] = field(default_factory=dict)
+    """What its jobs carry beside their arguments."""
     in_process: bool = False
     """Whether the handler runs in a process of its own."""
     is_async: bool = field(init=False)
@@ -194,7 +196,13 @@ class TaskDeclaration:
                     f"task {name!r} takes no argument {argument!r} to be unique by"
                 )
         in_process = _in_process(name, function, options.get("run_in"))
-        return cls(name, function, parameters, job, timeout, policy, on_discard, in_process)
+        return cls(
+            name, function, parameters, job, timeout, policy, on_discard, in_process=in_process
+        )
+
+    def prepared(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a job, checked, with what its jobs carry."""
+        return carrying(self.check(args), self.carries)
 
     def check(self, args: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments if the handler can be called with them.
@@ -349,7 +357,7 @@ class _TaskFace(Generic[P, R]):
 
     def _job(self, args: dict[str, Any]) -> NewJob:
         declaration = self.declaration
-        return NewJob(declaration.name, declaration.check(args), declaration.options)
+        return NewJob(declaration.name, declaration.prepared(args), declaration.options)
 
     def _alike(
         self, many_args: Iterable[dict[str, Any]]
@@ -359,7 +367,7 @@ class _TaskFace(Generic[P, R]):
             raise InvalidArgument(
                 "enqueue_many takes no unique_key and no unique: enqueue those jobs one by one"
             )
-        return declaration.name, map(declaration.check, many_args), declaration.options
+        return declaration.name, map(declaration.prepared, many_args), declaration.options
 
 
 class Task(_TaskFace[P, R]):

@@ -1,5 +1,15 @@
 -- Operations: the record of what ran under which lock, and of what was refused.
 
+CREATE OR REPLACE FUNCTION pgsync.tell_operation(run bigint, state text) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT pg_notify('pgsync_operations', jsonb_build_object('run', r.id, 'operation', left(r.operation, 200),
+                                                             'key', left(r.key, 1000), 'state', state)::text)
+    FROM pgsync.operation_run AS r WHERE r.id = run
+$$;
+
+COMMENT ON FUNCTION pgsync.tell_operation(bigint, text) IS
+    'Internal: tells those who LISTEN to pgsync_operations how a run failed, as JSON: run, operation, key, state.';
+
 CREATE OR REPLACE FUNCTION pgsync.begin_operation(
     operation text, key text, args jsonb, actor text, job_id bigint, lock_name text, lock_token bigint
 ) RETURNS bigint
@@ -17,9 +27,11 @@ BEGIN
         WHERE r.operation = begin_operation.operation AND r.key = begin_operation.key
           AND r.state = 'running' AND begin_operation.lock_token IS NOT NULL
         RETURNING r.id
+    ), noted AS (
+        INSERT INTO pgsync.operation_event_log (run_id, at, event)
+        SELECT l.id, moment, 'abandoned' FROM lost AS l
     )
-    INSERT INTO pgsync.operation_event_log (run_id, at, event)
-    SELECT l.id, moment, 'abandoned' FROM lost AS l;
+    SELECT count(*) INTO run FROM lost AS l CROSS JOIN LATERAL pgsync.tell_operation(l.id, 'abandoned') AS told;
 
     INSERT INTO pgsync.operation_run AS r
         (operation, key, args, state, actor, job_id, lock_name, lock_token, requested_at)
@@ -97,12 +109,63 @@ BEGIN
     END IF;
     INSERT INTO pgsync.operation_event_log (run_id, at, event, detail)
     VALUES (run, moment, state, jsonb_strip_nulls(jsonb_build_object('error', error)));
+    IF state = 'failed' THEN
+        PERFORM pgsync.tell_operation(run, state);
+    END IF;
     RETURN true;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.finish_operation(bigint, text, jsonb, text) IS
-    'Ends a run as completed, failed, limited or released; false where it had ended (abandoned).';
+    'Ends a run as completed, failed, cancelled, limited or released; false where it had ended (abandoned). That it failed is told on the channel pgsync_operations.';
+
+CREATE OR REPLACE FUNCTION pgsync.abandon_operations() RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    given_up bigint[];
+BEGIN
+    -- The lock is taken before a run begins and freed after it has ended.
+    WITH lost AS (
+        UPDATE pgsync.operation_run AS r
+        SET state = 'abandoned', finished_at = pgsync.clock(), error = 'its process ended without a word'
+        WHERE r.state = 'running' AND r.lock_token IS NOT NULL
+          AND r.lock_token NOT IN (SELECT l.token FROM pgsync.locks AS l)
+        RETURNING r.id
+    )
+    SELECT coalesce(array_agg(l.id), '{}') INTO given_up FROM lost AS l;
+    INSERT INTO pgsync.operation_event_log (run_id, at, event)
+    SELECT l.id, pgsync.clock(), 'abandoned' FROM unnest(given_up) AS l (id);
+    PERFORM pgsync.tell_operation(l.id, 'abandoned') FROM unnest(given_up) AS l (id);
+    RETURN cardinality(given_up);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.abandon_operations() IS
+    'Marks runs as abandoned that nobody holds the lock for any more, since their process died or lost it, and says how many. Told on the channel pgsync_operations.';
+
+CREATE OR REPLACE FUNCTION pgsync.cancel_operation(run bigint, by text DEFAULT session_user) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    wanted record;
+    answer text;
+BEGIN
+    SELECT r.operation, r.key, r.job_id INTO wanted FROM pgsync.operation_run AS r
+    WHERE r.id = run AND r.state IN ('running', 'released', 'limited') AND r.job_id IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    answer := pgsync.cancel_job(wanted.job_id, 'cancelled by ' || by);
+    IF answer IS NOT NULL THEN
+        PERFORM pgsync.note_operation(run, 'cancel_requested', jsonb_build_object('by', by));
+        PERFORM pgsync.record_audit('cancel operation', run::text, by,
+                                    jsonb_build_object('operation', wanted.operation, 'key', wanted.key, 'job', wanted.job_id));
+    END IF;
+    RETURN answer;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.cancel_operation(bigint, text) IS
+    'Cancels the job of a run, which notes by whom: running (it was asked to stop), cancelled (its job waited); null where the run has ended, or has no job.';
 
 CREATE OR REPLACE FUNCTION pgsync.prune_operations(retention interval DEFAULT '30 days', batch integer DEFAULT 1000)
 RETURNS integer
@@ -141,10 +204,19 @@ CREATE OR REPLACE FUNCTION pgsync.operation_status(operation text, key text)
 RETURNS SETOF pgsync.operations
 LANGUAGE sql STABLE AS $$
     -- The run that is going on, else the last that ran; refused tries count only where nothing ran.
+    -- Each is the first entry of an index.
     SELECT o.* FROM pgsync.operations AS o
-    WHERE o.operation = operation_status.operation AND o.key = operation_status.key
-    ORDER BY o.state = 'running' DESC, o.state IN ('blocked', 'released', 'limited'), o.id DESC
-    LIMIT 1
+    WHERE o.id = coalesce(
+        (SELECT r.id FROM pgsync.operation_run AS r
+         WHERE r.operation = operation_status.operation AND r.key = operation_status.key AND r.state = 'running'
+         ORDER BY r.id DESC LIMIT 1),
+        (SELECT r.id FROM pgsync.operation_run AS r
+         WHERE r.operation = operation_status.operation AND r.key = operation_status.key
+           AND r.state NOT IN ('blocked', 'released', 'limited')
+         ORDER BY r.operation, r.key, r.id DESC LIMIT 1),
+        (SELECT r.id FROM pgsync.operation_run AS r
+         WHERE r.operation = operation_status.operation AND r.key = operation_status.key
+         ORDER BY r.operation, r.key, r.id DESC LIMIT 1))
 $$;
 
 COMMENT ON FUNCTION pgsync.operation_status(text, text) IS

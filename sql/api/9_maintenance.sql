@@ -26,6 +26,7 @@ LANGUAGE sql IMMUTABLE AS $$
     ('remove wrong floors', 'slow', interval '1 min', NULL, 'SELECT pgsync.check_floors()'),
     ('forget idle keys', 'slow', interval '1 min', NULL, 'SELECT pgsync.prune_keys()'),
     ('drop old history', 'slow', interval '1 min', NULL, 'SELECT pgsync.prune_history()'),
+    ('give up lost runs', 'slow', interval '10 s', NULL, 'SELECT pgsync.abandon_operations()'),
     ('forget old runs', 'slow', interval '1 min', NULL, 'SELECT pgsync.prune_operations()'),
     ('forget old fires', 'slow', interval '5 min', NULL, 'SELECT pgsync.prune_schedule_fires()'),
     ('prepare history', 'slow', interval '10 min', NULL, 'SELECT pgsync.prepare_history()'),
