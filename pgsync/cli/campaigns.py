@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import click
 
@@ -195,6 +195,24 @@ def retry_failed(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> N
     """Make the failed messages of one pending again, and start it."""
     with open_platform(dsn, direct_dsn) as platform:
         count = platform.broadcasts.campaigns.retry_failed(campaign_id)
+        click.echo(f"{count} again, job {platform.broadcasts.start(campaign_id)}")
+
+
+@campaigns.command("retry-unknown")
+@dsn_option
+@direct_dsn_option
+@click.option("--days", default=7.0, show_default=True, help="Unknown for so long at the least.")
+@click.option("--yes", is_flag=True, help="Some may get the message a second time: do it.")
+@click.argument("campaign_id", type=int)
+def retry_unknown(
+    dsn: str | None, direct_dsn: str | None, days: float, yes: bool, campaign_id: int
+) -> None:
+    """Send again where nobody knows whether the message was accepted, and start the campaign."""
+    if not yes:
+        raise click.UsageError("some may get the message a second time; --yes does it all the same")
+    with open_platform(dsn, direct_dsn) as platform:
+        campaigns = platform.broadcasts.campaigns
+        count = campaigns.retry_unknown(campaign_id, timedelta(days=days))
         click.echo(f"{count} again, job {platform.broadcasts.start(campaign_id)}")
 
 

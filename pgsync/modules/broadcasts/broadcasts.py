@@ -25,7 +25,7 @@ from pgsync.modules.broadcasts.statuses import Statuses
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import ConnectionDisabled, TemplateStopped, WhatsApp
 from pgsync.modules.whatsapp.filling import Filling, Parameters
-from pgsync.operations import Operation, OperationRun, Release
+from pgsync.operations import Operation, OperationFailure, OperationRun, Release
 from pgsync.queues import ReleaseJob, current_job
 
 __all__ = ["Broadcasts"]
@@ -81,6 +81,7 @@ class Broadcasts:
             max_attempts=1000,
             backoff=[2, 5, 10],
             blocked=Release(after=10, message="Campaign sending is already in progress"),
+            on_failure=self._given_up,
         )(self._send)
         self.campaign_status_update = sync.operation(
             "campaign_status_update",
@@ -174,6 +175,13 @@ class Broadcasts:
             job = self._job(campaign_id, unique_key=f"reaped campaign:{campaign_id}")
             job.enqueue(campaign_id=campaign_id)
         return stranded
+
+    def _given_up(self, failure: OperationFailure) -> None:
+        """The campaign's job is discarded: say so, or the campaign would seem to send for ever."""
+        if failure.job_id is not None:
+            self.campaigns.fail(
+                failure.args["campaign_id"], f"its sending was given up: {failure.error}"
+            )
 
     def _send(self, op: OperationRun, campaign_id: int) -> dict[str, Any]:
         """Send a campaign's message to all that are pending, a few at a time."""

@@ -13,7 +13,7 @@ from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, literal_column, select, text, update
+from sqlalchemy import TextClause, func, literal_column, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.database.json import to_json
@@ -29,9 +29,10 @@ from pgsync.modules.whatsapp.filling import Parameters, check_slots
 
 __all__ = ["CampaignStateError", "Campaigns", "QuietHours", "check_phone"]
 
-_STARTABLE = ("draft", "scheduled", "paused")
-_CANCELLABLE = ("draft", "scheduled", "sending", "paused")
-_RETRIABLE = ("paused", "completed")
+_STARTABLE = ("draft", "scheduled", "paused", "failed")
+_FAILING = ("scheduled", "sending")
+_CANCELLABLE = ("draft", "scheduled", "sending", "paused", "failed")
+_RETRIABLE = ("paused", "completed", "failed")
 
 # Who opted out is final. The claims before keep their attempts: callback data names each.
 _RETRY_FAILED = text(
@@ -41,6 +42,16 @@ _RETRY_FAILED = text(
         send_after = NULL, failures = 0
     WHERE r.campaign_id = :campaign_id AND r.state = 'failed'
       AND r.error_code IS DISTINCT FROM 131050
+    """
+)
+
+# Whose message may have been accepted: only where no status came for so long, by choice.
+_RETRY_UNKNOWN = text(
+    """
+    UPDATE pgsync_modules.campaign_recipient AS r
+    SET state = 'pending', error = NULL, error_code = NULL, send_after = NULL, failures = 0
+    WHERE r.campaign_id = :campaign_id AND r.state = 'unknown'
+      AND coalesce(r.unknown_at, '-infinity') <= clock_timestamp() - CAST(:age AS interval)
     """
 )
 
@@ -220,20 +231,36 @@ class Campaigns:
         Who opted out stays failed. The campaign is paused where something is to be sent.
 
         Raises:
-            CampaignStateError: unless it is paused or completed.
+            CampaignStateError: unless it is paused, completed or failed, and some have failed.
         """
+        return self._retry(campaign_id, "failed", _RETRY_FAILED, {})
+
+    def retry_unknown(self, campaign_id: int, age: timedelta = timedelta(days=7)) -> int:
+        """Make those pending again whose outcome is unknown for so long, and return how many.
+
+        It is for a person to choose: some of them may have the message, and get it a second time.
+        The API tells of what it accepted for seven days at the longest. Start the campaign then.
+
+        Raises:
+            CampaignStateError: unless it is paused, completed or failed, and has such recipients.
+        """
+        return self._retry(campaign_id, "unknown", _RETRY_UNKNOWN, {"age": age})
+
+    def _retry(
+        self, campaign_id: int, state: str, statement: TextClause, given: dict[str, Any]
+    ) -> int:
         with self._sessions.begin() as session:
             self._change(
                 session,
                 campaign_id,
                 _RETRIABLE,
                 "paused",
-                state_reason="failed messages are to be tried again",
+                state_reason=f"{state} messages are to be tried again",
                 finished_at=None,
             )
-            again: Any = session.execute(_RETRY_FAILED, {"campaign_id": campaign_id})
+            again: Any = session.execute(statement, {"campaign_id": campaign_id, **given})
             if again.rowcount == 0:
-                raise CampaignStateError(f"campaign {campaign_id} has no failed message to retry")
+                raise CampaignStateError(f"campaign {campaign_id} has no {state} message to retry")
             return int(again.rowcount)
 
     def duplicate(self, campaign_id: int, name: str | None = None) -> int:
@@ -271,7 +298,7 @@ class Campaigns:
         ``within`` makes it part of that session's transaction.
 
         Raises:
-            CampaignStateError: unless it is a draft, scheduled or paused, and has recipients.
+            CampaignStateError: unless it is a draft, scheduled, paused or failed, with recipients.
         """
         if within is None:
             with self._sessions.begin() as session:
@@ -332,6 +359,15 @@ class Campaigns:
                 _CANCELLABLE,
                 "cancelled",
                 finished_at=func.clock_timestamp(),
+            )
+
+    def fail(self, campaign_id: int, reason: str) -> None:
+        """Give it up; it may be started again. One that has ended or is paused stays so."""
+        with self._sessions.begin() as session:
+            session.execute(
+                update(Campaign)
+                .where(Campaign.id == campaign_id, Campaign.state.in_(_FAILING))
+                .values(state="failed", state_reason=reason[:1000])
             )
 
     def waits(self, campaign_id: int, reason: str | None) -> None:

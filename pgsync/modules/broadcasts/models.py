@@ -65,3 +65,4 @@ class CampaignRecipient(Base):
     delivered_at: Mapped[datetime | None]
     read_at: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
+    unknown_at: Mapped[datetime | None]

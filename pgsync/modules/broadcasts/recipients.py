@@ -68,7 +68,8 @@ _NOT_SENT = text(
     SET state = CAST(:state AS text), error_code = :code, error = :error, lease_until = NULL,
         failures = failures + CAST(:counts AS integer),
         send_after = CASE WHEN CAST(:state AS text) = 'pending' THEN clock_timestamp() + :wait END,
-        failed_at = CASE WHEN CAST(:state AS text) = 'failed' THEN clock_timestamp() END
+        failed_at = CASE WHEN CAST(:state AS text) = 'failed' THEN clock_timestamp() END,
+        unknown_at = CASE WHEN CAST(:state AS text) = 'unknown' THEN clock_timestamp() END
     FROM set_config('synchronous_commit', 'off', true) AS quick
     WHERE id = :id AND attempt = :attempt AND state = 'sending'
     """
@@ -77,7 +78,7 @@ _NOT_SENT = text(
 _EXPIRE = text(
     """
     UPDATE pgsync_modules.campaign_recipient
-    SET state = 'unknown', lease_until = NULL,
+    SET state = 'unknown', lease_until = NULL, unknown_at = clock_timestamp(),
         error = 'its sender was lost before the answer was recorded'
     WHERE campaign_id = :campaign_id AND state = 'sending'
       AND (lease_until <= clock_timestamp() OR CAST(:all AS boolean))

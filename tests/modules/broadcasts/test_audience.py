@@ -150,3 +150,22 @@ def test_a_duplicate_is_a_draft_with_the_same_recipients(
         [copy],
     ).fetchone()
     assert row == ("Again", "draft", 2, 2)
+
+
+def test_unknown_ones_are_sent_again_only_by_choice_and_after_long(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(3)
+    standin.inject("reset", to="+4915112000001", path="messages", accept=False)
+    broadcasts.start(campaign)
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
+    with pytest.raises(CampaignStateError, match="no unknown message"):
+        broadcasts.campaigns.retry_unknown(campaign)
+    database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET unknown_at = unknown_at - interval '7 days'"
+    )
+    assert broadcasts.campaigns.retry_unknown(campaign) == 1
+    broadcasts.start(campaign)
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
+    assert set(standin.log.accepted.values()) == {1}
+    assert len(standin.log.accepted) == 3

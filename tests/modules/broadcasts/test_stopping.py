@@ -150,3 +150,26 @@ def test_a_campaign_whose_job_is_gone_gets_a_new_one(
 def test_daemons_reap_and_sync_by_themselves(broadcasts: Broadcasts, sync: Coordinator) -> None:
     hourly = {"template_sync_hourly", "messaged_users_forgetting"}
     assert set(sync.schedules) == {"campaign_reaping", *hourly}
+
+
+def test_a_campaign_whose_sending_is_given_up_has_failed_and_may_be_started_again(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    standin: GraphStandin,
+    sync: Coordinator,
+    database: Any,
+) -> None:
+    campaign = new_campaign(2)
+    broadcasts.start(campaign)
+    database.execute("UPDATE pgsync.job_ready SET max_attempts = 1")
+    database.execute("ALTER TABLE pgsync_modules.campaign_recipient RENAME COLUMN phone TO number")
+    sync.run_worker(queues=["campaigns"], drain=True)
+    database.execute("ALTER TABLE pgsync_modules.campaign_recipient RENAME COLUMN number TO phone")
+    state, reason = _state(database, campaign)
+    assert state == "failed"
+    assert str(reason).startswith("its sending was given up: ")
+    assert broadcasts.reap() == []
+    broadcasts.start(campaign)
+    sync.run_worker(queues=["campaigns"], drain=True)
+    assert _state(database, campaign) == ("completed", None)
+    assert len(standin.log.accepted) == 2
