@@ -281,8 +281,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'a1d02f105d43652c98a615e23bc1e0000a2667a49918bb1d678f1d96b3270178')
-VALUES ('api', 0, '0.1.0', 'a99cd793b25f00d761a8dc067864b89bb7a08e45ae393eadc9b7336303bc86ad')
+VALUES ('api', 0, '0.1.0', '4cc804b59f8956747a5bab00cb705577b7838f83602ff12e32c3c423460cd857')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

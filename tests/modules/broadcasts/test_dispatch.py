@@ -254,3 +254,14 @@ def test_that_all_had_to_wait_counts_nothing_against_a_recipient(
     _make_due(database)
     broadcasts.campaign_sending(campaign_id=campaign)
     assert database.execute(found).fetchone() == ("failed", 32, 10)
+
+
+@pytest.mark.parametrize("recipients", [1, 15, 16, 17, 32])
+def test_a_campaign_is_completed_with_its_last_batch_however_full_that_is(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, database: Any, recipients: int
+) -> None:
+    campaign = new_campaign(recipients)
+    broadcasts.campaigns.schedule(campaign)
+    done = broadcasts.campaign_sending(campaign_id=campaign)
+    assert done == {"state": "completed", "done": recipients, "total": recipients}
+    assert database.execute("SELECT count(*) FROM pgsync.jobs").fetchone() == (0,)
