@@ -55,7 +55,8 @@ LANGUAGE sql IMMUTABLE AS $$
         advance_floors begin_floor_probe claim_ranges due_floor floor_probe_ended floors_pay
         has_ready_jobs job_writers move_due_floor move_queue_floors notes_floors ready_queues
         wake_queues
-        begin_operation finish_operation note_operation operation_progress refuse_operation
+        abandon_operations begin_operation cancel_operation finish_operation note_operation
+        operation_progress refuse_operation tell_operation
         count_throughput do_duties do_duty history_settled_until lead_maintenance record_duty
         summarize_history
         fold_waiters limit_ends_at limit_marks limit_returned limit_taken
