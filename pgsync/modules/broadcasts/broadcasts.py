@@ -43,7 +43,8 @@ class Broadcasts:
     ``senders`` is how many calls of the API a campaign has under way at once. Twice as many
     recipients are claimed at most, and that many a crash can leave ``unknown``. ``caps`` are how
     fast campaigns send. A campaign's run ends after ``slice_seconds`` and goes on in a next job, so
-    that the campaigns of other workspaces have their turn.
+    that the campaigns of other workspaces have their turn. Of one workspace ``campaigns_at_once``
+    are sent side by side, over all workers; the others wait.
     """
 
     campaign_sending: Operation
@@ -61,6 +62,7 @@ class Broadcasts:
         senders: int = 8,
         caps: Caps | None = None,
         slice_seconds: float = 60.0,
+        campaigns_at_once: int = 4,
     ) -> None:
         self._sync = sync
         self._caps = caps if caps is not None else Caps()
@@ -80,6 +82,9 @@ class Broadcasts:
             # spends an attempt, must leave it without a job.
             max_attempts=1000,
             backoff=[2, 5, 10],
+            # The arguments do not tell the workspace: _job does.
+            key="campaign:{campaign_id}",
+            max_running_per_key=campaigns_at_once,
             blocked=Release(after=10, message="Campaign sending is already in progress"),
             on_failure=self._given_up,
         )(self._send)
@@ -158,7 +163,8 @@ class Broadcasts:
             workspace_id = session.scalar(
                 select(Campaign.workspace_id).where(Campaign.id == campaign_id)
             )
-        return self.campaign_sending.options(tenant=f"workspace:{workspace_id}", **options)
+        whose = f"workspace:{workspace_id}"
+        return self.campaign_sending.options(tenant=whose, key=f"campaigns:{whose}", **options)
 
     def _forget_users(self) -> None:
         """Remove from the messaging limit who counts no more."""

@@ -89,13 +89,15 @@ class WhatsApp:
     def sync_all(self) -> int:
         """Enqueue a sync for each connection that works; returns how many. Daemons do it hourly."""
         with self._sessions() as session:
-            connections = session.scalars(
-                select(Connection.id)
+            connections = session.execute(
+                select(Connection.id, Connection.workspace_id)
                 .where(Connection.disabled_at.is_(None))
                 .order_by(Connection.id)
             ).all()
-        for connection_id in connections:
-            job = self.template_sync.options(unique_key=f"template_sync:{connection_id}")
+        for connection_id, workspace_id in connections:
+            job = self.template_sync.options(
+                unique_key=f"template_sync:{connection_id}", tenant=f"workspace:{workspace_id}"
+            )
             job.enqueue(connection_id=connection_id)
         return len(connections)
 

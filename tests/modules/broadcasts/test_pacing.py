@@ -242,3 +242,16 @@ def test_a_run_ends_with_its_slice_and_campaigns_take_turns(
         "SELECT id FROM pgsync_modules.campaign WHERE state = 'completed' ORDER BY finished_at"
     ).fetchall()
     assert ended == [(second,), (first,)]
+
+
+def test_a_workspace_sends_so_many_campaigns_side_by_side(
+    sync: Coordinator, broadcasts: Broadcasts, new_campaign: NewCampaign, database: Any
+) -> None:
+    for _ in range(6):
+        broadcasts.start(new_campaign(1))
+    other = "SELECT pgsync.register_worker('by hand', 'host', 1, '0', '{campaigns}', 10)"
+    (worker,) = database.execute(other).fetchone()
+    claimed = database.execute(
+        "SELECT count(*) FROM pgsync.claim_jobs(%s, '{campaigns}', 10)", [worker]
+    )
+    assert claimed.fetchone() == (4,)

@@ -173,16 +173,32 @@ def test_an_unknown_connection_is_said_to_be(whatsapp: WhatsApp) -> None:
         whatsapp.template_sync(connection_id=404)
 
 
+@pytest.mark.parametrize("asks", [{"retry_after": 300}, {"usage_minutes": 5}])
 def test_a_throttled_answer_stops_all_workers(
-    whatsapp: WhatsApp, connection: Connection, standin: GraphStandin, database: Any
+    sync: Coordinator,
+    sessions: sessionmaker[Session],
+    whatsapp: WhatsApp,
+    connection: Connection,
+    standin: GraphStandin,
+    database: Any,
+    asks: dict[str, int],
 ) -> None:
-    standin.inject("error", times=None, code=80007, retry_after=300)
+    standin.inject("error", code=80007, **asks)
     with pytest.raises(GraphThrottled):
         whatsapp.template_sync(connection_id=connection.id)
     row = database.execute(
         "SELECT key, until > now() + interval '4 minutes' FROM pgsync.rate_limit_penalty"
     ).fetchone()
     assert row == (f"graph:connection:{connection.id}", True)
+    # Another worker, which has nothing in common but the database, makes no call, be it a message.
+    calls = len(standin.log.entries())
+    others = Connections(sync, sessions, graph_url=standin.url)
+    graph = others.graph(others.find(connection.id), patience=0.0)
+    with pytest.raises(RateLimited, match="retry in"):
+        graph.send_template(
+            connection.phone_number_id, to="+4915112000001", template="hello", language="de"
+        )
+    assert len(standin.log.entries()) == calls
 
 
 def test_the_budget_of_calls_is_shared_by_all_clients(
