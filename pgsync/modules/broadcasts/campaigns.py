@@ -13,11 +13,12 @@ from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import TextClause, func, literal_column, select, text, update
+from sqlalchemy import TextClause, func, literal_column, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument, PgsyncError
+from pgsync.modules.broadcasts.again import RETRY_FAILED, RETRY_UNKNOWN, copy_campaign
 from pgsync.modules.broadcasts.audience import (
     Audience,
     add_contacts,
@@ -33,52 +34,6 @@ _STARTABLE = ("draft", "scheduled", "paused", "failed")
 _FAILING = ("scheduled", "sending")
 _CANCELLABLE = ("draft", "scheduled", "sending", "paused", "failed")
 _RETRIABLE = ("paused", "completed", "failed")
-
-# Who opted out is final. The claims before keep their attempts: callback data names each.
-_RETRY_FAILED = text(
-    """
-    UPDATE pgsync_modules.campaign_recipient AS r
-    SET state = 'pending', error = NULL, error_code = NULL, failed_at = NULL, message_id = NULL,
-        send_after = NULL, failures = 0
-    WHERE r.campaign_id = :campaign_id AND r.state = 'failed'
-      AND r.error_code IS DISTINCT FROM 131050
-    """
-)
-
-# Whose message may have been accepted: only where no status came for so long, by choice.
-_RETRY_UNKNOWN = text(
-    """
-    UPDATE pgsync_modules.campaign_recipient AS r
-    SET state = 'pending', error = NULL, error_code = NULL, send_after = NULL, failures = 0
-    WHERE r.campaign_id = :campaign_id AND r.state = 'unknown'
-      AND coalesce(r.unknown_at, '-infinity') <= clock_timestamp() - CAST(:age AS interval)
-    """
-)
-
-_COPY = text(
-    """
-    INSERT INTO pgsync_modules.campaign (workspace_id, connection_id, name, template_name, language,
-        audience, variables, slots, constants, send_delay, quiet_from, quiet_until, quiet_zone)
-    SELECT workspace_id, connection_id, coalesce(:name, name), template_name, language,
-        audience, variables, slots, constants, send_delay, quiet_from, quiet_until, quiet_zone
-    FROM pgsync_modules.campaign WHERE id = :campaign_id
-    RETURNING id
-    """
-)
-
-_COPY_RECIPIENTS = text(
-    """
-    INSERT INTO pgsync_modules.campaign_recipient (campaign_id, phone, parameters)
-    SELECT :copy, r.phone, r.parameters
-    FROM pgsync_modules.campaign_recipient AS r
-    WHERE r.campaign_id = :campaign_id AND NOT EXISTS (
-        SELECT FROM pgsync_modules.contact AS c
-        JOIN pgsync_modules.campaign AS k ON k.workspace_id = c.workspace_id
-        WHERE k.id = :campaign_id AND c.phone = r.phone
-          AND (c.status <> 'active' OR c.do_not_contact))
-    ORDER BY r.id
-    """
-)
 
 # What the contacts' table asks of a phone number, since who opts out becomes a contact.
 _E164 = re.compile(r"\+[1-9][0-9]{2,14}")
@@ -233,7 +188,7 @@ class Campaigns:
         Raises:
             CampaignStateError: unless it is paused, completed or failed, and some have failed.
         """
-        return self._retry(campaign_id, "failed", _RETRY_FAILED, {})
+        return self._retry(campaign_id, "failed", RETRY_FAILED, {})
 
     def retry_unknown(self, campaign_id: int, age: timedelta = timedelta(days=7)) -> int:
         """Make those pending again whose outcome is unknown for so long, and return how many.
@@ -244,7 +199,7 @@ class Campaigns:
         Raises:
             CampaignStateError: unless it is paused, completed or failed, and has such recipients.
         """
-        return self._retry(campaign_id, "unknown", _RETRY_UNKNOWN, {"age": age})
+        return self._retry(campaign_id, "unknown", RETRY_UNKNOWN, {"age": age})
 
     def _retry(
         self, campaign_id: int, state: str, statement: TextClause, given: dict[str, Any]
@@ -270,15 +225,7 @@ class Campaigns:
         who has opted out.
         """
         with self._sessions.begin() as session:
-            copied = session.execute(
-                _COPY, {"campaign_id": campaign_id, "name": name}
-            ).one_or_none()
-            if copied is None:
-                raise InvalidArgument(f"there is no campaign {campaign_id}")
-            copy: int = copied.id
-            if session.get_one(Campaign, copy).audience is None:
-                session.execute(_COPY_RECIPIENTS, {"campaign_id": campaign_id, "copy": copy})
-            return copy
+            return copy_campaign(session, campaign_id, name)
 
     def check_state(self, campaign_id: int, state: str) -> None:
         """Raise :class:`CampaignStateError` unless it is in this state."""
