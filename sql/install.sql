@@ -281,7 +281,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '402b8da28a0909ec36d339fda8807b6f4de645288a47b156bc4b893fccda1818')
+VALUES ('api', 0, '0.1.0', '760f8e3d2545e35c792d9571a88a7de07178ab3a47bab72d099b2508b9b68fdc')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

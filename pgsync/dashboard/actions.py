@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from pgsync.dashboard.filters import JobFilter
 from pgsync.dashboard.job_forms import AddJob, EditJob
 from pgsync.dashboard.reading import Read
+from pgsync.dashboard.schedule_page import rhythm_given
 
 __all__ = ["ACTIONS", "Action", "Again", "Performs", "perform"]
 
@@ -61,6 +62,13 @@ def _named(form: FormData) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise HTTPException(400, "the form lacks a name")
     return {"name": name, "why": why if isinstance(why, str) and why.strip() else None}
+
+
+def _numbered(form: FormData) -> dict[str, Any]:
+    number = str(form.get("id"))
+    if not number.isdecimal() or len(number) > 18:
+        raise HTTPException(400, "the form lacks a number")
+    return {"id": int(number)}
 
 
 def _window(form: FormData) -> dict[str, Any]:
@@ -176,6 +184,19 @@ ACTIONS: Mapping[tuple[str, str], Performs] = {
         "SELECT pgsync.resume_schedule(%(name)s, %(by)s) AS done",
         _named,
         _of_one("Schedule {name} goes on.", "Schedule {name} was not paused."),
+    ),
+    ("schedules", "change"): Action(
+        "SELECT pgsync.change_schedule(%(name)s, %(kind)s, %(expression)s, %(timezone)s,"
+        " %(queue)s, %(priority)s::integer, %(max_attempts)s::integer, %(by)s, %(why)s) AS done",
+        rhythm_given,
+        _of_one(
+            "Schedule {name} is changed; daemons take it up in 2 s.", "There is no schedule {name}."
+        ),
+    ),
+    ("operations", "restart"): Action(
+        "SELECT pgsync.restart_operation(%(id)s, %(by)s) AS done",
+        _numbered,
+        _of_one("Started again, as job {done}.", "There is no run {id}."),
     ),
     ("limits", "set"): Action(
         "SELECT pgsync.set_limit(%(name)s, %(max)s, make_interval(secs => %(per)s),"

@@ -25,7 +25,7 @@ from pgsync.dashboard.access import Access, SecurityHeaders, Session
 from pgsync.dashboard.actions import ACTIONS, Again, perform
 from pgsync.dashboard.api import ENDPOINTS, Endpoint, read_rows
 from pgsync.dashboard.indicator import indicator_tag, read_indicator
-from pgsync.dashboard.live import LiveStreams, wants_events
+from pgsync.dashboard.live import LiveStreams, seconds_wanted, wants_events
 from pgsync.dashboard.openapi import document
 from pgsync.dashboard.pages import PAGES, Page
 from pgsync.dashboard.reading import acting, reading
@@ -108,7 +108,9 @@ class _Dashboard:
                     raise HTTPException(401, "sign in first")
                 return RedirectResponse(request.url_for("sign_in").path, status_code=303)
             if wants_events(request):
-                return self._streams.stream(lambda: self._live_part(page, request, session))
+                return self._streams.stream(
+                    lambda: self._live_part(page, request, session), seconds_wanted(request)
+                )
             async with reading(self._database) as read:
                 context = await page.read(read, request)
             said = self._said(request)

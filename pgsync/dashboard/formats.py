@@ -105,12 +105,18 @@ def json_value(value: Any) -> Any:
     return value
 
 
+def milliseconds(value: timedelta) -> int:
+    """A length of time for a sparkline."""
+    return round(value.total_seconds() * 1000)
+
+
 FILTERS = {
     "ago": ago,
     "alone": without_carried,
     "compact": compact,
     "duration": duration,
     "masked": masked_text,
+    "milliseconds": milliseconds,
     "moment": moment,
     "number": number,
     "pretty": pretty,

@@ -9,17 +9,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-__all__ = ["LiveStreams", "wants_events"]
+__all__ = ["EVERY", "LiveStreams", "seconds_wanted", "wants_events"]
 
-_SECONDS_BETWEEN = 2.0
+EVERY = (2, 5, 10, 30, 60)
+"""The seconds between two looks that a page offers."""
 # A stream ends by itself, and the browser asks for the next: so it cannot outlive a session for
 # long, and a server that stops need not wait for it.
-_ROUNDS = 15
+_SECONDS = 30
 
 
 def wants_events(request: Request) -> bool:
     """Whether the browser asks for a page's stream of events instead of the page."""
     return "text/event-stream" in request.headers.get("accept", "")
+
+
+def seconds_wanted(request: Request) -> int:
+    """How often a page is to be looked at again: the least that is offered, unless it asks."""
+    given = request.query_params.get("every", "")
+    return int(given) if given in map(str, EVERY) else EVERY[0]
 
 
 class LiveStreams:
@@ -29,22 +36,22 @@ class LiveStreams:
         self._most = most
         self._open = 0
 
-    def stream(self, render: Callable[[], Awaitable[str]]) -> Response:
-        """What ``render`` gives, every two seconds while it differs from the last."""
+    def stream(self, render: Callable[[], Awaitable[str]], every: int) -> Response:
+        """What ``render`` gives, every so many seconds while it differs from the last."""
         if self._open >= self._most:
             raise HTTPException(503, "too many pages are open; pause some of them")
         return StreamingResponse(
-            self._events(render),
+            self._events(render, every),
             media_type="text/event-stream",
             headers={"x-accel-buffering": "no"},  # nginx would collect them
         )
 
-    async def _events(self, render: Callable[[], Awaitable[str]]) -> AsyncIterator[str]:
+    async def _events(self, render: Callable[[], Awaitable[str]], every: int) -> AsyncIterator[str]:
         self._open += 1
         try:
             yield "retry: 500\n\n"
             last = ""
-            for _ in range(_ROUNDS):
+            for _ in range(max(1, _SECONDS // every)):
                 try:
                     text = await render()
                 except Exception:  # noqa: BLE001 - the next round may do; the page says it is old
@@ -52,7 +59,7 @@ class LiveStreams:
                 else:
                     yield _event(text) if text != last else ": the same\n\n"
                     last = text
-                await asyncio.sleep(_SECONDS_BETWEEN)
+                await asyncio.sleep(every)
         finally:
             self._open -= 1
 

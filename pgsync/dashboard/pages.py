@@ -15,6 +15,7 @@ from pgsync.dashboard.job_forms import read_edit_job, read_new_job
 from pgsync.dashboard.panels import PANELS, read_panel
 from pgsync.dashboard.queue_page import read_queue
 from pgsync.dashboard.reading import MOST_COUNTED, Read
+from pgsync.dashboard.schedule_page import read_schedule
 from pgsync.queues import STATES
 
 __all__ = ["PAGES", "Page", "number_given"]
@@ -253,6 +254,16 @@ def _listing(name: str, **more: Any) -> Reader:
     return read_rows
 
 
+async def _limits(read: Read, request: Request) -> dict[str, Any]:
+    return {
+        **await _listing("limits")(read, request),
+        "overrides": await read.rows(
+            "SELECT o.key, o.per, o.max, o.burst, o.set_at, o.set_by, o.reason"
+            " FROM pgsync.limit_overrides AS o ORDER BY o.set_at DESC, o.key, o.per LIMIT 100"
+        ),
+    }
+
+
 def _list_page(name: str, key: str, **more: Any) -> Page:
     return Page(name, f"/{name}", PANELS[name].title, _listing(name, **more), key)
 
@@ -263,13 +274,14 @@ PAGES = (
     Page("jobs", "/jobs", "Jobs", _jobs, "j"),
     _list_page("operations", "p"),
     _list_page("locks", "l"),
-    _list_page("limits", "r"),
+    Page("limits", "/limits", PANELS["limits"].title, _limits, "r"),
     _list_page("schedules", "s"),
     _list_page("workers", "w"),
     _list_page("maintenance", "m"),
     _list_page("audit", "a"),
     Page("confirm", "/jobs/confirm", "Confirm", _confirm),
     Page("queue", "/queues/one", "Queue", read_queue),
+    Page("schedule", "/schedules/one", "Schedule", read_schedule),
     Page("new_job", "/jobs/new", "New job", read_new_job),
     Page("edit_job", "/jobs/{id:int}/edit", "Edit job", read_edit_job),
     Page("job", "/jobs/{id:int}", "Job", _job),

@@ -49,9 +49,10 @@ _ALL = (
         "Queues that have jobs, workers or settings; counts end at 10,000.",
         "name:text paused:boolean paused_at:moment? paused_by:text? available:integer"
         " scheduled:integer waiting:integer running:integer oldest_wait:seconds?"
-        " workers:integer capacity:integer jobs_past_hour:integer discarded_past_hour:integer"
-        " mean_wait:seconds? mean_run:seconds? max_running:integer? max_starts:integer?"
-        " starts_per:seconds? depths:integers? stopping:integer max_running_per_key:integer?"
+        " workers:integer stopping:integer capacity:integer jobs_past_hour:integer"
+        " discarded_past_hour:integer mean_wait:seconds? mean_run:seconds?"
+        " max_running:integer? max_starts:integer?"
+        " starts_per:seconds? depths:integers? max_running_per_key:integer?"
         " max_starts_per_key:integer? starts_per_key:seconds?",
         """
         WITH depth AS MATERIALIZED (SELECT * FROM pgsync.queues_now(%(most)s)),
@@ -122,10 +123,14 @@ _ALL = (
         "name:text state:text task:text queue:text kind:text expression:text timezone:text"
         " next_fire_at:moment? last_fire_at:moment? last_job_id:integer? last_job_state:text?"
         " misfire:text app:text? paused_by:text? paused_why:text? disabled_why:text?"
-        " error:text?",
+        " error:text? lags:integers",
         "SELECT s.name, s.state, s.task, s.queue, s.kind, s.expression, s.timezone, s.next_fire_at,"
         " s.last_fire_at, s.last_job_id, s.last_job_state, s.misfire, s.app, s.paused_by,"
-        " s.paused_why, s.disabled_why, s.error"
+        " s.paused_why, s.disabled_why, s.error, ARRAY(SELECT"
+        "  (extract(epoch FROM l.fired_at - l.fire_time) * 1000)::bigint FROM ("
+        "   SELECT f.fired_at, f.fire_time FROM pgsync.schedule_fire AS f"
+        "   WHERE f.schedule = s.name ORDER BY f.fire_time DESC LIMIT 30) AS l"
+        "  ORDER BY l.fire_time) AS lags"
         " FROM pgsync.schedules AS s ORDER BY s.next_fire_at, s.name LIMIT 200",
     ),
     Panel(

@@ -12,7 +12,9 @@ from starlette.responses import HTMLResponse, Response
 
 from pgsync.dashboard.access import Access, Session
 from pgsync.dashboard.formats import FILTERS
+from pgsync.dashboard.live import EVERY
 from pgsync.dashboard.pages import PAGES
+from pgsync.dashboard.rhythms import in_words
 from pgsync.version import __version__
 
 __all__ = ["Templates"]
@@ -33,8 +35,10 @@ class Templates:
             lstrip_blocks=True,
         )
         self._environment.filters.update(FILTERS)
+        self._environment.filters["rhythm"] = lambda it: in_words(it["kind"], it["expression"])
         self._environment.globals.update(
             version=__version__,
+            refreshes=EVERY,
             navigation=[page for page in PAGES if page.key],
             ui=self._environment.get_template("macros.html").module,
         )
@@ -68,10 +72,10 @@ class Templates:
         def link(to: str, **parameters: Any) -> str:
             return request.url_for(to, **parameters).path
 
-        query = request.url.query
+        url = request.url.remove_query_params("every")  # That of a stream, not of its page.
         return {
             "link": link,
-            "here": request.url.path + (f"?{query}" if query else ""),
+            "here": url.path + (f"?{url.query}" if url.query else ""),
             "session": session,
             "form_token": self._access.form_token(session) if session else "",
             "said": None,

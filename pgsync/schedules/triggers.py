@@ -27,7 +27,7 @@ from pgsync.durations import to_timedelta
 from pgsync.errors import InvalidArgument
 from pgsync.schedules.wall_clock import next_by_wall_clock
 
-__all__ = ["Given", "Rhythm", "rhythm_from"]
+__all__ = ["Given", "Rhythm", "rhythm_from", "spelled_out"]
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -139,6 +139,11 @@ def rhythm_from(given: Given, timezone: str, start: datetime | None = None) -> R
     return rhythm
 
 
+def spelled_out(expression: str) -> str:
+    """A cron expression without nicknames: ``0 0 * * *`` for ``@daily``."""
+    return _NICKNAMES.get(expression, expression)
+
+
 def _interval_text(interval: timedelta, start: datetime | None) -> str:
     seconds = interval.total_seconds()
     text = str(int(seconds)) if seconds.is_integer() else f"{seconds:.6f}".rstrip("0")
@@ -162,7 +167,7 @@ def _has_fixed_hours(expression: str) -> bool:
     if "=" in expression:
         hour = dict(_FIELD.findall(expression)).get("hour", "*")
     else:
-        hour = _NICKNAMES.get(expression, expression).split()[-4]
+        hour = spelled_out(expression).split()[-4]
     return not hour.startswith("*")
 
 
@@ -181,7 +186,7 @@ def _cron(expression: str) -> BaseTrigger:
             if _FIELD.sub("", expression).strip():
                 raise ValueError("its fields are like hour='2' minute='30'")
             return CronTrigger(**dict(_FIELD.findall(expression)), timezone=UTC)
-        return _crontab(_NICKNAMES.get(expression, expression))
+        return _crontab(spelled_out(expression))
     except (ValueError, TypeError) as error:
         raise InvalidArgument(f"{expression!r} is no crontab line: {error}") from None
 

@@ -121,6 +121,33 @@ $$;
 COMMENT ON FUNCTION pgsync.add_schedule(text, text, text, text, text, jsonb, text, integer, integer, text, interval, integer, interval) IS
     'Makes a schedule, or changes it: false. A daemon computes its next due time within two seconds. Those that an app declares are refused.';
 
+CREATE OR REPLACE FUNCTION pgsync.change_schedule(
+    name text, kind text, expression text, timezone text, queue text, priority integer, max_attempts integer,
+    by text DEFAULT NULL, why text DEFAULT NULL
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    former pgsync.schedule;
+    latter pgsync.schedule;
+BEGIN
+    SELECT s.* INTO former FROM pgsync.schedule AS s WHERE s.name = change_schedule.name FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pgsync.add_schedule(name, former.task, expression, kind, timezone, former.args, queue, priority, max_attempts,
+        former.misfire, former.misfire_grace, former.misfire_limit, former.jitter);
+    SELECT s.* INTO latter FROM pgsync.schedule AS s WHERE s.name = change_schedule.name;
+    PERFORM pgsync.record_audit('schedule.changed', name, by, (
+        SELECT jsonb_build_object('why', why, 'from', jsonb_object_agg(f.key, f.value), 'to', jsonb_object_agg(f.key, t.value))
+        FROM jsonb_each(to_jsonb(former)) AS f JOIN jsonb_each(to_jsonb(latter)) AS t ON t.key = f.key
+        WHERE t.value <> f.value AND f.key NOT IN ('next_fire_at', 'updated_at')));
+    RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.change_schedule(text, text, text, text, text, integer, integer, text, text) IS
+    'Changes when a schedule is due and how its jobs are enqueued, and writes what it was and is into the audit trail; false where there is none. Those that an app declares are refused.';
+
 CREATE OR REPLACE FUNCTION pgsync.remove_schedule(name text, by text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

@@ -167,6 +167,42 @@ $$;
 COMMENT ON FUNCTION pgsync.cancel_operation(bigint, text) IS
     'Cancels the job of a run, which notes by whom: running (it was asked to stop), cancelled (its job waited); null where the run has ended, or has no job.';
 
+CREATE OR REPLACE FUNCTION pgsync.restart_operation(run bigint, by text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    former pgsync.operation_run;
+    example record;
+    job bigint;
+BEGIN
+    SELECT r.* INTO former FROM pgsync.operation_run AS r WHERE r.id = restart_operation.run;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    ELSIF former.state = 'running' THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('run %s of %s goes on', run, former.key);
+    END IF;
+    -- How it is queued is declared in code; a job of it knows.
+    SELECT j.queue, j.priority, j.max_attempts, j.lock_name IS NOT NULL AS waits_for_lock INTO example
+    FROM (SELECT r.job_id FROM pgsync.operation_run AS r
+          WHERE r.operation = former.operation AND r.job_id IS NOT NULL
+          ORDER BY r.id = former.id DESC, r.key = former.key DESC, r.id DESC LIMIT 10) AS r
+    JOIN pgsync.all_jobs AS j ON j.id = r.job_id AND j.task = former.operation
+    ORDER BY j.id DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('no job of operation %s is known that this could be queued like', former.operation),
+            HINT = 'It was called directly: call it again in the app, or enqueue it there once.';
+    END IF;
+    job := pgsync.enqueue(former.operation, former.args, example.queue, example.priority, max_attempts => example.max_attempts,
+        lock_name => CASE WHEN example.waits_for_lock THEN former.key END);
+    PERFORM pgsync.record_audit('operation.restarted', former.key, by,
+        jsonb_build_object('operation', former.operation, 'run', run, 'job', job));
+    RETURN job;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.restart_operation(bigint, text) IS
+    'Enqueues an operation once more with the arguments of an ended run, as its last jobs were, and returns the job; null where there is no such run. Raises where the run goes on, or where the operation was never queued. Audited.';
+
 CREATE OR REPLACE FUNCTION pgsync.prune_operations(retention interval DEFAULT '30 days', batch integer DEFAULT 1000)
 RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$

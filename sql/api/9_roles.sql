@@ -79,10 +79,10 @@ LANGUAGE sql IMMUTABLE AS $$
         discard_job pause_queue prune_unique_keys replace_args resume_queue
         retry_job
         end_holder_and_guards force_unlock prune_fences
-        pause_schedule prune_schedule_fires resume_schedule run_schedule
+        change_schedule pause_schedule prune_schedule_fires resume_schedule run_schedule
         prune_audit
         prune_limits_storage prune_rate_limits set_limit unset_limit
-        prune_operations
+        prune_operations restart_operation
     ')) AS r (role, functions)
     CROSS JOIN regexp_split_to_table(trim(E' \n' FROM r.functions), '\s+') AS f (name)
 $$;

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pgsync import Coordinator, Limit
+from pgsync import Coordinator, Limit, Release
 from tests.dashboard.conftest import READ_TOKEN, Browser
 from tests.dashboard.test_pages import enqueue
 
@@ -262,6 +262,95 @@ def test_a_limit_is_set_for_one_key_and_unset(
     assert audit(database) == [("set limit", "graph:7", "ada"), ("unset limit", "graph:7", "ada")]
     for wrong in ("0", "-1", "nan", "inf", "x", "1e12", ""):
         assert browser.act("limits", "set", name="x", per="60", max=wrong).status_code == 400
+
+
+def test_a_schedule_is_changed_and_the_trail_has_what_it_was(
+    browser: Browser, database: Any
+) -> None:
+    database.execute("SELECT pgsync.add_schedule('nightly', 'report', '0 3 * * *')")
+    fields = {
+        "name": "nightly",
+        "kind": "cron",
+        "expression": "30 4 * * 1-5",
+        "timezone": "Europe/Berlin",
+        "queue": "reports",
+        "priority": "2",
+        "max_attempts": "7",
+        "why": "the office opens later",
+    }
+    said = browser.act("schedules", "change", **fields).text
+    assert "Schedule nightly is changed" in said
+    found = database.execute(
+        "SELECT expression, timezone, queue, priority, max_attempts, task FROM pgsync.schedules"
+    ).fetchall()
+    assert found == [("30 4 * * 1-5", "Europe/Berlin", "reports", 2, 7, "report")]
+    assert audit(database) == [("schedule.changed", "nightly", "ada")]
+    (detail,) = database.execute("SELECT detail FROM pgsync.audit").fetchone()
+    assert detail["why"] == "the office opens later"
+    assert detail["from"]["expression"] == "0 3 * * *"
+    assert detail["to"]["expression"] == "30 4 * * 1-5"
+    page = browser.get("/schedules/one?name=nightly").text
+    assert "At 04:30, Monday through Friday" in page
+    assert "the office opens later" in page
+    for wrong in (
+        {"expression": "61 * * * *"},
+        {"expression": "0 0 31 2 *"},
+        {"kind": "date", "expression": "2001-01-01T00:00:00+00:00"},
+        {"kind": "odd"},
+        {"timezone": "Mars/Base"},
+        {"priority": "high"},
+        {"queue": ""},
+    ):
+        assert browser.act("schedules", "change", **{**fields, **wrong}).status_code == 400
+    assert len(audit(database)) == 1
+
+
+def test_a_schedule_of_code_is_not_changed_here(browser: Browser, database: Any) -> None:
+    database.execute("SELECT pgsync.add_schedule('nightly', 'report', '0 3 * * *')")
+    database.execute("UPDATE pgsync.schedule SET app = 'shop'")
+    text = browser.get("/schedules/one?name=nightly").text
+    assert "declared in the code of shop" in text
+    assert "schedules/change" not in text
+    fields = {"name": "nightly", "kind": "cron", "expression": "0 4 * * *", "timezone": "UTC"}
+    more = {"queue": "default", "priority": "0", "max_attempts": "5"}
+    assert "declared by the code" in browser.act("schedules", "change", **fields, **more).text
+    assert audit(database) == []
+
+
+def test_an_operation_is_started_again_as_it_was_queued(
+    browser: Browser, sync: Coordinator, database: Any
+) -> None:
+    ran: list[int] = []
+
+    @sync.operation("count_up", lock="count_up:{to}", ttl=60, queue="sums", blocked=Release())
+    def count_up(op: Any, to: int) -> None:
+        ran.append(to)
+
+    count_up(to=3)
+    run = database.execute("SELECT max(id) FROM pgsync.operations").fetchone()[0]
+    assert browser.act("operations", "restart", id=run).status_code == 400  # Never queued yet.
+    count_up.enqueue(to=7)
+    sync.run_worker(queues=["sums"], drain=True)
+    said = browser.act("operations", "restart", id=run, back=f"/operations/{run}").text
+    assert "Started again, as job" in said
+    job = database.execute("SELECT queue, lock_name, args FROM pgsync.jobs").fetchall()
+    assert job == [("sums", "count_up:3", {"to": 3})]
+    assert sync.run_worker(queues=["sums"], drain=True).completed == 1
+    assert ran == [3, 7, 3]
+    assert audit(database) == [("operation.restarted", "count_up:3", "ada")]
+    assert "There is no run 77" in browser.act("operations", "restart", id=77).text
+    assert browser.act("operations", "restart", id="x").status_code == 400
+
+
+def test_a_limit_that_is_set_is_listed_before_it_is_used(browser: Browser, database: Any) -> None:
+    database.execute(
+        "SELECT pgsync.set_limit('graph:7', 5, '1 minute', actor => 'ada', reason => 'their plan')"
+    )
+    page = browser.get("/limits").text
+    assert "Set for single keys" in page
+    assert "their plan" in page
+    assert "holds again" in browser.act("limits", "unset", name="graph:7", per="60").text
+    assert "Set for single keys" not in browser.get("/limits").text
 
 
 def test_who_only_reads_sees_no_button_and_changes_nothing(

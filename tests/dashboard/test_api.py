@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_every_route_is_in_the_document_and_the_other_way_round() -> None:
 def test_a_row_has_the_fields_that_its_panel_names(
     panel: Panel, database: psycopg.Connection[Any]
 ) -> None:
-    given = {"before": None, "most": 1, "ids": []}
+    given: Any = defaultdict(lambda: None, most=1, ids=[])
     described = database.execute(panel.query, given).description or []
     found = [(each.name, KINDS[each.type_display]) for each in described]
     named = [tuple(each.removesuffix("?").split(":")) for each in panel.fields.split()]

@@ -265,6 +265,54 @@ def test_a_waiting_job_is_edited_and_another_like_it_added(
     assert said == []
 
 
+def test_a_schedule_is_changed_and_seen_to_be(page: Page, database: Any, url: str) -> None:
+    database.execute("SELECT pgsync.add_schedule('nightly', 'report', '0 3 * * *')")
+    page.get_by_role("link", name="Schedules").click()
+    page.get_by_role("link", name="nightly").click()
+    expect(page.get_by_role("heading", name="At 03:00")).to_be_visible()
+    page.get_by_text("Change…").click()
+    page.get_by_label("Crontab line").fill("*/10 * * * *")
+    page.get_by_label("Why").fill("more often")
+    page.get_by_role("button", name="Change", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("is changed")
+    expect(page.get_by_role("heading", name="Every 10 minutes")).to_be_visible()
+    expect(page.locator("#live")).to_contain_text("more often")
+    photograph(page, "schedule")
+
+
+def test_an_operation_is_started_again(page: Page, sync: Coordinator, url: str) -> None:
+    @sync.operation("template_sync", lock="template_sync:connection:{connection_id}", ttl=60)
+    def template_sync(op: Any, connection_id: int) -> None:
+        op.progress(4, 4)
+
+    template_sync.enqueue(connection_id=7)
+    apart(lambda: sync.run_worker(drain=True))
+    page.get_by_role("link", name="Operations", exact=True).click()
+    page.get_by_role("link", name="template_sync:connection:7").click()
+    page.get_by_role("button", name="Start again").click()
+    expect(page.get_by_role("status")).to_contain_text("Started again, as job")
+    apart(lambda: sync.run_worker(drain=True))
+    others = page.locator("section").filter(has_text="Other runs of this key")
+    expect(others.locator("tbody tr")).to_have_count(1)
+    expect(others).to_contain_text("completed")
+
+
+def test_how_often_a_page_looks_again_is_kept(page: Page, database: Any) -> None:
+    streams: list[str] = []
+    page.on("request", lambda asked: streams.append(asked.url) if "every=" in asked.url else None)
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    expect(page.locator("#pause.fresh")).to_be_visible()
+    page.keyboard.press("i")
+    expect(page.get_by_label("every")).to_be_focused()
+    page.get_by_label("every").select_option("30")
+    expect(page.locator("#pause.fresh")).to_be_visible()
+    page.get_by_role("link", name="Queues").click()
+    expect(page.get_by_label("every")).to_have_value("30")
+    expect(page.locator("#pause.fresh")).to_be_visible()
+    assert streams[-1].endswith("/queues?every=30")
+    assert page.url.endswith("/queues")
+
+
 def test_paused_a_page_stands_still_until_it_goes_on(page: Page, database: Any) -> None:
     page.get_by_role("link", name="Jobs", exact=True).click()
     expect(page.locator("#pause.fresh")).to_be_visible()

@@ -15,6 +15,7 @@ from starlette.routing import Mount
 from pgsync import AsyncCoordinator, Coordinator, Limit
 from pgsync.dashboard import create_app
 from pgsync.dashboard.pages import PAGES
+from pgsync.dashboard.rhythms import in_words
 from tests.dashboard.conftest import TOKEN, Browser
 from tests.eventually import eventually
 from tests.serving import serving
@@ -72,6 +73,69 @@ def test_the_overview_tells_what_needs_a_person(
 
     template_sync(connection_id=7)
     assert "template_sync:connection:7" in browser.get("/operations").text
+
+
+def test_a_schedule_tells_its_rhythm_and_what_became_of_its_fires(
+    browser: Browser, sync: Coordinator, database: Any
+) -> None:
+    database.execute(
+        "SELECT pgsync.add_schedule('nightly', 'report', '30 2 * * *', queue => 'q'),"
+        " pgsync.add_schedule('often', 'ping', '900', kind => 'interval', jitter => '1 min')"
+    )
+    sync.task(name="report", queue="q")(lambda: None)
+    assert browser.act("schedules", "run", name="nightly").status_code == 200
+    sync.run_worker(queues=["q"], drain=True)
+    database.execute(
+        "UPDATE pgsync.schedule SET next_fire_at = '2030-01-01 02:30+00' WHERE name = 'nightly'"
+    )
+    database.execute(
+        "UPDATE pgsync.schedule SET next_fire_at = '2030-01-01 00:15+00' WHERE name = 'often'"
+    )
+    listed = browser.get("/schedules").text
+    assert "At 02:30" in listed
+    assert "Every 15 min" in listed
+    page = browser.get("/schedules/one?name=nightly").text
+    for day in range(1, 6):
+        assert f"2030-01-0{day} 02:30:00" in page
+    assert "by hand" in page
+    assert "completed" in page
+    page = browser.get("/schedules/one?name=often").text
+    assert "2030-01-01 01:15:00" in page
+    assert "up to 1 min" in page
+    assert "It has not fired yet." in page
+    assert browser.get("/schedules/one?name=none").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("kind", "expression", "words"),
+    [
+        ("cron", "*/5 * * * *", "Every 5 minutes"),
+        ("cron", "@daily", "At 00:00"),
+        ("cron", "30 2 * * sun", "At 02:30, only on Sunday"),
+        ("cron", "hour='2' minute='30'", "hour='2' minute='30'"),
+        ("interval", "5400", "Every 1 h 30 min"),
+        (
+            "interval",
+            "60 from 2026-01-01T00:00:00+00:00",
+            "Every 1 min, counted from 2026-01-01 00:00:00 UTC",
+        ),
+        ("date", "2026-03-01T08:00:00+01:00", "Once, at 2026-03-01 07:00:00 UTC"),
+        ("date", "next tuesday", "next tuesday"),
+    ],
+)
+def test_a_rhythm_is_told_in_words(kind: str, expression: str, words: str) -> None:
+    assert in_words(kind, expression) == words
+
+
+def test_a_page_is_looked_at_as_often_as_one_wants(browser: Browser, database: Any) -> None:
+    enqueue(database, "send")
+    stream = {"Accept": "text/event-stream"}
+    with browser.get("/jobs?task=send&every=60", headers=stream, stream=True) as answer:
+        lines = answer.iter_lines(decode_unicode=True)
+        # The way back of its buttons is the page, not the stream.
+        eventually(lambda: 'value="/jobs?task=send"' in next(lines))
+    for odd in ("0", "-1", "1e9", "x", ""):
+        assert browser.get(f"/jobs?every={odd}").status_code == 200
 
 
 def test_workers_are_listed_with_what_they_do(browser: Browser, database: Any) -> None:

@@ -31,6 +31,7 @@ FROM generate_series(1, {MANY}) AS n;
 INSERT INTO pgsync.audit_entry (at, action, subject, actor, detail)
 SELECT now(), 'lock.forced', 'x', 'ada', '{{}}' FROM generate_series(1, {MANY}) AS n;
 """
+_SCHEDULE = "SELECT pgsync.add_schedule('nightly', 'report', '0 3 * * *')"
 _READ = """
 SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint AS rows,
        coalesce(sum(seq_tup_read), 0)::bigint AS scanned
@@ -43,6 +44,7 @@ _PLACES = {
     "job": ("", {"id": MANY + 100}),
     "operation": ("", {"id": MANY}),
     "queue": ("name=mail", {}),
+    "schedule": ("name=nightly", {}),
     "new_job": ("like=7", {}),
     "edit_job": ("", {"id": 7}),
 }
@@ -54,6 +56,7 @@ def full(dsn: str) -> str:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in _FILL.split(";\n"):
             connection.execute(statement)
+        connection.execute(_SCHEDULE)
         connection.execute("VACUUM ANALYZE")
     return dsn
 

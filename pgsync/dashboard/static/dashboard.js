@@ -5,6 +5,7 @@
 (() => {
   const live = () => document.getElementById("live");
   const pause = document.getElementById("pause");
+  const every = document.getElementById("every");
   let stream = null;
 
   // A swap would take away what somebody is about to do.
@@ -29,13 +30,16 @@
   function follow() {
     if (!pause) return;
     if (stream) stream.close();
-    pause.hidden = false;
+    document.getElementById("follow").hidden = false;
+    every.value = localStorage.getItem("pgsync-every") || every.value;
     if (localStorage.getItem("pgsync-paused")) {
       stream = null;
       show("paused");
       return;
     }
-    stream = new EventSource(location.href);
+    const from = new URL(location.href);
+    from.searchParams.set("every", every.value);
+    stream = new EventSource(from);
     stream.onopen = () => show("fresh");
     stream.onmessage = (event) => { show("fresh"); if (!isBusy()) swap(event.data); };
     stream.onerror = () => { if (stream && stream.readyState === EventSource.CLOSED) show("stale"); };
@@ -86,6 +90,7 @@
       if (to) to.click();
     } else if (key === "g") went = true;
     else if (key === "p" && pause) togglePause();
+    else if (key === "i" && every) every.focus();
     else if (key === "?") document.getElementById("help")?.showModal();
     else if (key === "/") {
       const field = document.querySelector("#filter input[type=search]");
@@ -106,6 +111,11 @@
   });
   document.addEventListener("htmx:pushedIntoHistory", follow);
   if (pause) pause.addEventListener("click", togglePause);
+  if (every) every.addEventListener("change", () => {
+    localStorage.setItem("pgsync-every", every.value);
+    every.blur();
+    follow();
+  });
   addEventListener("pagehide", () => stream && stream.close());
   addEventListener("resize", drawCharts);
   drawCharts();

@@ -1,0 +1,86 @@
+"""One schedule: its rhythm, when it is due next, and what became of its last fires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from pgsync.dashboard.reading import Read
+from pgsync.errors import InvalidArgument
+from pgsync.schedules import Rhythm
+from pgsync.schedules.jitter import jitter_of
+
+__all__ = ["read_schedule", "rhythm_given"]
+
+_NEXT = 5
+
+
+async def read_schedule(read: Read, request: Request) -> dict[str, Any]:
+    """What the page of a schedule shows; it is named in the query string.
+
+    Raises:
+        HTTPException: if there is no such schedule.
+    """
+    given = {"name": request.query_params.get("name", "")}
+    schedule = await read.row(
+        "SELECT s.* FROM pgsync.schedules AS s WHERE s.name = %(name)s", given
+    )
+    if schedule is None:
+        raise HTTPException(404, "there is no schedule of that name")
+    return {
+        "schedule": schedule,
+        "by_code": schedule["app"] is not None and schedule["disabled_at"] is None,
+        "next": _next_fires(schedule),
+        "fires": await read.rows(_FIRES, given),
+        "trail": await read.rows(_TRAIL, given),
+    }
+
+
+def _next_fires(schedule: Mapping[str, Any]) -> list[dict[str, datetime]]:
+    first = schedule["next_fire_at"]
+    if first is None or schedule["state"] in ("disabled", "broken"):
+        return []
+    rhythm = Rhythm(schedule["kind"], schedule["expression"], schedule["timezone"])
+    times = [first, *islice(rhythm.after(first), _NEXT - 1)]
+    jitter = schedule["jitter"]
+    return [
+        {"fire_time": time, "run_at": time + jitter_of(schedule["name"], time, jitter)}
+        for time in times
+    ]
+
+
+def rhythm_given(form: FormData) -> dict[str, Any]:
+    """What the form that changes a schedule says.
+
+    Raises:
+        InvalidArgument: if it is never due, or a number is none.
+    """
+    fields = ("name", "kind", "expression", "timezone", "queue", "priority", "max_attempts", "why")
+    given: dict[str, Any] = {each: str(form.get(each) or "").strip() for each in fields}
+    for each in ("priority", "max_attempts"):
+        try:
+            given[each] = int(given[each])
+        except ValueError:
+            raise InvalidArgument(f"{each} must be a whole number") from None
+    rhythm = Rhythm(given["kind"], given["expression"], given["timezone"])
+    if rhythm.next_after(datetime.now(UTC)) is None:
+        raise InvalidArgument(f"{given['expression']!r} is never due any more")
+    return {**given, "why": given["why"] or None}
+
+
+_FIRES = """
+SELECT f.fire_time, f.fired_at, f.lag, f.by_hand, f.job_id, f.job_state
+FROM pgsync.schedule_fires AS f WHERE f.schedule = %(name)s ORDER BY f.fire_time DESC LIMIT 30
+"""
+# The newest entries of the trail alone: it has no index by subject.
+_TRAIL = """
+SELECT a.at, a.actor, a.action, a.detail
+FROM (SELECT e.* FROM pgsync.audit AS e ORDER BY e.id DESC LIMIT 500) AS a
+WHERE a.subject = %(name)s AND a.action LIKE 'schedule.%%' ORDER BY a.id DESC LIMIT 10
+"""
