@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import psycopg
 
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
-from tests.faults.lock_run import Report, new_folder
+from tests.faults.report import Report, run_folder
 
 __all__ = ["run", "run_on", "run_worker"]
 
@@ -50,12 +49,9 @@ def _write_people(path: Path, rows: int) -> dict[str, int]:
 
 def run(rows: int) -> Report:
     """Do the whole of it on a server of its own."""
-    folder = new_folder()
-    with EmbeddedServer(folder / "server") as server:
+    with run_folder(Report()) as folder, EmbeddedServer(folder / "server") as server:
         migrate(server.dsn, modules=True)
-        report = run_on(server.dsn, folder, rows)
-    shutil.rmtree(folder, ignore_errors=True)
-    return report
+        return run_on(server.dsn, folder, rows)
 
 
 def run_on(dsn: str, folder: Path, rows: int) -> Report:

@@ -11,7 +11,7 @@ import sys
 import click
 
 from tests.faults.import_run import run
-from tests.faults.locks import text_of
+from tests.faults.report import text_of
 
 __all__ = ["main"]
 
