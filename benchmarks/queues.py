@@ -11,6 +11,7 @@ from functools import partial
 
 import psycopg
 
+from benchmarks.enqueuers import compare_enqueuers
 from benchmarks.frame import Comparison, Contender, Pace, Run, compare
 from benchmarks.peers import Peers
 from benchmarks.pgqueuer_peer import PgQueuer
@@ -54,6 +55,7 @@ def measure(dsn: str, pace: Pace, peers: Peers) -> Iterator[Comparison]:
         with ExitStack() as stack:
             crowd = _crowd(dsn, noop, pace.count(_CROWD), stack)
             yield compare("enqueue one, 8 threads of one process", crowd, pace.rounds)
+        yield compare_enqueuers(dsn, pace)
         yield compare("enqueue in bulk", _bulk(raw, noop, peer, bulk), pace.rounds)
         drains = _drain(raw, sync, (noop, noop_async), peer, bulk)
         yield compare("drain, one worker process, no-op job", drains, pace.rounds)

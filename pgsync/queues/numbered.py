@@ -8,13 +8,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from pgsync.database.calls import Call, Row, Sleep, Steps, scalar
+import psycopg
+
+from pgsync.database.calls import Call, Sleep, Steps, nothing, scalar
 from pgsync.database.combining import Party
 from pgsync.database.json import to_json
-from pgsync.errors import ConnectionFailed, OutcomeUnknown
+from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
 from pgsync.queues.calls import JobOptions, args_text
 from pgsync.queues.together import NewJob
 
@@ -49,6 +53,14 @@ def numbered(job: NewJob) -> NumberedJob | None:
     if not job.options.is_place:
         return None
     return NumberedJob(job.task, args_text(job.args, job.task, job.options), job.options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """The answer to jobs: ids for as many more, and the queues of which workers wait for word."""
+
+    spare: list[int]
+    awaited: list[str]
 
 
 class Numbers:
@@ -91,7 +103,7 @@ def adding(jobs: Sequence[NumberedJob], numbers: Numbers) -> Steps[None]:
 
 def _add(jobs: Sequence[NumberedJob], ids: list[int], numbers: Numbers) -> Steps[None]:
     try:
-        spare = yield from (_add_one(jobs[0], ids[0]) if len(jobs) == 1 else _add_all(jobs, ids))
+        added = yield from (_add_one(jobs[0], ids[0]) if len(jobs) == 1 else _add_all(jobs, ids))
     except OutcomeUnknown as lost:
         yield from _ask_again(jobs, ids, lost)
     except (KeyboardInterrupt, SystemExit):
@@ -105,8 +117,12 @@ def _add(jobs: Sequence[NumberedJob], ids: list[int], numbers: Numbers) -> Steps
         for job, job_id in zip(jobs, ids, strict=True):
             yield from _add([job], [job_id], numbers)
     else:
-        numbers.put(spare)
+        numbers.put(added.spare)
         _answer(jobs, ids)
+        if added.awaited:
+            # Not at the commit of the jobs, which would wait for the lock that NOTIFY takes there.
+            with suppress(PgsyncError, psycopg.Error):  # Workers poll.
+                yield from _wake(added.awaited)
 
 
 def _ask_again(
@@ -155,30 +171,33 @@ def _draw(count: int) -> Call[list[int]]:
     return Call("SELECT pgsync.job_numbers(%(count)s)", {"count": count}, scalar)
 
 
-def _add_one(job: NumberedJob, job_id: int) -> Call[list[int]]:
+def _add_one(job: NumberedJob, job_id: int) -> Call[_Added]:
+    queue = job.options.queue
     return Call(
-        "SELECT pgsync.add_numbered_job(%(id)s::bigint, %(task)s, %(args)s::jsonb, %(queue)s,"
-        " %(priority)s::integer, %(max_attempts)s::integer)",
+        "SELECT e.next, e.awaited FROM pgsync.enqueue_numbered(%(id)s::bigint, %(task)s,"
+        " %(args)s::jsonb, %(queue)s, %(priority)s::integer, %(max_attempts)s::integer) AS e",
         {
             "id": job_id,
             "task": job.task,
             "args": job.text,
-            "queue": job.options.queue,
+            "queue": queue,
             "priority": job.options.priority,
             "max_attempts": job.options.max_attempts,
         },
-        _alone,
+        lambda row: _Added([row[0]], [queue] if row[1] else []),
     )
 
 
-def _alone(row: Row) -> list[int]:
-    return [row[0]]
-
-
-def _add_all(jobs: Sequence[NumberedJob], ids: list[int]) -> Call[list[int]]:
+def _add_all(jobs: Sequence[NumberedJob], ids: list[int]) -> Call[_Added]:
     return Call(
-        "SELECT pgsync.add_numbered_jobs(%(jobs)s::jsonb)", {"jobs": _listed(jobs, ids)}, scalar
+        "SELECT e.next, e.awaited FROM pgsync.enqueue_all_numbered(%(jobs)s::jsonb) AS e",
+        {"jobs": _listed(jobs, ids)},
+        lambda row: _Added(*row),
     )
+
+
+def _wake(queues: list[str]) -> Call[None]:
+    return Call("SELECT pgsync.wake_workers(%(queues)s)", {"queues": queues}, nothing)
 
 
 def _add_again(jobs: Sequence[NumberedJob], ids: list[int]) -> Call[list[int]]:

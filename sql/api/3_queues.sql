@@ -37,21 +37,47 @@ $$;
 COMMENT ON FUNCTION pgsync.check_job(text, jsonb, text, integer, integer, text) IS
     'Raises invalid_parameter_value for a job that can never work.';
 
+CREATE OR REPLACE FUNCTION pgsync.worker_waits(queue text) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM pgsync.worker AS w
+        WHERE w.idle AND (worker_waits.queue = ANY (w.queues) OR '*' = ANY (w.queues)))
+$$;
+
+COMMENT ON FUNCTION pgsync.worker_waits(text) IS
+    'Internal: whether a worker of a queue waits for word. One that begins to in this very moment finds the job at its next poll.';
+
 CREATE OR REPLACE FUNCTION pgsync.notify_workers(queue text) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    -- NOTIFY takes a database-wide lock at commit, so it is sent only where a worker sleeps. One
-    -- that falls asleep in this very moment finds the job at its next poll.
-    PERFORM FROM pgsync.worker AS w
-    WHERE w.idle AND (notify_workers.queue = ANY (w.queues) OR '*' = ANY (w.queues)) LIMIT 1;
-    IF FOUND THEN
+    -- NOTIFY takes a database-wide lock at commit, so it is sent only where a worker waits.
+    IF pgsync.worker_waits(queue) THEN
         PERFORM pg_notify('pgsync_jobs', notify_workers.queue);
     END IF;
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.notify_workers(text) IS
-    'Internal: wakes sleeping workers of a queue, if there are any.';
+    'Internal: wakes waiting workers of a queue, if there are any, when the transaction commits.';
+
+CREATE OR REPLACE FUNCTION pgsync.wake_workers(queues text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    queue text;
+BEGIN
+    FOREACH queue IN ARRAY queues LOOP
+        -- Who has this lock has yet to send its word, which workers then get when these jobs are there.
+        IF pg_try_advisory_xact_lock(pgsync.lock_key('pgsync.wake_workers ' || queue)) THEN
+            PERFORM pgsync.notify_workers(queue);
+        END IF;
+    END LOOP;
+    -- Another may be at its commit for long, for example where a standby is to confirm it.
+    PERFORM set_config('lock_timeout', '100ms', true);
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.wake_workers(text[]) IS
+    'Wakes waiting workers of queues whose new jobs are committed, unless another just does. In a transaction of its own: so no enqueuer waits with its commit for the lock of NOTIFY. Fails after 100 ms of waiting for that: workers poll.';
 
 CREATE OR REPLACE FUNCTION pgsync.check_job_key(key text, key_limit integer, ordered boolean) RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$

@@ -2,6 +2,7 @@
 -- Why nothing is added twice: docs/decisions/0010-jobs-are-numbered-before-they-are-added.md.
 
 DROP FUNCTION IF EXISTS pgsync.insert_numbered_jobs(jsonb, timestamptz);
+DROP FUNCTION IF EXISTS pgsync.insert_numbered_jobs(jsonb);
 
 CREATE OR REPLACE FUNCTION pgsync.job_numbers(count integer) RETURNS bigint[]
 LANGUAGE sql VOLATILE AS $$
@@ -41,9 +42,10 @@ RETURN octet_length(task) BETWEEN 1 AND 1024 AND octet_length(queue) BETWEEN 1 A
 COMMENT ON FUNCTION pgsync.can_be_job(text, jsonb, text, integer, integer) IS
     'Internal: whether check_job would let the job pass; false or null where it would not.';
 
-CREATE OR REPLACE FUNCTION pgsync.add_numbered_job(
-    id bigint, task text, args jsonb, queue text, priority integer, max_attempts integer
-) RETURNS bigint
+CREATE OR REPLACE FUNCTION pgsync.enqueue_numbered(
+    id bigint, task text, args jsonb, queue text, priority integer, max_attempts integer,
+    OUT next bigint, OUT awaited boolean
+)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
 BEGIN
@@ -52,18 +54,18 @@ BEGIN
     END IF;
     INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
     SELECT id, queue, task, args, priority, 0, max_attempts, moment, moment FROM pgsync.clock() AS moment;
-    IF EXISTS (SELECT FROM pgsync.job_asked_again AS a WHERE a.id = add_numbered_job.id) THEN
+    IF EXISTS (SELECT FROM pgsync.job_asked_again AS a WHERE a.id = enqueue_numbered.id) THEN
         RAISE object_not_in_prerequisite_state USING MESSAGE = 'the job was asked for again meanwhile';
     END IF;
-    PERFORM pgsync.notify_workers(queue);
-    RETURN nextval('pgsync.job_id');
+    awaited := pgsync.worker_waits(queue);
+    next := nextval('pgsync.job_id');
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.add_numbered_job(bigint, text, jsonb, text, integer, integer) IS
-    'Enqueues a job, to run at once, under an id drawn before. Returns an id for the next.';
+COMMENT ON FUNCTION pgsync.enqueue_numbered(bigint, text, jsonb, text, integer, integer) IS
+    'Enqueues a job, to run at once, under an id drawn before. Returns an id for the next, and whether wake_workers is to be called when this is committed.';
 
-CREATE OR REPLACE FUNCTION pgsync.insert_numbered_jobs(jobs jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION pgsync.insert_numbered_jobs(jobs jsonb) RETURNS text[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
@@ -79,29 +81,32 @@ BEGIN
         FROM jsonb_array_elements(jobs) AS j;
     END IF;
     IF EXISTS (SELECT FROM pgsync.worker AS w WHERE w.idle) THEN
-        PERFORM pgsync.notify_workers(q) FROM (SELECT DISTINCT j ->> 3 FROM jsonb_array_elements(jobs) AS j) AS d (q);
+        RETURN ARRAY(
+            SELECT d.queue FROM (SELECT DISTINCT j ->> 3 FROM jsonb_array_elements(jobs) AS j) AS d (queue)
+            WHERE pgsync.worker_waits(d.queue));
     END IF;
+    RETURN '{}';
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.insert_numbered_jobs(jsonb) IS
-    'Internal: adds jobs that are each [id, task, args, queue, priority, max_attempts], and wakes workers.';
+    'Internal: adds jobs that are each [id, task, args, queue, priority, max_attempts]. Returns the queues of which workers wait.';
 
-CREATE OR REPLACE FUNCTION pgsync.add_numbered_jobs(jobs jsonb) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION pgsync.enqueue_all_numbered(jobs jsonb, OUT next bigint[], OUT awaited text[])
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     first bigint := jobs -> 0 ->> 0;
 BEGIN
-    PERFORM pgsync.insert_numbered_jobs(jobs);
+    awaited := pgsync.insert_numbered_jobs(jobs);
     IF EXISTS (SELECT FROM pgsync.job_asked_again AS a WHERE a.id = first) THEN
         RAISE object_not_in_prerequisite_state USING MESSAGE = 'the jobs were asked for again meanwhile';
     END IF;
-    RETURN ARRAY(SELECT nextval('pgsync.job_id') FROM generate_series(1, jsonb_array_length(jobs)));
+    next := ARRAY(SELECT nextval('pgsync.job_id') FROM generate_series(1, jsonb_array_length(jobs)));
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.add_numbered_jobs(jsonb) IS
-    'Enqueues jobs, to run at once, under ids drawn before: each is [id, task, args, queue, priority, max_attempts]. Returns as many ids for the next.';
+COMMENT ON FUNCTION pgsync.enqueue_all_numbered(jsonb) IS
+    'Enqueues jobs, to run at once, under ids drawn before: each is [id, task, args, queue, priority, max_attempts]. Returns as many ids for the next, and the queues for which wake_workers is to be called when this is committed.';
 
 CREATE OR REPLACE FUNCTION pgsync.add_numbered_jobs_again(jobs jsonb) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
@@ -131,10 +136,39 @@ BEGIN
         jobs := (SELECT jsonb_agg(jsonb_set(j.job, '{0}', to_jsonb(nextval('pgsync.job_id'))) ORDER BY j.number)
                  FROM jsonb_array_elements(jobs) WITH ORDINALITY AS j (job, number));
     END IF;
-    PERFORM pgsync.insert_numbered_jobs(jobs);
+    PERFORM pgsync.notify_workers(q) FROM unnest(pgsync.insert_numbered_jobs(jobs)) AS q;
     RETURN ARRAY(SELECT (j ->> 0)::bigint FROM jsonb_array_elements(jobs) AS j);
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.add_numbered_jobs_again(jsonb) IS
-    'Asks anew for what add_numbered_job or add_numbered_jobs was asked for on a connection that broke: adds the jobs unless they were added. Returns their ids.';
+    'Asks anew for what enqueue_numbered or enqueue_all_numbered was asked for on a connection that broke: adds the jobs unless they were added. Returns their ids.';
+
+-- What the former version calls, which goes on while another is rolled out.
+
+CREATE OR REPLACE FUNCTION pgsync.add_numbered_job(
+    id bigint, task text, args jsonb, queue text, priority integer, max_attempts integer
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pgsync.notify_workers(queue);
+    RETURN (pgsync.enqueue_numbered(id, task, args, queue, priority, max_attempts)).next;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.add_numbered_job(bigint, text, jsonb, text, integer, integer) IS
+    'As enqueue_numbered, and wakes workers at the commit. For the former version.';
+
+CREATE OR REPLACE FUNCTION pgsync.add_numbered_jobs(jobs jsonb) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    added record;
+BEGIN
+    SELECT e.next, e.awaited INTO added FROM pgsync.enqueue_all_numbered(jobs) AS e;
+    PERFORM pgsync.notify_workers(q) FROM unnest(added.awaited) AS q;
+    RETURN added.next;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.add_numbered_jobs(jsonb) IS
+    'As enqueue_all_numbered, and wakes workers at the commit. For the former version.';
