@@ -40,7 +40,7 @@ _TEXT = Rule(r"(?!\s*$)(?!.*([\n\r\t]| {5})).*", 1024, "text of 1 to 1024 charac
 _MEDIUM = Rule(r"https?://\S+|[0-9]{1,32}", 2048, "a link or the id of an uploaded medium")
 _FILE_NAME = Rule(r"[^/\\\n\r\t]+", 240, "a file's name")
 _LINK_END = Rule(r"\S+", 2000, "the end of a link, without blanks")
-_PAYLOAD = Rule(r".*\S.*", 128, "text of 1 to 128 characters")
+_PAYLOAD = Rule(r".*\S.*", 256, "text of 1 to 256 characters")
 _CODE = Rule(r"[0-9A-Za-z]+", 15, "a code of 1 to 15 letters and digits")
 
 

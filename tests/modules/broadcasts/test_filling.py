@@ -200,7 +200,7 @@ def test_a_list_fills_named_variables_in_the_order_of_the_text(
                 "body.1": "A",
                 "button.1": "a",
                 "button.2": "A1",
-                "button.0": "x" * 129,
+                "button.0": "x" * 257,
             },
             "for button.0",
         ),

@@ -24,7 +24,7 @@ _BUTTONS = {
     "URL": ("url", "text", r"\S{1,2000}", True),
     "OTP": ("url", "text", r"\S{1,2000}", True),
     "COPY_CODE": ("copy_code", "coupon_code", r"[0-9A-Za-z]{1,15}", True),
-    "QUICK_REPLY": ("quick_reply", "payload", r".{1,128}", False),
+    "QUICK_REPLY": ("quick_reply", "payload", r".{1,256}", False),
 }
 """By the button's type: its sub_type, its parameter's type and form, and whether it is required."""
 
