@@ -281,7 +281,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'f60bef366d1f781b2089283712c4bf2c63765d4cfb41e227be8b9376d0c14601')
+VALUES ('api', 0, '0.1.0', 'e0ff488da49425b33e418f28627de1baafb5b58f0a5a8d0912e3c8579ee578ef')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

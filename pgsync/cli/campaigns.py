@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from datetime import datetime, timedelta
 
 import click
@@ -10,6 +11,9 @@ from pgsync.cli.modules import open_platform, print_result
 from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
 
 __all__ = ["campaigns"]
+
+
+_by_option = click.option("--by", help="Who does it, for the audit trail; by default you.")
 
 
 @click.group()
@@ -121,44 +125,53 @@ def preflight(
 @dsn_option
 @direct_dsn_option
 @click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="With its offset.")
+@_by_option
 @click.argument("campaign_id", type=int)
-def start(dsn: str | None, direct_dsn: str | None, at: datetime | None, campaign_id: int) -> None:
+def start(
+    dsn: str | None, direct_dsn: str | None, at: datetime | None, by: str | None, campaign_id: int
+) -> None:
     """Look at it, and enqueue its sending; prints the job's number."""
     with open_platform(dsn, direct_dsn) as platform:
-        click.echo(f"job {platform.broadcasts.start(campaign_id, at)}")
+        click.echo(f"job {platform.broadcasts.start(campaign_id, at, by or getpass.getuser())}")
 
 
 @campaigns.command()
 @dsn_option
 @direct_dsn_option
+@_by_option
 @click.argument("campaign_id", type=int)
-def resume(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> None:
+def resume(dsn: str | None, direct_dsn: str | None, by: str | None, campaign_id: int) -> None:
     """Let one that is paused go on; prints the job's number."""
     with open_platform(dsn, direct_dsn) as platform:
         platform.broadcasts.campaigns.check_state(campaign_id, "paused")
-        click.echo(f"job {platform.broadcasts.start(campaign_id)}")
+        job = platform.broadcasts.start(campaign_id, by=by or getpass.getuser())
+        click.echo(f"job {job}")
 
 
 @campaigns.command()
 @dsn_option
 @direct_dsn_option
 @click.option("--why", default="paused by hand", show_default=True)
+@_by_option
 @click.argument("campaign_id", type=int)
-def pause(dsn: str | None, direct_dsn: str | None, why: str, campaign_id: int) -> None:
+def pause(
+    dsn: str | None, direct_dsn: str | None, why: str, by: str | None, campaign_id: int
+) -> None:
     """Stop one that is sending; messages under way are finished."""
     with open_platform(dsn, direct_dsn) as platform:
-        platform.broadcasts.campaigns.pause(campaign_id, why)
+        platform.broadcasts.campaigns.pause(campaign_id, why, by or getpass.getuser())
         click.echo("paused")
 
 
 @campaigns.command()
 @dsn_option
 @direct_dsn_option
+@_by_option
 @click.argument("campaign_id", type=int)
-def cancel(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> None:
+def cancel(dsn: str | None, direct_dsn: str | None, by: str | None, campaign_id: int) -> None:
     """End one for good; messages under way are finished."""
     with open_platform(dsn, direct_dsn) as platform:
-        platform.broadcasts.campaigns.cancel(campaign_id)
+        platform.broadcasts.campaigns.cancel(campaign_id, by or getpass.getuser())
         click.echo("cancelled")
 
 

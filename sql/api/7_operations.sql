@@ -157,7 +157,7 @@ BEGIN
     answer := pgsync.cancel_job(wanted.job_id, 'cancelled by ' || by);
     IF answer IS NOT NULL THEN
         PERFORM pgsync.note_operation(run, 'cancel_requested', jsonb_build_object('by', by));
-        PERFORM pgsync.record_audit('cancel operation', run::text, by,
+        PERFORM pgsync.record_audit('operation.cancelled', run::text, by,
                                     jsonb_build_object('operation', wanted.operation, 'key', wanted.key, 'job', wanted.job_id));
     END IF;
     RETURN answer;

@@ -53,7 +53,8 @@ def test_a_campaign_is_made_looked_at_started_paused_and_cancelled(
     ready = json.loads(pgsync("campaigns", "preflight", campaign).output)
     assert ready["messages"] == [{"to": "+4915112000001", "text": "Hello Zoë"}]
 
-    assert pgsync("campaigns", "start", campaign).output.startswith("job ")
+    started = pgsync("campaigns", "start", campaign, "--by", "ann")
+    assert started.output.startswith("job ")
     database.execute("UPDATE pgsync_modules.campaign SET state = 'sending'")
     assert "paused" in pgsync("campaigns", "pause", campaign, "--why", "a typo").output
     row = json.loads(pgsync("campaigns", "show", campaign, "--json").output)[0]
@@ -62,7 +63,12 @@ def test_a_campaign_is_made_looked_at_started_paused_and_cancelled(
     assert pgsync("campaigns", "resume", campaign).output.startswith("job ")
     again = pgsync("campaigns", "resume", campaign)
     assert "is scheduled" in str(again.exception)
-    assert "cancelled" in pgsync("campaigns", "cancel", campaign).output
+    assert "cancelled" in pgsync("campaigns", "cancel", campaign, "--by", "bob").output
+    audit = database.execute(
+        "SELECT action, actor FROM pgsync.audit WHERE subject = %s ORDER BY id", [campaign]
+    ).fetchall()
+    assert [audit[0], audit[-1]] == [("campaign.scheduled", "ann"), ("campaign.cancelled", "bob")]
+    assert [action for action, _ in audit[1:-1]] == ["campaign.paused", "campaign.scheduled"]
     assert pgsync("campaigns", "show", "404").exit_code == 3
 
 

@@ -173,6 +173,6 @@ def test_a_cancelled_run_says_by_whom(face: Any, database: Any) -> None:
     ).fetchone()
     assert detail == ({"by": "bob"},)
     audit = database.execute("SELECT action, actor FROM pgsync.audit").fetchall()
-    assert audit == [("cancel operation", "bob")]
+    assert audit == [("operation.cancelled", "bob")]
     again = database.execute("SELECT pgsync.cancel_operation(max(id)) FROM pgsync.operations")
     assert again.fetchone() == (None,)

@@ -99,10 +99,11 @@ class Broadcasts:
         sync.schedule(60, name="campaign_reaping", queue="sync")(self.reap)
         sync.schedule(3600, name="messaged_users_forgetting", queue="sync")(self._forget_users)
 
-    def start(self, campaign_id: int, at: datetime | None = None) -> int:
+    def start(self, campaign_id: int, at: datetime | None = None, by: str | None = None) -> int:
         """Schedule a campaign and enqueue its sending, in one transaction; returns the job.
 
         It begins at ``at`` (aware), or as soon as a worker takes it. Its audience is taken now.
+        ``by`` is who starts it, for the audit trail and the operation's history.
 
         Raises:
             CampaignStateError: unless it is a draft, scheduled or paused.
@@ -110,11 +111,11 @@ class Broadcasts:
         """
         with self._sessions.begin() as session:
             self.campaigns.take_audience(campaign_id, session)
-            self.campaigns.schedule(campaign_id, at, within=session)
+            self.campaigns.schedule(campaign_id, at, by=by, within=session)
             report = preflight(session, campaign_id)
             if not report.ok:
                 raise PreflightFailed(campaign_id, report)
-            job = self._job(campaign_id, run_at=at)
+            job = self._job(campaign_id, by, run_at=at)
             return int(job.enqueue(within=session, campaign_id=campaign_id).id)
 
     def preflight(self, campaign_id: int) -> Preflight:
@@ -157,14 +158,15 @@ class Broadcasts:
         )
         return sent.message_id
 
-    def _job(self, campaign_id: int, **options: Any) -> Any:
+    def _job(self, campaign_id: int, by: str | None = None, **options: Any) -> Any:
         """The task of a campaign's sending, which takes turns with those of other workspaces."""
         with self._sessions() as session:
             workspace_id = session.scalar(
                 select(Campaign.workspace_id).where(Campaign.id == campaign_id)
             )
         whose = f"workspace:{workspace_id}"
-        return self.campaign_sending.options(tenant=whose, key=f"campaigns:{whose}", **options)
+        operation = self.campaign_sending if by is None else self.campaign_sending.by(by)
+        return operation.options(tenant=whose, key=f"campaigns:{whose}", **options)
 
     def _forget_users(self) -> None:
         """Remove from the messaging limit who counts no more."""

@@ -13,7 +13,7 @@ from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import TextClause, func, literal_column, select, update
+from sqlalchemy import TextClause, func, literal_column, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.database.json import to_json
@@ -34,6 +34,8 @@ _STARTABLE = ("draft", "scheduled", "paused", "failed")
 _FAILING = ("scheduled", "sending")
 _CANCELLABLE = ("draft", "scheduled", "sending", "paused", "failed")
 _RETRIABLE = ("paused", "completed", "failed")
+
+_AUDIT = text("SELECT pgsync.record_audit(:action, :campaign, :by)")
 
 # What the contacts' table asks of a phone number, since who opts out becomes a contact.
 _E164 = re.compile(r"\+[1-9][0-9]{2,14}")
@@ -238,23 +240,29 @@ class Campaigns:
             return self._state(session, campaign_id)
 
     def schedule(
-        self, campaign_id: int, at: datetime | None = None, *, within: Session | None = None
+        self,
+        campaign_id: int,
+        at: datetime | None = None,
+        *,
+        by: str | None = None,
+        within: Session | None = None,
     ) -> None:
         """Let it begin at ``at`` (aware), or as soon as a worker takes it.
 
-        ``within`` makes it part of that session's transaction.
+        ``by`` names in the audit trail who wants it so; ``within`` makes it part of that session's
+        transaction.
 
         Raises:
             CampaignStateError: unless it is a draft, scheduled, paused or failed, with recipients.
         """
         if within is None:
             with self._sessions.begin() as session:
-                self.schedule(campaign_id, at, within=session)
+                self.schedule(campaign_id, at, by=by, within=session)
             return
         if not self._has_recipients(within, campaign_id):
             raise CampaignStateError(f"campaign {campaign_id} has no recipients; add some first")
         self._change(
-            within, campaign_id, _STARTABLE, "scheduled", scheduled_at=at, state_reason=None
+            within, campaign_id, _STARTABLE, "scheduled", by, scheduled_at=at, state_reason=None
         )
 
     def begin(self, campaign_id: int) -> bool:
@@ -284,17 +292,17 @@ class Campaigns:
             )
             return begun.rowcount == 1 or self._state(session, campaign_id) == "sending"
 
-    def pause(self, campaign_id: int, reason: str) -> None:
-        """Stop sending; messages under way are finished.
+    def pause(self, campaign_id: int, reason: str, by: str | None = None) -> None:
+        """Stop sending; messages under way are finished. ``by`` is for the audit trail.
 
         Raises:
             CampaignStateError: unless it is sending.
         """
         with self._sessions.begin() as session:
-            self._change(session, campaign_id, ("sending",), "paused", state_reason=reason)
+            self._change(session, campaign_id, ("sending",), "paused", by, state_reason=reason)
 
-    def cancel(self, campaign_id: int) -> None:
-        """End it for good; messages under way are finished.
+    def cancel(self, campaign_id: int, by: str | None = None) -> None:
+        """End it for good; messages under way are finished. ``by`` is for the audit trail.
 
         Raises:
             CampaignStateError: if it has ended.
@@ -305,6 +313,7 @@ class Campaigns:
                 campaign_id,
                 _CANCELLABLE,
                 "cancelled",
+                by,
                 finished_at=func.clock_timestamp(),
             )
 
@@ -359,7 +368,13 @@ class Campaigns:
             )
 
     def _change(
-        self, session: Session, campaign_id: int, before: Sequence[str], after: str, **values: Any
+        self,
+        session: Session,
+        campaign_id: int,
+        before: Sequence[str],
+        after: str,
+        by: str | None = None,
+        **values: Any,
     ) -> None:
         changed: Any = session.execute(
             update(Campaign)
@@ -371,6 +386,10 @@ class Campaigns:
             raise CampaignStateError(
                 f"campaign {campaign_id} is {state}; only one that is {' or '.join(before)} "
                 f"can become {after}"
+            )
+        if by is not None:
+            session.execute(
+                _AUDIT, {"action": f"campaign.{after}", "campaign": str(campaign_id), "by": by}
             )
 
     def _state(self, session: Session, campaign_id: int) -> str:
