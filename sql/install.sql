@@ -232,6 +232,12 @@ BEGIN;
 \ir migrations/0026_operation_ends.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 26, 'operation_ends', '6002ed587c80fac86690fab0df1cdf80da19127563470bef575610f732565b04');
+                   WHERE component = 'kernel' AND version = 25) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0025_job_notes.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 25, 'job_notes', 'f334056d0b8a5645ed19527207f220bdbedd9636c9ef14b99b50d5b7634f46fc');
 COMMIT;
 \endif
 
@@ -264,6 +270,7 @@ BEGIN;
 \ir api/4_workers_end.sql
 \ir api/4_workers_history.sql
 \ir api/4_workers_locks.sql
+\ir api/4_workers_notes.sql
 \ir api/4_workers_slots.sql
 \ir api/4_workers_tenants.sql
 \ir api/4_workers_together.sql
@@ -282,6 +289,9 @@ BEGIN;
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('api', 0, '0.1.0', 'e0ff488da49425b33e418f28627de1baafb5b58f0a5a8d0912e3c8579ee578ef')
+VALUES ('api', 0, '0.1.0', 'f60bef366d1f781b2089283712c4bf2c63765d4cfb41e227be8b9376d0c14601')
+VALUES ('api', 0, '0.1.0', '760f8e3d2545e35c792d9571a88a7de07178ab3a47bab72d099b2508b9b68fdc')
+VALUES ('api', 0, '0.1.0', '3db2dfce4824dd47d252bc4c4608b925e85b75bc4d554b92869f44dad9f5522b')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

@@ -17,10 +17,11 @@ from typing import Any
 from pgsync.daemon.remote_errors import pack
 from pgsync.database.json import to_json
 from pgsync.queues import Job, JobContext, TaskDeclaration
+from pgsync.queues.attempt_log import LogLine
 from pgsync.queues.context import performing
 from pgsync.queues.sealing import open_args
 
-__all__ = ["CANCEL", "STOP", "Began", "End", "Order", "Progress", "serve"]
+__all__ = ["CANCEL", "STOP", "Began", "End", "Logged", "Order", "Progress", "serve"]
 
 CANCEL, STOP = "cancel", "stop"
 
@@ -46,6 +47,13 @@ class Progress:
     """What the handler tells of its progress."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A line that the handler logs: sent at once, as the process may be killed."""
+
+    line: LogLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,7 @@ class _Ear:
             self._stopping,
             worker=order.worker,
             tell=lambda _context, text: self._say(Progress(text)),
+            pass_on=lambda line: self._say(Logged(line)),
         )
 
 

@@ -20,6 +20,7 @@ from pgsync.daemon.handler_child import (
     STOP,
     Began,
     End,
+    Logged,
     Order,
     Progress,
     serve,
@@ -147,6 +148,8 @@ class HandlerProcesses:
                 case Progress(text):
                     if context.tell is not None:
                         context.tell(context, text)
+                case Logged(line):
+                    context.keep(line)
                 case Began():
                     began = True
                     if order.timeout is not None:

@@ -21,6 +21,7 @@ from pgsync.queues.work import (
     complete_jobs,
     completed_jobs,
     fail_job,
+    keep_logs,
     release_job,
     stop_job,
 )
@@ -84,6 +85,8 @@ class Recorder:
         while True:
             await self._some.wait()
             batch = self._ended[:_BATCH]
+            if logged := [each for each in batch if each.context.lines is not None]:
+                await self._keep_logs(logged)
             completed = [attempt for attempt in batch if attempt.error is None]
             for worker in {attempt.worker for attempt in completed}:
                 await self._complete([each for each in completed if each.worker == worker])
@@ -95,6 +98,19 @@ class Recorder:
             if not self._ended:
                 self._some.clear()
             self._recorded(batch)
+
+    async def _keep_logs(self, attempts: list[Attempt]) -> None:
+        """Before the ends, so that nobody sees an ended job without them; asked for once only."""
+        for worker in {each.worker for each in attempts}:
+            try:
+                logs = [
+                    (each.context.id, each.context.attempt, each.context.lines.as_json())
+                    for each in attempts
+                    if each.worker == worker and each.context.lines is not None
+                ]
+                await self._link.run(keep_logs(worker, logs))
+            except Exception as error:  # noqa: BLE001 - no end may wait for it
+                logger.warning("what handlers logged could not be kept: %s", error)
 
     async def _complete(self, attempts: list[Attempt]) -> None:
         jobs = [each.context.job for each in attempts]
@@ -129,7 +145,7 @@ class Recorder:
     async def _end(self, attempt: Attempt, error: BaseException) -> None:
         job, worker = attempt.context.job, attempt.worker
         if isinstance(error, ReleaseJob):
-            state = await self._ask(release_job(worker, job, error.delay))
+            state = await self._ask(release_job(worker, job, error.delay, words_of(error)))
             self._count(attempt, "released" if state == "scheduled" else state)
             return
         if isinstance(error, CancelJob):

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from pgsync.dashboard.filters import JobFilter
 from pgsync.dashboard.job_forms import read_edit_job, read_new_job
+from pgsync.dashboard.job_page import ACTS_ON, read_job
 from pgsync.dashboard.panels import PANELS, read_panel
 from pgsync.dashboard.queue_page import read_queue
 from pgsync.dashboard.reading import MOST_COUNTED, Read
@@ -144,10 +145,10 @@ async def _jobs(read: Read, request: Request) -> dict[str, Any]:
 
 async def _confirm(read: Read, request: Request) -> dict[str, Any]:
     action = request.query_params.get("action", "")
-    if action not in _ACTS_ON:
+    if action not in ACTS_ON:
         raise HTTPException(404, "no such action")
     wanted = JobFilter.of(request.query_params)
-    states = [state for state in _ACTS_ON[action] if not wanted.states or state in wanted.states]
+    states = [state for state in ACTS_ON[action] if not wanted.states or state in wanted.states]
     if action == "retry" and not wanted.states:
         states.remove("scheduled")
     found = None
@@ -166,58 +167,6 @@ async def _confirm(read: Read, request: Request) -> dict[str, Any]:
         "most": _MOST_IDS,
         "looked_at_all": found is None or found["looked_at_all"],
         "jobs": await read.rows(_LIST_JOBS, {"ids": ids[:10]}),
-    }
-
-
-_ACTS_ON = {
-    "retry": ("scheduled", "retryable", "discarded", "cancelled"),
-    "cancel": ("available", "scheduled", "retryable", "waiting", "running"),
-    "discard": ("available", "scheduled", "retryable", "waiting"),
-}
-
-
-async def _job(read: Read, request: Request) -> dict[str, Any]:
-    given = {"id": request.path_params["id"]}
-    job = await read.row("SELECT j.* FROM pgsync.all_jobs AS j WHERE j.id = %(id)s::bigint", given)
-    if job is None:
-        raise HTTPException(404, f"there is no job {given['id']}, or its history has been pruned")
-    live = job["finished_at"] is None
-    return {
-        "job": job,
-        "can": [action for action, states in _ACTS_ON.items() if job["state"] in states],
-        "attempts": await read.rows(
-            "SELECT a.attempt, a.worker, a.started_at, a.ended_at,"
-            " a.ended_at - a.started_at AS ran, a.outcome, a.error, a.traceback"
-            " FROM pgsync.job_attempts AS a WHERE a.job = %(id)s::bigint"
-            " ORDER BY a.attempt DESC, a.started_at DESC LIMIT 100",
-            given,
-        ),
-        "why": await read.row("SELECT w.* FROM pgsync.why_not_running(%(id)s::bigint) AS w", given)
-        if live
-        else None,
-        "lately": await read.rows(
-            "SELECT t.outcome, sum(t.jobs)::bigint AS jobs, sum(t.ran) / sum(t.jobs) AS mean_run,"
-            " max(t.longest_run) AS longest_run FROM pgsync.throughput_minute AS t"
-            " WHERE t.minute > pgsync.clock() - interval '1 hour'"
-            " AND t.queue = %(queue)s AND t.task = %(task)s GROUP BY t.outcome ORDER BY 1",
-            job,
-        ),
-        "parents": await read.rows(
-            "SELECT p.id, pgsync.job_state(p.id) AS state"
-            " FROM unnest(%(after)s::bigint[]) AS p (id) LIMIT 50",
-            {"after": job["after"] or []},
-        ),
-        "children": await read.rows(
-            "SELECT d.child AS id, pgsync.job_state(d.child) AS state"
-            " FROM pgsync.job_dependency AS d WHERE d.parent = %(id)s::bigint"
-            " ORDER BY d.child LIMIT 50",
-            given,
-        ),
-        "batch": await read.row(
-            "SELECT b.id, b.name, b.state, b.total, b.completed, b.discarded, b.cancelled"
-            " FROM pgsync.job_batch AS b WHERE b.id = %(batch)s",
-            {"batch": job["batch"]},
-        ),
     }
 
 
@@ -284,6 +233,6 @@ PAGES = (
     Page("schedule", "/schedules/one", "Schedule", read_schedule),
     Page("new_job", "/jobs/new", "New job", read_new_job),
     Page("edit_job", "/jobs/{id:int}/edit", "Edit job", read_edit_job),
-    Page("job", "/jobs/{id:int}", "Job", _job),
+    Page("job", "/jobs/{id:int}", "Job", read_job),
     Page("operation", "/operations/{id:int}", "Operation", _operation),
 )

@@ -16,6 +16,7 @@ from pgsync.database.json import to_json
 from pgsync.database.within import run_within, run_within_async
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument, JobLost, PgsyncError
+from pgsync.queues.attempt_log import AttemptLog, LogLine
 from pgsync.queues.carried import tags_in
 from pgsync.queues.job import Job
 from pgsync.queues.work import complete_job
@@ -59,6 +60,10 @@ class JobContext:
     """Whether :meth:`complete` was called; the job is completed when that transaction commits."""
     tell: Callable[[JobContext, str], None] | None = None
     """Where :meth:`progress` goes; None outside of workers."""
+    lines: AttemptLog | None = None
+    """What was logged; the worker keeps it with the attempt."""
+    pass_on: Callable[[LogLine], None] | None = None
+    """Where :meth:`log` goes from a process of the handler's own."""
     _cancelled: threading.Event | None = None
 
     @property
@@ -122,6 +127,25 @@ class JobContext:
         text = to_json({name: value for name, value in told.items() if value is not None}, "note")
         if self.tell is not None:
             self.tell(self, text)
+
+    def log(self, text: object) -> None:
+        """Keep a line with this attempt, for who looks at the job; no round trip.
+
+        The last 200 lines, of 1,000 characters at most, are stored in one statement when the
+        attempt ends, whether it succeeds or not; those of a worker that dies are lost. They are in
+        ``pgsync.job_notes`` and on the job's page.
+        """
+        self.keep(LogLine.now(text))
+
+    def keep(self, line: LogLine) -> None:
+        """Keep a line that was logged, here or in the handler's own process."""
+        if self.pass_on is not None:
+            self.pass_on(line)
+            return
+        if self.lines is None:
+            with _making:
+                self.lines = self.lines or AttemptLog()
+        self.lines.add(line)
 
     def complete(self, *, within: Any, result: Any = None) -> None:
         """Complete the job in the transaction of ``within``, a connection or session.

@@ -24,6 +24,7 @@ __all__ = [
     "fail_job",
     "give_back_jobs",
     "heartbeat",
+    "keep_logs",
     "promote_due_jobs",
     "read_jobs",
     "register_worker",
@@ -138,6 +139,22 @@ def report_progress(worker: int, told: Sequence[tuple[int, int, str]]) -> Call[i
     )
 
 
+def keep_logs(worker: int, logs: Sequence[tuple[int, int, str]]) -> Call[int]:
+    """Keep what attempts that end have logged (id, attempt, lines as JSON)."""
+    return Call(
+        "SELECT k.kept FROM set_config('synchronous_commit', 'off', true) AS s,"
+        " pgsync.keep_logs(%(worker)s, %(ids)s::bigint[], %(attempts)s::integer[],"
+        " %(logs)s::text[]::jsonb[]) AS k (kept)",
+        {
+            "worker": worker,
+            "ids": [job_id for job_id, _, _ in logs],
+            "attempts": [attempt for _, attempt, _ in logs],
+            "logs": [lines for _, _, lines in logs],
+        },
+        scalar,
+    )
+
+
 def complete_jobs(
     worker: int, ids: Sequence[int], attempts: Sequence[int], results: Sequence[str | None]
 ) -> Call[list[int] | None]:
@@ -216,11 +233,17 @@ def fail_job(
     )
 
 
-def release_job(worker: int, job: Job, delay: timedelta) -> Call[str | None]:
+def release_job(worker: int, job: Job, delay: timedelta, reason: str) -> Call[str | None]:
     """Put a running job back for later, its attempt unspent."""
     return Call(
-        "SELECT pgsync.release_job(%(worker)s, %(id)s, %(attempt)s, %(delay)s)",
-        {"worker": worker, "id": job.id, "attempt": job.attempt, "delay": delay},
+        "SELECT pgsync.release_job(%(worker)s, %(id)s, %(attempt)s, %(delay)s, %(reason)s)",
+        {
+            "worker": worker,
+            "id": job.id,
+            "attempt": job.attempt,
+            "delay": delay,
+            "reason": reason,
+        },
         scalar,
     )
 

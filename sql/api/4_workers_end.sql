@@ -177,7 +177,7 @@ COMMENT ON FUNCTION pgsync.fail_job(bigint, bigint, integer, jsonb, interval, in
     'Records a failed attempt: retryable in retry_in; discarded where that is null, or attempts are spent, or the next would begin later than retry_until after the first, or max_exceptions attempts have failed (those whose worker died are not counted); or cancelled where that was asked for. With will_tell the caller calls on_discard of a discarded job, and another worker will where it does not say discards_told. Null where the attempt is no longer the running one.';
 
 CREATE OR REPLACE FUNCTION pgsync.release_job(
-    worker bigint, id bigint, attempt integer, delay interval
+    worker bigint, id bigint, attempt integer, delay interval, reason text DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -191,12 +191,14 @@ BEGIN
     ELSIF job.cancel_requested_at IS NOT NULL THEN
         RETURN pgsync.finish_job(job, 'cancelled', job.errors, '{"reason": "cancelled while it ran"}');
     END IF;
+    PERFORM pgsync.note_jobs(ARRAY[job.id], ARRAY[job.attempt], 'released', ARRAY[job.worker], ARRAY[job.started_at],
+        ARRAY[jsonb_strip_nulls(jsonb_build_object('delay', delay, 'reason', nullif(left(reason, 500), '')))]);
     RETURN pgsync.schedule_again(job, 'scheduled', job.attempt - 1, pgsync.clock() + delay, job.errors);
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.release_job(bigint, bigint, integer, interval) IS
-    'Puts a running job back for later without spending its attempt, or cancels it where that was asked for; null where the attempt is no longer the running one.';
+COMMENT ON FUNCTION pgsync.release_job(bigint, bigint, integer, interval, text) IS
+    'Puts a running job back for later without spending its attempt, or cancels it where that was asked for; null where the attempt is no longer the running one. pgsync.job_notes tells of it.';
 
 CREATE OR REPLACE FUNCTION pgsync.stop_job(
     worker bigint, id bigint, attempt integer, reason jsonb

@@ -32,6 +32,7 @@ LANGUAGE sql IMMUTABLE AS $$
     ('prepare history', 'slow', interval '10 min', NULL, 'SELECT pgsync.prepare_history()'),
     ('forget old statistics', 'slow', interval '10 min', NULL, 'SELECT pgsync.prune_statistics()'),
     ('forget old batches', 'slow', interval '1 h', NULL, 'SELECT pgsync.prune_batches()'),
+    ('forget old notes of jobs', 'slow', interval '10 min', interval '1 s', 'SELECT pgsync.prune_notes()'),
     ('forget untold discards', 'slow', interval '1 h', NULL, 'SELECT pgsync.prune_discards()'),
     ('forget unique keys', 'slow', interval '1 h', NULL, 'SELECT pgsync.prune_unique_keys()'),
     ('delete old jobs', 'slow', interval '1 h', NULL, 'SELECT pgsync.prune_queue_history()'),

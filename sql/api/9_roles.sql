@@ -46,8 +46,8 @@ LANGUAGE sql IMMUTABLE AS $$
         add_to_batch admit_followers admit_jobs any_ready_jobs cancel_followers change_worker
         check_after check_batch_callback claim_jobs claim_turns complete_job complete_jobs
         count_ended discards_told end_batches fail_job finish_job forget_workers free_after
-        free_job_locks free_locks free_slots give_back_jobs hold_jobs jobs_ended lock_followers
-        lock_keys lock_queue_slots new_batch permit_jobs put_aside put_aside_for_locks put_back
+        free_job_locks free_locks free_slots give_back_jobs hold_jobs jobs_ended keep_logs lock_followers
+        lock_keys lock_queue_slots new_batch note_jobs permit_jobs put_aside put_aside_for_locks put_back
         put_followers_aside register_worker release_job report_progress rescue_jobs reserve_lock
         resume_all_lock_lines resume_followers resume_keys resume_lock_lines resume_waiting_jobs
         return_queue_room round_of_tenants schedule_again seal_batch settle_dependencies
@@ -75,7 +75,7 @@ LANGUAGE sql IMMUTABLE AS $$
         act_on_jobs cancel_jobs check_floors discard_jobs edit_job enqueue_by lock_waiting_job
         retry_jobs
         batch_retried drop_history prepare_history prune_batches prune_discards prune_history
-        prune_keys prune_queue_history retain_queue still_after
+        prune_keys prune_notes prune_queue_history retain_queue still_after
         prune_statistics snapshot_queues
         create_roles grant_roles
         discard_job pause_queue prune_unique_keys replace_args resume_queue
@@ -103,7 +103,7 @@ LANGUAGE sql STABLE AS $$
            schedule,schedule_set,worker,tenant_weight,queue_floor,floors_kept}'::text[], '{INSERT,UPDATE,DELETE}'::text[]),
         ('{job_key,queue_slots,job_batch,operation_run,fence,tally,duty_run,
            throughput_mark,throughput_minute,throughput_hour,throughput_total,duration_total}', '{INSERT,UPDATE}'),
-        ('{job_batch_added,job_asked_again,job_dependency}', '{INSERT,DELETE}'),
+        ('{job_batch_added,job_asked_again,job_dependency,job_note}', '{INSERT,DELETE}'),
         ('{job_finished,audit_entry,schedule_fire,operation_event_log}', '{INSERT}')
     ), present AS (
         SELECT n.nspname, c.relname, c.relkind, format('%I.%I', n.nspname, c.relname) AS name

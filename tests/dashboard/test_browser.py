@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from pgsync import Coordinator
+from pgsync import Coordinator, current_job
 from pgsync.dashboard.pages import PAGES
 from tests.dashboard.chromium import chromium, opened
 from tests.dashboard.conftest import READ_TOKEN, TOKEN
@@ -89,12 +89,12 @@ def test_pages_to_look_at(
             )
 
 
-def photograph(page: Page, name: str) -> None:
-    """Keep a picture of the page, where PGSYNC_SCREENSHOTS names a folder."""
+def photograph(page: Page, name: str, *, full: bool = False) -> None:
+    """Keep a picture of the page (or of all of it), where PGSYNC_SCREENSHOTS names a folder."""
     if folder := os.environ.get("PGSYNC_SCREENSHOTS"):
         page.wait_for_timeout(200)
         path = Path(folder, f"{name.replace('/', '-')}.png")
-        page.screenshot(path=path)
+        page.screenshot(path=path, full_page=full)
 
 
 def test_filters_act_while_one_types_and_stay_in_the_url(page: Page, database: Any) -> None:
@@ -311,6 +311,43 @@ def test_how_often_a_page_looks_again_is_kept(page: Page, database: Any) -> None
     expect(page.locator("#pause.fresh")).to_be_visible()
     assert streams[-1].endswith("/queues?every=30")
     assert page.url.endswith("/queues")
+
+
+def test_a_jobs_page_unfolds_its_arguments_and_leads_along_its_graph(
+    page: Page, sync: Coordinator, database: Any, url: str
+) -> None:
+    @sync.task(name="load", backoff=3600, tags=[HOSTILE])
+    def load(source: dict[str, Any], lines: int, token: str) -> None:
+        job = current_job()
+        assert job
+        job.log("opens the file")
+        job.log(f"read 1,200 lines of it {HOSTILE}")
+        if job.attempt == 1 and source["fails"]:
+            raise ConnectionError("the other side closed the connection")
+
+    @sync.task(name="check")
+    def check(what: str) -> None: ...
+
+    source = {"file": {"path": {"of": HOSTILE}}, "fails": False}
+    for lines in (900, 1100):
+        load.enqueue(source=source, lines=lines, token="hunter2")
+    loaded = load.enqueue(source={**source, "fails": True}, lines=10**30, token="hunter2")
+    checks = [check.options(after=loaded).enqueue(what=what).id for what in ("rows", "sums")]
+    apart(lambda: sync.run_worker(drain=True))
+    page.goto(f"{url}/jobs/{loaded.id}")
+    expect(page.locator("#pause.fresh")).to_be_visible()
+    expect(page.locator(".timeline")).to_contain_text("closed the connection")
+    expect(page.locator(".timeline .log")).to_contain_text("opens the file")
+    expect(page.locator(".tree")).to_contain_text("1" + "0" * 30)
+    expect(page.locator("#live")).not_to_contain_text("hunter2")
+    folded = page.locator(".tree details:not([open])").first
+    folded.locator("summary").first.click()
+    expect(page.locator(".tree")).to_contain_text("<script>")
+    photograph(page, "job-detail", full=True)
+    assert page.locator("#live img, #live script").count() == 0
+    page.locator(".graph").get_by_role("link").nth(2).click()
+    page.wait_for_url(f"**/jobs/{checks[1]}")
+    expect(page.locator(".why")).to_contain_text("Waits for jobs")
 
 
 def test_paused_a_page_stands_still_until_it_goes_on(page: Page, database: Any) -> None:
