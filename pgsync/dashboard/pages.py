@@ -13,6 +13,7 @@ from starlette.requests import Request
 from pgsync.dashboard.filters import JobFilter
 from pgsync.dashboard.job_forms import read_edit_job, read_new_job
 from pgsync.dashboard.job_page import ACTS_ON, read_job
+from pgsync.dashboard.overview_page import read_overview
 from pgsync.dashboard.panels import PANELS, read_panel
 from pgsync.dashboard.queue_page import read_queue
 from pgsync.dashboard.reading import MOST_COUNTED, Read
@@ -53,60 +54,6 @@ def number_given(request: Request, name: str) -> int | None:
     if not given.isdecimal() or len(given) > 18:
         raise HTTPException(400, f"{name} must be a number")
     return int(given)
-
-
-async def _overview(read: Read, _request: Request) -> dict[str, Any]:
-    return {
-        "figures": await read.row("SELECT f.* FROM pgsync.figures AS f"),
-        "minutes": await read.rows(
-            """
-            WITH this AS (SELECT date_trunc('minute', m.counted_until, 'UTC') - interval '1 minute'
-                          AS minute FROM pgsync.throughput_mark AS m),
-            past AS (SELECT generate_series(t.minute - interval '59 minutes', t.minute,
-                                            interval '1 minute') AS minute FROM this AS t)
-            SELECT p.minute,
-                   coalesce(sum(t.jobs) FILTER (WHERE t.outcome = 'completed'), 0)::bigint
-                       AS completed,
-                   coalesce(sum(t.jobs) FILTER (WHERE t.outcome <> 'completed'), 0)::bigint
-                       AS failed
-            FROM past AS p LEFT JOIN pgsync.throughput_minute AS t ON t.minute = p.minute
-            GROUP BY p.minute ORDER BY p.minute
-            """
-        ),
-        "queues": await read_panel(read, "queues"),
-        "most": MOST_COUNTED,
-        "running": await read.rows(
-            "SELECT o.id, o.operation, o.key, o.state, o.actor, o.duration, o.done, o.total"
-            " FROM pgsync.operations AS o WHERE o.state = 'running' ORDER BY o.id DESC LIMIT 20"
-        ),
-        "attention": await read.rows(_ATTENTION),
-    }
-
-
-# What needs a person: a word, what it is about, since when or how long, and the page to look at.
-_ATTENTION = """
-SELECT * FROM (
-    SELECT 'expired lock' AS what, l.name || ', held by ' || l.owner AS about,
-           -l.remaining AS since, 'locks' AS page
-    FROM pgsync.locks AS l WHERE l.expired
-    UNION ALL
-    SELECT 'silent worker', w.name || ' on ' || w.host, pgsync.clock() - w.seen_at, 'workers'
-    FROM pgsync.worker AS w WHERE w.seen_at < pgsync.clock() - interval '60 seconds'
-    UNION ALL
-    SELECT 'paused queue', q.name || ', by ' || q.paused_by, pgsync.clock() - q.paused_at, 'queues'
-    FROM pgsync.queue AS q WHERE q.paused_at IS NOT NULL
-    UNION ALL
-    SELECT 'broken schedule', s.name || ': ' || s.error, NULL, 'schedules'
-    FROM pgsync.schedule AS s WHERE s.error IS NOT NULL AND s.disabled_at IS NULL
-    UNION ALL
-    SELECT 'failing duty', m.duty || ': ' || m.error, pgsync.clock() - m.failed_at, 'maintenance'
-    FROM pgsync.maintenance AS m WHERE m.outcome = 'failed'
-    UNION ALL
-    (SELECT 'vacuum held back', concat_ws(' ', o.kind, o.name, 'pid ' || o.pid), o.age,
-            'maintenance'
-     FROM pgsync.oldest_snapshot AS o WHERE o.age > interval '10 minutes' LIMIT 3)
-) AS a ORDER BY a.what, a.since DESC NULLS LAST LIMIT 30
-"""
 
 
 async def _jobs(read: Read, request: Request) -> dict[str, Any]:
@@ -218,7 +165,7 @@ def _list_page(name: str, key: str, **more: Any) -> Page:
 
 
 PAGES = (
-    Page("overview", "/", "Overview", _overview, "o"),
+    Page("overview", "/", "Overview", read_overview, "o"),
     _list_page("queues", "q", most=MOST_COUNTED),
     Page("jobs", "/jobs", "Jobs", _jobs, "j"),
     _list_page("operations", "p"),

@@ -62,8 +62,15 @@ _ALL = (
                    sum(w.concurrency) FILTER (WHERE w.stopping_at IS NULL) AS capacity
             FROM pgsync.worker AS w CROSS JOIN unnest(w.queues) AS u (queue) GROUP BY u.queue
         ), done AS (
-            SELECT w.queue, w.jobs_past_hour, w.discarded_past_hour, w.mean_wait, w.mean_run
-            FROM pgsync.workload AS w
+            -- Also those that stand empty whenever their depth is noted.
+            SELECT t.queue, sum(t.jobs)::bigint AS jobs_past_hour,
+                   coalesce(sum(t.jobs) FILTER (WHERE t.outcome = 'discarded'), 0)::bigint
+                       AS discarded_past_hour,
+                   sum(t.waited) / sum(t.jobs) AS mean_wait, sum(t.ran) / sum(t.jobs) AS mean_run
+            FROM pgsync.throughput_minute AS t
+            WHERE t.minute > (SELECT m.counted_until FROM pgsync.throughput_mark AS m)
+                             - interval '1 hour'
+            GROUP BY t.queue
         ), past AS (
             SELECT t.queue, array_agg(t.available ORDER BY t.at) AS depths
             FROM pgsync.queue_depth AS t WHERE t.at > pgsync.clock() - interval '2 hours'
@@ -74,11 +81,11 @@ _ALL = (
                coalesce(d.waiting, 0) AS waiting, coalesce(d.running, 0) AS running,
                d.oldest_ready AS oldest_wait,
                coalesce(s.workers, 0) + coalesce(a.workers, 0) AS workers,
-               coalesce(s.stopping, 0) + coalesce(a.stopping, 0) AS stopping,
                (coalesce(s.capacity, 0) + coalesce(a.capacity, 0))::bigint AS capacity,
                coalesce(h.jobs_past_hour, 0) AS jobs_past_hour,
                coalesce(h.discarded_past_hour, 0) AS discarded_past_hour, h.mean_wait, h.mean_run,
                q.max_running, q.max_starts, q.starts_per, p.depths,
+               coalesce(s.stopping, 0) + coalesce(a.stopping, 0) AS stopping,
                q.max_running_per_key, q.max_starts_per_key, q.starts_per_key
         FROM (SELECT d.queue AS name FROM depth AS d UNION SELECT q.name FROM pgsync.queue AS q
               UNION SELECT s.queue FROM serving AS s WHERE s.queue <> '*'

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pgsync.dashboard.panels import read_panel
+from pgsync.dashboard.past_hour import read_minutes
 from pgsync.dashboard.reading import MOST_COUNTED, Read
 
 __all__ = ["read_queue"]
@@ -27,7 +28,7 @@ async def read_queue(read: Read, request: Request) -> dict[str, Any]:
         "queue": found[0],
         "most": MOST_COUNTED,
         "full": await read.row("SELECT f.* FROM pgsync.queue_fullness(%(queue)s) AS f", given),
-        "minutes": await read.rows(_MINUTES, given),
+        "minutes": await read_minutes(read, given["queue"]),
         "depths": await read.rows(_DEPTHS, given),
         "workers": await read.rows(_WORKERS, given),
         "tasks": await read.rows(_TASKS, given),
@@ -35,22 +36,6 @@ async def read_queue(read: Read, request: Request) -> dict[str, Any]:
     }
 
 
-_MINUTES = """
-WITH past AS (
-    SELECT generate_series(this.minute - interval '59 minutes', this.minute, interval '1 minute')
-        AS minute
-    FROM (SELECT date_trunc('minute', m.counted_until, 'UTC') - interval '1 minute' AS minute
-          FROM pgsync.throughput_mark AS m) AS this
-)
-SELECT p.minute,
-       coalesce(sum(t.jobs) FILTER (WHERE t.outcome = 'completed'), 0)::bigint AS completed,
-       coalesce(sum(t.jobs) FILTER (WHERE t.outcome <> 'completed'), 0)::bigint AS failed,
-       extract(epoch FROM sum(t.waited) / sum(t.jobs))::float8 AS wait,
-       extract(epoch FROM sum(t.ran) / sum(t.jobs))::float8 AS run
-FROM past AS p
-LEFT JOIN pgsync.throughput_minute AS t ON t.minute = p.minute AND t.queue = %(queue)s
-GROUP BY p.minute ORDER BY p.minute
-"""
 # Five minutes a point, over six hours.
 _DEPTHS = """
 SELECT max(d.available) AS available, extract(epoch FROM max(d.oldest_ready))::float8 AS oldest

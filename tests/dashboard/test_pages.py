@@ -152,6 +152,55 @@ def test_workers_are_listed_with_what_they_do(browser: Browser, database: Any) -
     ]
 
 
+def test_the_overview_tells_of_discarded_jobs_and_of_queues_that_nobody_serves(
+    browser: Browser, database: Any
+) -> None:
+    database.execute(
+        "INSERT INTO pgsync.throughput_minute SELECT date_trunc('minute', now()), 'mail', %s,"
+        " 'discarded', 7, '14 s', '0', '2 s', '1 s'",
+        [HOSTILE],
+    )
+    database.execute("UPDATE pgsync.throughput_mark SET counted_until = now() + interval '2 min'")
+    database.execute("SELECT pgsync.enqueue('send', queue => 'lonely')")
+    database.execute("SELECT pgsync.snapshot_queues()")
+    text = browser.get("/").text
+    assert "7 of &#34;&gt;&lt;script&gt;" in text
+    assert 'href="/jobs?state=discarded&amp;since=1h"' in text
+    assert "lonely has jobs that nobody claims" in text
+    assert "<script>alert" not in text
+    mail = text.split('queues/one?name=mail"')[1].split("</tr>")[0]
+    assert "at most 7" in mail
+    assert "2 s" in mail
+    assert "campaign" not in text
+
+
+def test_the_overview_tells_whose_message_may_or_may_not_have_been_sent(
+    browser: Browser, database: Any
+) -> None:
+    workspace = "INSERT INTO pgsync_modules.workspace (name) VALUES ('W') RETURNING id"
+    connection = (
+        "INSERT INTO pgsync_modules.connection"
+        " (workspace_id, name, waba_id, phone_number_id, token)"
+        " VALUES (%s, 'N', '1', '2', 't') RETURNING id"
+    )
+    campaign = (
+        "INSERT INTO pgsync_modules.campaign (workspace_id, connection_id, name, template_name,"
+        " language, state) VALUES (%s, %s, 'spring', 't', 'de', 'sending') RETURNING id"
+    )
+    its = database.execute(workspace).fetchone()[0]
+    line = database.execute(connection, [its]).fetchone()[0]
+    number = database.execute(campaign, [its, line]).fetchone()[0]
+    database.execute(
+        "INSERT INTO pgsync_modules.campaign_recipient (campaign_id, phone, state)"
+        " SELECT %s, '+' || n, CASE WHEN n < 3 THEN 'unknown' ELSE 'sent' END"
+        " FROM generate_series(1, 5) AS n",
+        [number],
+    )
+    text = browser.get("/").text
+    assert "unknown recipients" in text
+    assert f"2 of campaign {number}, spring" in text
+
+
 def test_a_job_tells_its_attempts_and_hides_its_secrets(
     browser: Browser, sync: Coordinator
 ) -> None:
