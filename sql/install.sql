@@ -232,12 +232,16 @@ BEGIN;
 \ir migrations/0026_operation_ends.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
 VALUES ('kernel', 26, 'operation_ends', '6002ed587c80fac86690fab0df1cdf80da19127563470bef575610f732565b04');
-                   WHERE component = 'kernel' AND version = 25) AS pending \gset
+COMMIT;
+\endif
+
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 27) AS pending \gset
 \if :pending
 BEGIN;
-\ir migrations/0025_job_notes.sql
+\ir migrations/0027_job_notes.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('kernel', 25, 'job_notes', 'f334056d0b8a5645ed19527207f220bdbedd9636c9ef14b99b50d5b7634f46fc');
+VALUES ('kernel', 27, 'job_notes', 'f334056d0b8a5645ed19527207f220bdbedd9636c9ef14b99b50d5b7634f46fc');
 COMMIT;
 \endif
 
@@ -292,6 +296,7 @@ VALUES ('api', 0, '0.1.0', 'e0ff488da49425b33e418f28627de1baafb5b58f0a5a8d0912e3
 VALUES ('api', 0, '0.1.0', 'f60bef366d1f781b2089283712c4bf2c63765d4cfb41e227be8b9376d0c14601')
 VALUES ('api', 0, '0.1.0', '760f8e3d2545e35c792d9571a88a7de07178ab3a47bab72d099b2508b9b68fdc')
 VALUES ('api', 0, '0.1.0', '3db2dfce4824dd47d252bc4c4608b925e85b75bc4d554b92869f44dad9f5522b')
+VALUES ('api', 0, '0.1.0', '857bb5f98d1a4d03f2142854753f55a0fb67e90241e244beb2d189d0b7461e27')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import BaseConnection
 from psycopg.types.numeric import Int8BinaryLoader
@@ -125,31 +125,36 @@ def read_jobs(connection: BaseConnection[Any]) -> None:
 
 def report_progress(worker: int, told: Sequence[tuple[int, int, str]]) -> Call[int]:
     """Keep what handlers told of themselves (id, attempt, progress as JSON)."""
-    return Call(
+    return _keep_told(
         "SELECT p.reported FROM set_config('synchronous_commit', 'off', true) AS s,"
         " pgsync.report_progress(%(worker)s, %(ids)s, %(attempts)s,"
-        " %(progress)s::text[]::jsonb[]) AS p (reported)",
-        {
-            "worker": worker,
-            "ids": [job_id for job_id, _, _ in told],
-            "attempts": [attempt for _, attempt, _ in told],
-            "progress": [progress for _, _, progress in told],
-        },
-        scalar,
+        " %(told)s::text[]::jsonb[]) AS p (reported)",
+        worker,
+        told,
     )
 
 
 def keep_logs(worker: int, logs: Sequence[tuple[int, int, str]]) -> Call[int]:
     """Keep what attempts that end have logged (id, attempt, lines as JSON)."""
-    return Call(
+    return _keep_told(
         "SELECT k.kept FROM set_config('synchronous_commit', 'off', true) AS s,"
-        " pgsync.keep_logs(%(worker)s, %(ids)s::bigint[], %(attempts)s::integer[],"
-        " %(logs)s::text[]::jsonb[]) AS k (kept)",
+        " pgsync.keep_logs(%(worker)s, %(ids)s, %(attempts)s,"
+        " %(told)s::text[]::jsonb[]) AS k (kept)",
+        worker,
+        logs,
+    )
+
+
+def _keep_told(
+    statement: LiteralString, worker: int, told: Sequence[tuple[int, int, str]]
+) -> Call[int]:
+    return Call(
+        statement,
         {
             "worker": worker,
-            "ids": [job_id for job_id, _, _ in logs],
-            "attempts": [attempt for _, attempt, _ in logs],
-            "logs": [lines for _, _, lines in logs],
+            "ids": [job_id for job_id, _, _ in told],
+            "attempts": [attempt for _, attempt, _ in told],
+            "told": [text for _, _, text in told],
         },
         scalar,
     )

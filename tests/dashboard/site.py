@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from pgsync import Coordinator, Limit
+from pgsync import Coordinator, Limit, current_job
 
 __all__ = ["busy_site"]
 
@@ -66,8 +66,12 @@ def busy_site(sync: Coordinator, database: psycopg.Connection[Any]) -> Iterator[
         if statement.strip():
             database.execute(statement)
 
-    @sync.task(name="deliver", queue="webhooks", max_attempts=1)
-    def deliver(url: str, secret: str) -> None:
+    @sync.task(name="deliver", queue="webhooks", max_attempts=1, tags=["hooks", "eu"])
+    def deliver(url: str, secret: str, body: dict[str, Any]) -> None:
+        job = current_job()
+        assert job
+        job.log(f"POST {url}, 2,114 bytes")
+        job.log("no answer within 10 s, asking once more")
         raise ConnectionError(f"{url}: the other side closed the connection")
 
     @sync.operation("template_sync", lock="template_sync:connection:{connection_id}", ttl=600)
@@ -79,7 +83,8 @@ def busy_site(sync: Coordinator, database: psycopg.Connection[Any]) -> Iterator[
         raise ValueError("row 17 has no phone number")
 
     for n in range(4):
-        deliver.enqueue(url=f"https://example.org/hooks/{n}", secret="whsec_1")
+        body = {"event": "order.paid", "order": {"id": 10**18 + n, "total": 129.9}}
+        deliver.enqueue(url=f"https://example.org/hooks/{n}", secret="whsec_1", body=body)
     for connection in (7, 12, 31):
         template_sync(connection_id=connection)
     with suppress(ValueError):
