@@ -292,11 +292,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'e0ff488da49425b33e418f28627de1baafb5b58f0a5a8d0912e3c8579ee578ef')
-VALUES ('api', 0, '0.1.0', 'f60bef366d1f781b2089283712c4bf2c63765d4cfb41e227be8b9376d0c14601')
-VALUES ('api', 0, '0.1.0', '760f8e3d2545e35c792d9571a88a7de07178ab3a47bab72d099b2508b9b68fdc')
-VALUES ('api', 0, '0.1.0', '3db2dfce4824dd47d252bc4c4608b925e85b75bc4d554b92869f44dad9f5522b')
-VALUES ('api', 0, '0.1.0', '857bb5f98d1a4d03f2142854753f55a0fb67e90241e244beb2d189d0b7461e27')
+VALUES ('api', 0, '0.1.0', '9d74489a96b51b3b449fa1fcf5a78a43cb50448caac682a25886cef72227d02f')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

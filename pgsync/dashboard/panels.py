@@ -81,11 +81,11 @@ _ALL = (
                coalesce(d.waiting, 0) AS waiting, coalesce(d.running, 0) AS running,
                d.oldest_ready AS oldest_wait,
                coalesce(s.workers, 0) + coalesce(a.workers, 0) AS workers,
+               coalesce(s.stopping, 0) + coalesce(a.stopping, 0) AS stopping,
                (coalesce(s.capacity, 0) + coalesce(a.capacity, 0))::bigint AS capacity,
                coalesce(h.jobs_past_hour, 0) AS jobs_past_hour,
                coalesce(h.discarded_past_hour, 0) AS discarded_past_hour, h.mean_wait, h.mean_run,
                q.max_running, q.max_starts, q.starts_per, p.depths,
-               coalesce(s.stopping, 0) + coalesce(a.stopping, 0) AS stopping,
                q.max_running_per_key, q.max_starts_per_key, q.starts_per_key
         FROM (SELECT d.queue AS name FROM depth AS d UNION SELECT q.name FROM pgsync.queue AS q
               UNION SELECT s.queue FROM serving AS s WHERE s.queue <> '*'
