@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import timedelta
 
 from pgsync.errors import InvalidArgument
@@ -24,7 +23,7 @@ def to_timedelta(value: Duration, name: str, *, zero: bool = False) -> timedelta
         raise InvalidArgument(
             f"{name} must be seconds (a number) or a timedelta, not {type(value).__name__}"
         )
-    elif not math.isfinite(value) or abs(value) > _LONGEST:
+    elif not abs(value) <= _LONGEST:  # so written, NaN is refused too
         raise InvalidArgument(f"{name} must be a finite number of seconds, not {value!r}")
     else:
         duration = timedelta(seconds=value)

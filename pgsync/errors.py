@@ -33,7 +33,18 @@ class PgsyncError(Exception):
 
 
 class InvalidArgument(PgsyncError, ValueError):
-    """An argument that can never work; nothing was sent or changed."""
+    """An argument that can never work; nothing was sent or changed.
+
+    Of a long value the message repeats the beginning and the end.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 4 :]}"
+        super().__init__(message)
+
+
+_LONGEST_MESSAGE = 2_000
 
 
 class ConnectionFailed(PgsyncError):

@@ -55,6 +55,10 @@ def translate(error: Exception) -> PgsyncError | None:
     match error:
         case pg.InvalidParameterValue() | pg.NumericValueOutOfRange() | pg.DatetimeFieldOverflow():
             return InvalidArgument(message)
+        case pg.CannotCoerce() | pg.DatatypeMismatch():
+            return InvalidArgument(f"{message}: give a value of that type")
+        case psycopg.ProgrammingError() if message.startswith("cannot adapt"):
+            return InvalidArgument(f"{message}: no such value can be sent to PostgreSQL")
         case pg.InvalidSchemaName() | pg.UndefinedFunction() | pg.UndefinedTable():
             return SchemaMissing(f"{message}; run pgsync migrate on this database")
         case pg.OutOfMemory() if "max_locks_per_transaction" in message:

@@ -207,9 +207,9 @@ def settle(number: int, cost: int) -> Call[bool]:
 def penalize(key: str, until: timedelta | datetime, reason: str) -> Call[datetime]:
     """Close the key for everybody, for a while or until a moment; never shortens a penalty."""
     if isinstance(until, timedelta):
-        statement = "SELECT pgsync.rate_limit_penalize(%(key)s, %(until)s, %(reason)s)"
+        statement = "SELECT pgsync.rate_limit_penalize(%(key)s, %(until)s, %(reason)s::text)"
     else:
-        statement = "SELECT pgsync.rate_limit_penalize_until(%(key)s, %(until)s, %(reason)s)"
+        statement = "SELECT pgsync.rate_limit_penalize_until(%(key)s, %(until)s, %(reason)s::text)"
     return Call(statement, {"key": key, "until": until, "reason": reason}, moment)
 
 

@@ -195,6 +195,8 @@ class _LimiterFace(Generic[E]):
         return grant
 
     def _refund_plan(self, decision: Decision, cost: int | None) -> Steps[bool]:
+        if not isinstance(decision, Decision):
+            raise InvalidArgument(f"refund takes what hit() returned, not {decision!r}")
         cost = decision.cost if cost is None else cost
         if isinstance(cost, bool) or not isinstance(cost, int) or not 1 <= cost <= decision.cost:
             raise InvalidArgument(

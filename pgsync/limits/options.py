@@ -55,6 +55,8 @@ def declare_limiter(
     Raises:
         InvalidArgument: for what no limiter can be.
     """
+    if not isinstance(name, str):
+        raise InvalidArgument(f"a limiter's name must be text, not {name!r}")
     limit_set = LimitSet(limits, f"limiter {name!r}")
     if unknown := set(options) - set(LimiterOptions.__annotations__):
         raise InvalidArgument(f"limiter {name!r} has no option {', '.join(sorted(unknown))}")

@@ -108,8 +108,8 @@ def acquire_lock(
     """
     return Call(
         "SELECT l.acquired, l.token, l.holder, l.acquired_at, l.expires_at, l.waited, l.obstacle"
-        " FROM pgsync.acquire_lock(%(name)s, %(ttl)s, %(owner)s, %(mode)s, %(slots)s, %(delay)s,"
-        " %(audited)s, %(patience)s, %(resumed)s) AS l",
+        " FROM pgsync.acquire_lock(%(name)s, %(ttl)s, %(owner)s::text, %(mode)s, %(slots)s,"
+        " %(delay)s, %(audited)s, %(patience)s, %(resumed)s) AS l",
         {
             "name": request.name,
             "ttl": request.ttl,
@@ -192,7 +192,7 @@ def restore_lock(request: LockRequest, token: int) -> Call[Grant]:
     """Take a lock that was handed over with this token."""
     return Call(
         "SELECT r.acquired, r.new_token, r.holder, r.acquired_at, r.expires_at"
-        " FROM pgsync.restore_lock(%(name)s, %(token)s, %(ttl)s, %(owner)s) AS r",
+        " FROM pgsync.restore_lock(%(name)s, %(token)s::bigint, %(ttl)s, %(owner)s) AS r",
         {"name": request.name, "token": token, "ttl": request.ttl, "owner": request.owner},
         _grant,
     )
@@ -239,7 +239,7 @@ def force_unlock(name: str, by: str, why: str | None) -> Call[bool]:
 def fence(resource: str, token: int) -> Call[None]:
     """Let the token pass if none higher has passed for the resource."""
     return Call(
-        "SELECT pgsync.fence(%(resource)s, %(token)s)",
+        "SELECT pgsync.fence(%(resource)s, %(token)s::bigint)",
         {"resource": resource, "token": token},
         nothing,
     )

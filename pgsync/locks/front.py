@@ -15,7 +15,7 @@ from pgsync.locks.election import AsyncElection, Election
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock
 from pgsync.locks.naming import check_name, default_owner
-from pgsync.locks.options import LockOptions, lock_request
+from pgsync.locks.options import LockOptions, lock_request, lock_requests
 from pgsync.locks.several import AsyncLockSet, LockSet
 from pgsync.locks.transaction import AsyncTransactionLock, TransactionLock
 
@@ -51,7 +51,7 @@ class Locks:
 
     def lock_all(self, names: Sequence[str], **options: Unpack[LockOptions]) -> LockSet:
         """Several locks for ``with``: all of them or none, and no two callers in a deadlock."""
-        return LockSet(self._keeper, [lock_request(name, options) for name in names])
+        return LockSet(self._keeper, lock_requests(names, options))
 
     def restore_lock(self, name: str, token: int, **options: Unpack[LockOptions]) -> Lock:
         """Take a lock that another process has handed over: it is held on return.
@@ -145,7 +145,7 @@ class AsyncLocks:
 
     def lock_all(self, names: Sequence[str], **options: Unpack[LockOptions]) -> AsyncLockSet:
         """As :meth:`Locks.lock_all`."""
-        return AsyncLockSet(self._keeper, [lock_request(name, options) for name in names])
+        return AsyncLockSet(self._keeper, lock_requests(names, options))
 
     async def restore_lock(
         self, name: str, token: int, **options: Unpack[LockOptions]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Required, TypedDict
 
 from pgsync.durations import Duration, to_timedelta
@@ -10,7 +10,7 @@ from pgsync.errors import InvalidArgument
 from pgsync.locks.held import LockRequest, ReleaseRequest
 from pgsync.locks.naming import check_name, default_owner
 
-__all__ = ["LockOptions", "lock_request"]
+__all__ = ["LockOptions", "lock_request", "lock_requests"]
 
 
 class LockOptions(TypedDict, total=False):
@@ -45,6 +45,9 @@ def lock_request(name: str, options: LockOptions, slots: int | None = None) -> L
     if "ttl" not in options:
         raise InvalidArgument("a lock needs a ttl: the longest it may be held, in seconds")
     shared = options.get("shared", False)
+    owner = options.get("owner") or default_owner()
+    if not isinstance(owner, str):
+        raise InvalidArgument(f"a lock's owner must be text, not {owner!r}")
     if slots is not None:
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 1000:
             raise InvalidArgument(f"a semaphore has from 1 to 1000 slots, not {slots!r}")
@@ -54,7 +57,7 @@ def lock_request(name: str, options: LockOptions, slots: int | None = None) -> L
     return LockRequest(
         check_name(name),
         to_timedelta(options["ttl"], "ttl"),
-        options.get("owner") or default_owner(),
+        owner,
         to_timedelta(options.get("wait", 0), "wait", zero=True).total_seconds(),
         options.get("auto_renew", False),
         options.get("on_lost"),
@@ -64,3 +67,14 @@ def lock_request(name: str, options: LockOptions, slots: int | None = None) -> L
         options.get("audit", False),
         options.get("on_request"),
     )
+
+
+def lock_requests(names: Iterable[str], options: LockOptions) -> list[LockRequest]:
+    """The requests for several locks.
+
+    Raises:
+        InvalidArgument: for what no lock can be, and where it is one name and not several.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InvalidArgument(f"several locks need a list of names, not {names!r}")
+    return [lock_request(name, options) for name in names]

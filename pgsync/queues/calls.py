@@ -192,8 +192,8 @@ def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueu
     return Call(
         "SELECT j.id, j.added, j.replaced FROM pgsync.add_job(%(task)s, %(args)s::jsonb,"
         " %(queue)s::text, %(priority)s::integer, %(run_at)s, coalesce(%(unique_key)s::text,"
-        " CASE WHEN %(unique)s THEN pgsync.unique_key(%(task)s, %(args)s::jsonb, %(by)s) END),"
-        " %(max_attempts)s::integer, %(delay)s, %(key)s, %(key_limit)s::integer, %(ordered)s,"
+        " CASE WHEN %(unique)s THEN pgsync.unique_key(%(task)s, %(args)s::jsonb, %(by)s::text[])"
+        " END), %(max_attempts)s::integer, %(delay)s, %(key)s, %(key_limit)s::integer, %(ordered)s,"
         " %(unique_for)s, %(states)s, %(replace)s, %(batch)s::bigint, %(after)s::bigint[],"
         " %(after_failed)s, %(lock_name)s, %(tenant)s) AS j",
         values,
@@ -262,7 +262,9 @@ def replace_args(jobs: Sequence[tuple[int, str, str]]) -> Call[int]:
 def cancel_job(id: int, reason: str | None) -> Call[str | None]:
     """Cancel a job: ``cancelled``, ``running`` (it has been asked to stop), or None."""
     return Call(
-        "SELECT pgsync.cancel_job(%(id)s::bigint, %(reason)s)", {"id": id, "reason": reason}, scalar
+        "SELECT pgsync.cancel_job(%(id)s::bigint, %(reason)s::text)",
+        {"id": id, "reason": reason},
+        scalar,
     )
 
 
@@ -273,12 +275,20 @@ def retry_job(id: int) -> Call[str | None]:
 
 def pause_queue(queue: str, by: str | None) -> Call[datetime]:
     """Stop claims from a queue; returns since when it is paused."""
-    return Call("SELECT pgsync.pause_queue(%(queue)s, %(by)s)", {"queue": queue, "by": by}, moment)
+    return Call(
+        "SELECT pgsync.pause_queue(%(queue)s::text, %(by)s::text)",
+        {"queue": queue, "by": by},
+        moment,
+    )
 
 
 def resume_queue(queue: str, by: str | None) -> Call[bool]:
     """End a pause; False where there was none."""
-    return Call("SELECT pgsync.resume_queue(%(queue)s, %(by)s)", {"queue": queue, "by": by}, scalar)
+    return Call(
+        "SELECT pgsync.resume_queue(%(queue)s::text, %(by)s::text)",
+        {"queue": queue, "by": by},
+        scalar,
+    )
 
 
 def find_job(id: int) -> Listing[JobState]:

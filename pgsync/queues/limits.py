@@ -62,7 +62,7 @@ def _window(limit: Limit | None) -> timedelta | None:
 def weigh_tenant(queue: str, tenant: str, weight: int | None) -> Call[None]:
     """Set how many jobs a tenant has each turn."""
     return Call(
-        "SELECT pgsync.weigh_tenant(%(queue)s, %(tenant)s, %(weight)s::integer)",
+        "SELECT pgsync.weigh_tenant(%(queue)s::text, %(tenant)s::text, %(weight)s::integer)",
         {"queue": queue, "tenant": tenant, "weight": weight},
         nothing,
     )

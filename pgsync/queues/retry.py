@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -34,7 +34,11 @@ class Backoff:
     longest: float = 3600.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.delays, Sequence):
+            raise InvalidArgument("delays of a Backoff are a tuple of seconds")
         numbers = (*self.delays, self.factor, self.jitter, self.longest)
+        if not all(isinstance(n, (int, float)) for n in numbers):
+            raise InvalidArgument("a Backoff is of numbers: delays and longest in seconds")
         if not self.delays or not all(math.isfinite(n) and n >= 0 for n in numbers):
             raise InvalidArgument("a Backoff needs delays, and no number below zero or infinite")
         if self.jitter > 1:
@@ -120,7 +124,7 @@ def errors_from(given: Errors | None, name: str) -> tuple[type[BaseException], .
     """
     if given is None:
         return None
-    errors = (given,) if isinstance(given, type) else tuple(given)
+    errors = tuple(given) if isinstance(given, Iterable) else (given,)
     for each in errors:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             raise InvalidArgument(f"{name} takes exception classes, not {each!r}")

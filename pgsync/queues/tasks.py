@@ -19,7 +19,7 @@ from pgsync.queues.middleware import AroundEnqueue, BeforeEnqueue, Middleware, c
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
 from pgsync.queues.together import NewJob, job_ids
-from pgsync.queues.unique import Unique
+from pgsync.queues.unique import Unique, unique_from
 
 __all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", "TaskRegistry"]
 
@@ -128,7 +128,7 @@ def job_options(options: Mapping[str, Any]) -> JobOptions:
         tenant=tenant,
         key_limit=most,
         ordered=ordered,
-        unique=Unique() if unique is True else unique or None,
+        unique=unique_from(unique),
         encrypt=options.get("encrypt", False),
         tags=check_tags(options.get("tags", ())),
     )
@@ -166,6 +166,8 @@ class TaskDeclaration:
     def of(cls, function: Callable[..., Any], options: TaskOptions) -> TaskDeclaration:
         """The declaration of a function with these options."""
         name = options.get("name") or function.__name__
+        if not isinstance(name, str):
+            raise InvalidArgument(f"a task's name must be text, not {name!r}")
         backoff = backoff_from(options.get("backoff"))
         given = options.get("timeout")
         timeout = None if given is None else to_timedelta(given, "timeout")
@@ -208,8 +210,10 @@ class TaskDeclaration:
         """Return the arguments if the handler can be called with them.
 
         Raises:
-            InvalidArgument: if one is missing or unknown.
+            InvalidArgument: if one is missing or unknown, or they are no dict.
         """
+        if not isinstance(args, dict):
+            raise InvalidArgument(f"the arguments of {self.name!r} must be a dict, not {args!r}")
         try:
             self.parameters.check(args)
         except TypeError as error:
@@ -329,15 +333,19 @@ class _TaskFace(Generic[P, R]):
         run_at: datetime | None = given.get("run_at")
         if run_at is not None and "delay" in given:
             raise InvalidArgument("give run_at or delay, not both")
-        if run_at is not None and run_at.tzinfo is None:
-            raise InvalidArgument("run_at must have a time zone, for example datetime.now(UTC)")
+        if run_at is not None and (not isinstance(run_at, datetime) or run_at.tzinfo is None):
+            raise InvalidArgument(
+                "run_at must be a datetime with a time zone, for example datetime.now(UTC)"
+            )
         for name in ("queue", "unique_key", "key", "tenant"):
             if not isinstance(given.get(name, ""), str):
                 raise InvalidArgument(f"{name} must be text, not {given[name]!r}")
         for name in ("priority", "max_attempts"):
             if not isinstance(given.get(name, 0), int):
                 raise InvalidArgument(f"{name} must be a whole number, not {given[name]!r}")
-        if "unique" in given and self.declaration.options.encrypt:
+        if "unique" in given:
+            given["unique"] = unique_from(given["unique"])
+        if given.get("unique") and self.declaration.options.encrypt:
             raise InvalidArgument("encrypted arguments cannot be compared; pass unique_key instead")
         if "after" in given:
             given["after"] = job_ids(given["after"])
@@ -366,6 +374,10 @@ class _TaskFace(Generic[P, R]):
         if declaration.options.unique_key is not None or declaration.options.unique is not None:
             raise InvalidArgument(
                 "enqueue_many takes no unique_key and no unique: enqueue those jobs one by one"
+            )
+        if not isinstance(many_args, Iterable):
+            raise InvalidArgument(
+                f"enqueue_many takes an iterable of dicts of arguments, not {many_args!r}"
             )
         return declaration.name, map(declaration.prepared, many_args), declaration.options
 

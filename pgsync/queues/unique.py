@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
 
-__all__ = ["Unique"]
+__all__ = ["Unique", "unique_from"]
 
 _STATES = (
     "scheduled",
@@ -52,8 +52,8 @@ class Unique:
         replace: Sequence[str] = (),
     ) -> None:
         for name, given in (("by", by), ("states", states), ("replace", replace)):
-            if isinstance(given, str):
-                raise InvalidArgument(f"{name} must be a list of names, for example [{given!r}]")
+            if given is not None and not _are_names(given):
+                raise InvalidArgument(f"{name} must be a list of names, not {given!r}")
         if by is not None and not by:
             raise InvalidArgument("by must name an argument; leave it out to compare them all")
         _check_names("states", states or (), _STATES)
@@ -70,6 +70,27 @@ class Unique:
         )
         for field, value in zip(("by", "period", "states", "replace"), values, strict=True):
             object.__setattr__(self, field, value)
+
+
+def unique_from(given: Unique | bool | None) -> Unique | None:
+    """Understand the option ``unique``: True is by all arguments.
+
+    Raises:
+        InvalidArgument: if it is something else.
+    """
+    if isinstance(given, Unique):
+        return given
+    if given is None or isinstance(given, bool):
+        return Unique() if given else None
+    raise InvalidArgument(f"unique must be True or a Unique(...), not {given!r}")
+
+
+def _are_names(given: Sequence[str]) -> bool:
+    return (
+        isinstance(given, Collection)
+        and not isinstance(given, str)
+        and all(isinstance(name, str) for name in given)
+    )
 
 
 def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -58,10 +58,9 @@ class ScheduleDeclaration:
     def __post_init__(self) -> None:
         if self.misfire not in ("skip", "once", "all"):
             raise InvalidArgument(f"misfire must be skip, once or all, not {self.misfire!r}")
-        if not 1 <= self.misfire_limit <= MOST_MISFIRES:
-            raise InvalidArgument(
-                f"misfire_limit must be from 1 to {MOST_MISFIRES}, not {self.misfire_limit}"
-            )
+        limit = self.misfire_limit
+        if not isinstance(limit, int) or not 1 <= limit <= MOST_MISFIRES:
+            raise InvalidArgument(f"misfire_limit must be from 1 to {MOST_MISFIRES}, not {limit!r}")
 
     @classmethod
     def of(

@@ -110,6 +110,8 @@ def rhythm_from(given: Given, timezone: str, start: datetime | None = None) -> R
             APScheduler trigger of these kinds, the time zone is unknown, or a start is given for
             something else than an interval.
     """
+    if not isinstance(timezone, str):
+        raise InvalidArgument(f"a time zone is a name like Europe/Berlin, not {timezone!r}")
     if start is not None and not isinstance(given, (timedelta, int, float)):
         raise InvalidArgument("only an interval (seconds or a timedelta) has a start")
     match given:

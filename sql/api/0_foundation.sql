@@ -22,6 +22,32 @@ $$;
 COMMENT ON FUNCTION pgsync.check_name(text, text) IS
     'Raises invalid_parameter_value unless the name has 1 to 1024 bytes.';
 
+CREATE OR REPLACE FUNCTION pgsync.check_given(value anyelement, what text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    IF value IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('%s must not be null', what);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.check_given(anyelement, text) IS
+    'Raises invalid_parameter_value where the value is null.';
+
+CREATE OR REPLACE FUNCTION pgsync.check_count(value integer, lowest integer, highest integer, what text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    IF value IS NULL OR value NOT BETWEEN lowest AND highest THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('%s must be %s to %s, not %s',
+            what, lowest, highest, coalesce(value::text, 'null'));
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.check_count(integer, integer, integer, text) IS
+    'Raises invalid_parameter_value unless the number is within these bounds.';
+
 CREATE OR REPLACE FUNCTION pgsync.check_duration(value interval, what text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
@@ -40,8 +66,11 @@ CREATE OR REPLACE FUNCTION pgsync.record_audit(
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
+    PERFORM pgsync.check_name(action, 'action');
+    PERFORM pgsync.check_name(subject, 'subject');
     INSERT INTO pgsync.audit_entry (at, action, subject, actor, detail)
-    VALUES (pgsync.clock(), action, subject, coalesce(actor, session_user), jsonb_strip_nulls(detail));
+    VALUES (pgsync.clock(), action, subject, coalesce(actor, session_user),
+            jsonb_strip_nulls(coalesce(detail, '{}')));
 END
 $$;
 

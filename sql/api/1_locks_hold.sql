@@ -130,6 +130,7 @@ LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     released boolean;
 BEGIN
+    PERFORM pgsync.check_name(name, 'lock name');
     SELECT bool_or(pgsync.release_lock(m.token)) INTO released FROM (
         SELECT h.token FROM pgsync.lock_holder AS h
         WHERE h.name = abandon_lock.name

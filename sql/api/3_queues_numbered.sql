@@ -5,8 +5,11 @@ DROP FUNCTION IF EXISTS pgsync.insert_numbered_jobs(jsonb, timestamptz);
 DROP FUNCTION IF EXISTS pgsync.insert_numbered_jobs(jsonb);
 
 CREATE OR REPLACE FUNCTION pgsync.job_numbers(count integer) RETURNS bigint[]
-LANGUAGE sql VOLATILE AS $$
-    SELECT ARRAY(SELECT nextval('pgsync.job_id') FROM generate_series(1, job_numbers.count))
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pgsync.check_count(count, 0, 10000000, 'count');
+    RETURN ARRAY(SELECT nextval('pgsync.job_id') FROM generate_series(1, job_numbers.count));
+END
 $$;
 
 COMMENT ON FUNCTION pgsync.job_numbers(integer) IS
@@ -49,7 +52,8 @@ CREATE OR REPLACE FUNCTION pgsync.enqueue_numbered(
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
 BEGIN
-    IF pgsync.can_be_job(task, args, queue, priority, max_attempts) IS NOT TRUE THEN
+    IF id IS NULL OR pgsync.can_be_job(task, args, queue, priority, max_attempts) IS NOT TRUE THEN
+        PERFORM pgsync.check_given(id, 'id');
         PERFORM pgsync.check_job(task, args, queue, priority, max_attempts, NULL);
     END IF;
     INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
@@ -119,6 +123,7 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE feature_not_supported USING MESSAGE = 'asking again needs the isolation read committed: an older snapshot could miss the first request';
     END IF;
+    PERFORM pgsync.check_given(first, 'the id of the first job');
     DELETE FROM pgsync.job_asked_again AS a WHERE a.at < moment - interval '1 day';
     -- From here on a first request that comes late adds nothing.
     INSERT INTO pgsync.job_asked_again (id, at) VALUES (first, moment) ON CONFLICT (id) DO NOTHING;

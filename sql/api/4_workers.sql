@@ -14,6 +14,13 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     worker bigint;
 BEGIN
+    PERFORM pgsync.check_name(register_worker.name, 'worker name');
+    PERFORM pgsync.check_name(register_worker.host, 'host');
+    PERFORM pgsync.check_name(register_worker.version, 'version');
+    PERFORM pgsync.check_given(register_worker.pid, 'pid');
+    PERFORM pgsync.check_given(register_worker.queues, 'queues');
+    PERFORM pgsync.check_given(register_worker.concurrency, 'concurrency');
+    PERFORM pgsync.check_given(register_worker.kinds, 'kinds');
     IF 'worker' = ANY (kinds) AND (coalesce(cardinality(queues), 0) = 0 OR concurrency IS NULL OR concurrency < 1) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a worker needs at least one queue and a concurrency of 1 or more';
     END IF;
@@ -61,7 +68,7 @@ CREATE OR REPLACE FUNCTION pgsync.worker_heartbeat(
 )
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    UPDATE pgsync.worker AS w SET seen_at = pgsync.clock(), idle = worker_heartbeat.idle
+    UPDATE pgsync.worker AS w SET seen_at = pgsync.clock(), idle = coalesce(worker_heartbeat.idle, false)
     WHERE w.id = worker_heartbeat.worker AND NOT w.given_up;
     known := FOUND;
     cancelled := ARRAY(

@@ -10,6 +10,7 @@ DECLARE
     partition_name text;
     made integer := 0;
 BEGIN
+    PERFORM pgsync.check_count(days, 0, 366, 'days');
     FOR day IN SELECT (pgsync.clock() AT TIME ZONE 'UTC')::date + n FROM generate_series(0, days) AS n LOOP
         partition_name := 'job_finished_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass('pgsync.' || partition_name) IS NOT NULL;

@@ -1,10 +1,10 @@
 -- Schedules: made, changed, paused and run by people; see 6_schedules_declared.sql for those of an
 -- app's code, and 6_schedules_fire.sql for how each due time is enqueued once.
 
-CREATE OR REPLACE FUNCTION pgsync.check_schedule(
-    kind text, expression text, timezone text, misfire text, misfire_grace interval, misfire_limit integer, jitter interval
+CREATE OR REPLACE FUNCTION pgsync.check_schedule_options(
+    kind text, expression text, misfire text, misfire_grace interval, misfire_limit integer, jitter interval
 ) RETURNS void
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF kind IS NULL OR kind NOT IN ('cron', 'interval', 'date') THEN
         RAISE invalid_parameter_value USING MESSAGE = format('kind must be cron, interval or date, not %s', coalesce(kind, 'null'));
@@ -16,11 +16,24 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'misfire_limit must be from 1 to 10000';
     ELSIF jitter IS NULL OR jitter < interval '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'jitter must be zero or more';
-    ELSIF NOT EXISTS (SELECT FROM pg_timezone_names AS z WHERE z.name = timezone) THEN
+    END IF;
+    PERFORM pgsync.check_duration(misfire_grace, 'misfire_grace');
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.check_schedule_options(text, text, text, interval, integer, interval) IS
+    'Internal: refuses what no schedule can have, as far as that is told without reading the expression and the time zone.';
+
+CREATE OR REPLACE FUNCTION pgsync.check_schedule(
+    kind text, expression text, timezone text, misfire text, misfire_grace interval, misfire_limit integer, jitter interval
+) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    PERFORM pgsync.check_schedule_options(kind, expression, misfire, misfire_grace, misfire_limit, jitter);
+    IF NOT EXISTS (SELECT FROM pg_timezone_names AS z WHERE z.name = timezone) THEN
         RAISE invalid_parameter_value USING MESSAGE = format('unknown time zone %s', coalesce(timezone, 'null')),
             HINT = 'Use a name of pg_timezone_names, like Europe/Berlin.';
     END IF;
-    PERFORM pgsync.check_duration(misfire_grace, 'misfire_grace');
     -- What a daemon could not read would be found out only when it is due.
     BEGIN
         CASE kind
@@ -63,9 +76,10 @@ COMMENT ON FUNCTION pgsync.interval_fire(text, timestamptz) IS
 CREATE OR REPLACE FUNCTION pgsync.schedule_jitter(name text, fire_time timestamptz, jitter interval) RETURNS interval
 LANGUAGE sql STABLE AS $$
     -- 53 bits of a hash are a fraction that every client computes alike.
-    SELECT floor(((pgsync.lock_key(name || '@' || (extract(epoch FROM fire_time) * 1000000)::bigint) >> 11)
-                  & 9007199254740991)::float8 / 9007199254740992
-                 * (extract(epoch FROM jitter) * 1000000)::float8) * interval '1 microsecond'
+    SELECT CASE WHEN isfinite(fire_time) THEN
+        floor(((pgsync.lock_key(name || '@' || (extract(epoch FROM fire_time) * 1000000)::bigint) >> 11)
+               & 9007199254740991)::float8 / 9007199254740992
+              * (extract(epoch FROM jitter) * 1000000)::float8) * interval '1 microsecond' END
 $$;
 
 COMMENT ON FUNCTION pgsync.schedule_jitter(text, timestamptz, interval) IS

@@ -33,6 +33,8 @@ DECLARE
 BEGIN
     PERFORM pgsync.check_name(name, 'schedule name');
     PERFORM pgsync.check_job(task, args, queue, priority, max_attempts, NULL);
+    PERFORM pgsync.check_schedule_options(kind, expression, misfire, misfire_grace, misfire_limit, jitter);
+    PERFORM pgsync.check_given(timezone, 'timezone');
     INSERT INTO pgsync.schedule AS s
         (name, task, args, queue, priority, max_attempts, kind, expression, timezone, misfire,
          misfire_grace, next_fire_at, created_at, updated_at, app, misfire_limit, jitter)
@@ -108,6 +110,7 @@ BEGIN
     holds := true;
     IF app IS NOT NULL THEN
         PERFORM pgsync.check_name(app, 'app');
+        PERFORM pgsync.check_name(digest, 'digest');
         -- One daemon of the app at a time: many start at once.
         PERFORM pg_advisory_xact_lock(pgsync.lock_key('pgsync.schedules:' || app));
         INSERT INTO pgsync.schedule_set AS s (app, digest, declared_at)

@@ -35,8 +35,8 @@ BEGIN
 
     INSERT INTO pgsync.operation_run AS r
         (operation, key, args, state, actor, job_id, lock_name, lock_token, requested_at)
-    VALUES (begin_operation.operation, begin_operation.key, begin_operation.args, 'running',
-            begin_operation.actor, begin_operation.job_id, begin_operation.lock_name,
+    VALUES (begin_operation.operation, begin_operation.key, coalesce(begin_operation.args, '{}'), 'running',
+            coalesce(begin_operation.actor, session_user), begin_operation.job_id, begin_operation.lock_name,
             begin_operation.lock_token, moment)
     RETURNING r.id INTO run;
     INSERT INTO pgsync.operation_event_log (run_id, at, event) VALUES (run, moment, 'running');
@@ -51,18 +51,28 @@ CREATE OR REPLACE FUNCTION pgsync.refuse_operation(
     operation text, key text, args jsonb, actor text, job_id bigint, lock_name text,
     state text, message text, blocked_by text
 ) RETURNS bigint
-LANGUAGE sql VOLATILE AS $$
-    WITH refused AS (
-        INSERT INTO pgsync.operation_run AS r
-            (operation, key, args, state, actor, job_id, lock_name, requested_at, finished_at, error, blocked_by)
-        VALUES (operation, key, args, state, actor, job_id, lock_name, pgsync.clock(), pgsync.clock(), message, blocked_by)
-        RETURNING r.id, r.requested_at
-    )
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_variable
+DECLARE
+    moment timestamptz := pgsync.clock();
+    run bigint;
+BEGIN
+    PERFORM pgsync.check_name(operation, 'operation');
+    PERFORM pgsync.check_name(key, 'operation key');
+    IF state IS NULL OR state NOT IN ('blocked', 'released', 'limited') THEN
+        RAISE invalid_parameter_value USING MESSAGE = format(
+            'a run that did not begin is blocked, released or limited, not %s', coalesce(state, 'null'));
+    END IF;
+    INSERT INTO pgsync.operation_run AS r
+        (operation, key, args, state, actor, job_id, lock_name, requested_at, finished_at, error, blocked_by)
+    VALUES (operation, key, coalesce(args, '{}'), state, coalesce(actor, session_user), job_id, lock_name,
+            moment, moment, message, blocked_by)
+    RETURNING r.id INTO run;
     INSERT INTO pgsync.operation_event_log (run_id, at, event, detail)
-    SELECT r.id, r.requested_at, state,
-           jsonb_strip_nulls(jsonb_build_object('message', message, 'blocked_by', blocked_by))
-    FROM refused AS r
-    RETURNING run_id
+    VALUES (run, moment, state,
+            jsonb_strip_nulls(jsonb_build_object('message', message, 'blocked_by', blocked_by)));
+    RETURN run;
+END
 $$;
 
 COMMENT ON FUNCTION pgsync.refuse_operation(text, text, jsonb, text, bigint, text, text, text, text) IS
@@ -85,10 +95,20 @@ COMMENT ON FUNCTION pgsync.operation_progress(bigint, bigint, bigint) IS
 
 CREATE OR REPLACE FUNCTION pgsync.note_operation(run bigint, event text, detail jsonb DEFAULT '{}')
 RETURNS bigint
-LANGUAGE sql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    noted bigint;
+BEGIN
+    PERFORM pgsync.check_name(event, 'event');
+    IF NOT EXISTS (SELECT FROM pgsync.operation_run AS r WHERE r.id = run) THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('there is no operation run %s',
+            coalesce(run::text, 'null'));
+    END IF;
     INSERT INTO pgsync.operation_event_log (run_id, at, event, detail)
-    VALUES (run, pgsync.clock(), event, detail)
-    RETURNING id
+    VALUES (run, pgsync.clock(), note_operation.event, coalesce(note_operation.detail, '{}'))
+    RETURNING id INTO noted;
+    RETURN noted;
+END
 $$;
 
 COMMENT ON FUNCTION pgsync.note_operation(bigint, text, jsonb) IS 'Adds an event to a run''s history.';
@@ -100,6 +120,10 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
 BEGIN
+    IF state IS NULL OR state NOT IN ('completed', 'failed', 'released', 'limited', 'abandoned') THEN
+        RAISE invalid_parameter_value USING MESSAGE = format(
+            'a run ends completed, failed, released, limited or abandoned, not %s', coalesce(state, 'null'));
+    END IF;
     UPDATE pgsync.operation_run AS r
     SET state = finish_operation.state, finished_at = moment,
         outcome = finish_operation.outcome, error = finish_operation.error

@@ -62,9 +62,12 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     did bigint := coalesce(rows, 0);
 BEGIN
+    PERFORM pgsync.check_name(duty, 'duty');
+    PERFORM pgsync.check_given(began, 'began');
+    PERFORM pgsync.check_given(duration, 'duration');
     INSERT INTO pgsync.duty_run AS d
         (duty, last_run_at, duration, rows, outcome, error, by, done_at, failed_at, done_total, failures)
-    VALUES (duty, began, duration, did, CASE WHEN error IS NULL THEN 'done' ELSE 'failed' END, error, by,
+    VALUES (duty, began, duration, did, CASE WHEN error IS NULL THEN 'done' ELSE 'failed' END, error, coalesce(by, session_user),
             CASE WHEN did > 0 THEN began END, CASE WHEN error IS NOT NULL THEN began END, did,
             (error IS NOT NULL)::integer)
     ON CONFLICT ON CONSTRAINT duty_run_pkey DO UPDATE
