@@ -198,7 +198,7 @@ def rejects(dsn: str | None, direct_dsn: str | None, import_id: int, path: Path)
             click.echo(piece, nl=False)
 
 
-@contacts.command()
+@contacts.command("show")
 @dsn_option
 @json_option
 @click.argument("workspace_id", type=int)
@@ -227,9 +227,6 @@ def show_(
     show_one(rows[0], as_json=False)
     names = ("at", "event", "phone", "source", "evidence", "actor")
     show([{name: event[name] for name in names} for event in events], as_json=False, empty="")
-
-
-contacts.add_command(show_, "show")
 
 
 @contacts.command()

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 usage or cannot connect, 3 not acquired or limit
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
@@ -72,6 +73,9 @@ def cli(context: click.Context) -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage or cannot connect, 3 not acquired or limited, 4 unhealthy.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # arguments may be no Unicode text
     if context.invoked_subcommand not in _READ_SETTINGS:
         use_database_of_file()
 

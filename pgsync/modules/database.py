@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from sqlalchemy import BigInteger, DateTime, Engine, Text, create_engine
+from sqlalchemy import BigInteger, DateTime, Engine, ExceptionContext, Text, create_engine, event
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from pgsync.database.dsn import connection_parameters
+from pgsync.database.faults import translate
 from pgsync.database.pool import spare_prepared_statements
 
 __all__ = ["Base", "engine_for", "sessions_for"]
@@ -39,12 +40,21 @@ def engine_for(dsn: str, *, pool_size: int = 10) -> Engine:
         connection.autocommit = False
         return connection
 
-    return create_engine(
+    engine = create_engine(
         "postgresql+psycopg://",
         creator=connect,
         pool_size=pool_size,
         pool_pre_ping=True,
     )
+    event.listen(engine, "handle_error", _say_what_is_wrong)
+    return engine
+
+
+def _say_what_is_wrong(context: ExceptionContext) -> None:
+    """A value that no column takes is the caller's fault, and raised in the words for that."""
+    error = context.original_exception
+    if isinstance(error, psycopg.DataError) and (meaning := translate(error)) is not None:
+        raise meaning from error
 
 
 def sessions_for(dsn: str, *, pool_size: int = 10) -> sessionmaker[Session]:
