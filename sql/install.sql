@@ -292,7 +292,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '9d74489a96b51b3b449fa1fcf5a78a43cb50448caac682a25886cef72227d02f')
+VALUES ('api', 0, '0.1.0', 'e097fda3ce5abc3e86abe9fc77c952f2701f05594e427e76c531e88c3e61f3ad')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

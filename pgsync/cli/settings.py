@@ -108,7 +108,9 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 
 def _some_of(*words: str) -> Callable[[Any], list[str]]:
     def read(given: Any) -> list[str]:
-        found = given.split(",") if isinstance(given, str) else list(given)
+        if not isinstance(given, (str, list, tuple)):
+            raise ValueError(f"a list of {', '.join(words)}")
+        found = given.split(",") if isinstance(given, str) else given
         return [_one_of(*words)(str(each).strip()) for each in found]
 
     return read

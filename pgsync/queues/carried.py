@@ -49,13 +49,14 @@ def check_tags(tags: Any) -> tuple[str, ...]:
     """
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise InvalidArgument(f"tags must be a list of texts, not {tags!r}")
-    given = tuple(dict.fromkeys(tags))
+    given = list(tags)
     for tag in given:
         if not isinstance(tag, str) or not 1 <= len(tag) <= _LONGEST_TAG:
             raise InvalidArgument(f"a tag must be 1 to {_LONGEST_TAG} characters, not {tag!r}")
+    given = list(dict.fromkeys(given))
     if len(given) > _MOST_TAGS:
         raise InvalidArgument(f"a job may have {_MOST_TAGS} tags at most, not {len(given)}")
-    return given
+    return tuple(given)
 
 
 def without_carried(args: dict[str, Any]) -> dict[str, Any]:

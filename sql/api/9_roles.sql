@@ -11,7 +11,7 @@ LANGUAGE sql IMMUTABLE AS $$
     -- Functions that change nothing, and those that they and the views call.
     ('pgsync_reader', '
         awaited_jobs worker_key
-        check_duration check_name clock
+        check_count check_duration check_given check_name clock
         check_job_filter find_jobs live_workers queue_fullness say_time why_not_running
         check_limits judge_limits limit_opens_at limit_resets_at limit_rolled limit_room
         limits_storage_get limits_storage_get_moving limits_storage_get_sliding
@@ -41,7 +41,8 @@ LANGUAGE sql IMMUTABLE AS $$
         keeps_unique_key limit_queue limits_of_queue
         notify_workers number_jobs promote_due_jobs replace_job reschedule_job take_unique_key
         wake_workers worker_waits
-        add_schedule check_schedule declare_schedule declare_schedules fire_schedule
+        add_schedule check_schedule check_schedule_options declare_schedule declare_schedules
+        fire_schedule
         fire_schedules remove_schedule take_due_schedules
         add_to_batch admit_followers admit_jobs any_ready_jobs cancel_followers change_worker
         check_after check_batch_callback claim_jobs claim_turns complete_job complete_jobs

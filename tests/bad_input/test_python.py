@@ -75,7 +75,7 @@ def _jobs(sync: Coordinator) -> dict[str, Callable[..., Any]]:
             option: lambda value, option=option: anything.options(**{option: value}).enqueue()
             for option in (
                 *("queue", "priority", "run_at", "delay", "unique_key", "max_attempts", "key"),
-                *("tenant", "unique", "batch", "after", "after_failed"),
+                *("tenant", "unique", "batch", "after", "after_failed", "tags"),
             )
         },
         "enqueue_many": anything.enqueue_many,
@@ -98,7 +98,7 @@ def _declarations(sync: Coordinator) -> dict[str, Callable[..., Any]]:
     options = (
         *("name", "queue", "priority", "max_attempts", "backoff", "timeout", "run_in", "retry_on"),
         *("discard_on", "retry", "retry_until", "max_exceptions", "on_discard", "key", "tenant"),
-        *("max_running_per_key", "ordered", "unique", "encrypt"),
+        *("max_running_per_key", "ordered", "unique", "encrypt", "tags"),
     )
     number = itertools.count()
 

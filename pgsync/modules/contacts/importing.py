@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
+from pgsync.modules.contacts.cells import clean
 from pgsync.modules.contacts.errors import ERRORS_SHOWN, in_row
 from pgsync.modules.contacts.merging import OnDuplicate, merge_staged
 from pgsync.modules.contacts.models import ContactImport, ContactImportReject
@@ -132,7 +133,7 @@ class ImportRun:
             record = ContactImport(
                 workspace_id=self.workspace_id,
                 file_name=path.name,
-                headers=found.headers,
+                headers=[clean(header) or "" for header in found.headers],
                 on_duplicate=self.settings.on_duplicate,
                 digest=found.digest,
                 settings=settings,
