@@ -70,7 +70,7 @@ class EverythingSettings:
     limiters: int = 1
     schedules: int = 20
     rows: int = 1_000
-    imports_a_minute: int = 30
+    imports_a_minute: int = 10
     recipients_a_second: float = 10.0
 
 
