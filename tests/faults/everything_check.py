@@ -29,6 +29,8 @@ from tests.faults.schedule_ledger import check_schedules
 
 __all__ = ["After", "check_everything"]
 
+Verdict = tuple[list[str], Figures]
+
 
 @dataclass(frozen=True)
 class After:
@@ -44,62 +46,90 @@ def check_everything(
     dsn: str, graph: GraphStandin, histories: Mapping[str, list[Event]], after: After
 ) -> tuple[list[str], Figures]:
     """What is wrong, in sentences, and what was checked. All processes must have ended."""
-    violations: list[str] = []
-    figures: Figures = {}
+    verdicts = [
+        _check_locks(dsn, histories["lockers"]),
+        _check_campaign(dsn, graph, after),
+        _check_imports(dsn, histories["importers"], after),
+        _check_jobs(dsn, histories["jobbers"]),
+        _check_limits(histories["limiters"]),
+        (_check_operations(dsn), {}),
+        # The last: it stops the database's clock.
+        _check_schedules(dsn),
+    ]
+    violations = [violation for violations, _ in verdicts for violation in violations]
+    return violations, {what: n for _, figures in verdicts for what, n in figures.items()}
 
+
+def _check_locks(dsn: str, history: list[Event]) -> Verdict:
     counter, entries = ledger.entries(dsn)
-    violations += ledger.check_ledger(counter, entries, histories["lockers"])
-    locks = Counter(event["event"] for event in histories["lockers"])
-    figures |= {
+    kinds = Counter(event["event"] for event in history)
+    return ledger.check_ledger(counter, entries, history), {
         "locks: guarded sections": len(entries),
-        "locks: refused by the guard": locks["refused"],
+        "locks: refused by the guard": kinds["refused"],
     }
 
-    campaign: Figures
+
+def _check_campaign(dsn: str, graph: GraphStandin, after: After) -> Verdict:
     with platform_on(dsn, graph) as platform:
         graph.clear_throttles()
-        violations += work_off(platform, dsn, after.campaign)
-        campaign = {**states_of(dsn)}
-        campaign |= settle(platform, graph, dsn)
-    violations += check_campaign(graph, dsn, campaign, after.campaign_settings)
-    figures |= {
+        violations = work_off(platform, dsn, after.campaign)
+        figures: Figures = {**states_of(dsn)}
+        figures |= settle(platform, graph, dsn)
+    violations += check_campaign(graph, dsn, figures, after.campaign_settings)
+    return violations, {
         "campaign: recipients": after.campaign_settings.recipients,
-        **{f"campaign: {what}": n for what, n in campaign.items()},
+        **{f"campaign: {what}": n for what, n in figures.items()},
     }
 
+
+def _check_imports(dsn: str, history: list[Event], after: After) -> Verdict:
     finished = finish_imports(dsn, after.imports)
-    imports = histories["importers"]
-    violations += check_imports(dsn, imports, after.imports, after.truth)
-    done = [event for event in imports if event["event"] == "imported"]
-    figures |= {
+    done = [event for event in history if event["event"] == "imported"]
+    return check_imports(dsn, history, after.imports, after.truth), {
         "imports: workspaces": len(after.imports.workspaces),
         "imports: acknowledged": len(done),
         "imports: taken up again": sum(event["resumed"] > 0 for event in done),
         "imports: finished in calm": finished,
     }
 
-    violations += drain(dsn)
-    wrong, jobs = check_jobs(dsn, histories["jobbers"], task_names(dsn))
-    violations += wrong
-    figures |= {f"jobs: {what.removeprefix('jobs ')}": n for what, n in jobs.items()}
 
-    limits = histories["limiters"]
-    violations += check_limits(limits)
-    kinds = Counter(event["event"] for event in limits)
-    figures |= {f"limits: hits {kind}": kinds[kind] for kind in ("passed", "denied", "undecided")}
+def _check_jobs(dsn: str, history: list[Event]) -> Verdict:
+    left = drain(dsn)
+    violations, figures = check_jobs(dsn, history, task_names(dsn))
+    return left + violations, {
+        f"jobs: {what.removeprefix('jobs ')}": n for what, n in figures.items()
+    }
 
-    violations += _check_operations(dsn)
-    wrong, schedules = check_schedules(dsn)
-    violations += wrong
-    return violations, figures | {f"schedules: {what}": n for what, n in schedules.items()}
+
+def _check_limits(history: list[Event]) -> Verdict:
+    kinds = Counter(event["event"] for event in history)
+    return check_limits(history), {
+        f"limits: hits {kind}": kinds[kind] for kind in ("passed", "denied", "undecided")
+    }
+
+
+def _check_schedules(dsn: str) -> Verdict:
+    violations, figures = check_schedules(dsn)
+    return violations, {f"schedules: {what}": n for what, n in figures.items()}
 
 
 def _check_operations(dsn: str) -> list[str]:
-    """The history has an end of each run, and for each run of the campaign's its job."""
+    """The history has an end of each run, told once."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        states: dict[str, int] = dict(
-            connection.execute(
-                "SELECT state, count(*) FROM pgsync.operations GROUP BY state"
-            ).fetchall()
+        found = connection.execute(
+            "SELECT count(*) FILTER (WHERE r.state = 'running'),"
+            " count(*) FILTER (WHERE r.state IN ('completed', 'failed') AND 1 <> ("
+            "   SELECT count(*) FROM pgsync.operation_events AS e"
+            "   WHERE e.run_id = r.id AND e.event IN ('completed', 'failed')))"
+            " FROM pgsync.operations AS r"
+        ).fetchone()
+    assert found is not None
+    unended, untold = found
+    return [
+        text
+        for wrong, text in (
+            (unended, f"{unended} runs of operations have no end"),
+            (untold, f"the ends of {untold} runs of operations are not told once"),
         )
-    return [f"{states['running']} runs of operations have no end"] if "running" in states else []
+        if wrong
+    ]

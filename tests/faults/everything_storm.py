@@ -18,8 +18,8 @@ from pgsync import ConnectionFailed
 from tests.eventually import eventually
 from tests.faults.crew import Crews
 from tests.faults.pair import Node, Pair, kill_for_good, signal_postmaster
-from tests.faults.proxy import COMMITTED, Proxy
-from tests.faults.storm import Fault, Storm, plan
+from tests.faults.proxy import Proxy
+from tests.faults.storm import Fault, Storm, acts_on, plan
 
 __all__ = ["FULL_DISK", "KINDS", "EverythingStorm", "all_faults"]
 
@@ -80,12 +80,7 @@ class EverythingStorm(Storm):
             "fail over from a dead primary": self._fail_over,
             "promote over a living primary": self._promote_over,
             "kill the standby": lambda _: self._restart(pair.standby, signal.SIGKILL),
-            "reset a connection": lambda fault: proxy.reset(fault.pick),
-            "stall a connection": lambda fault: proxy.stall(fault.pick, fault.length),
-            "half-open a connection": lambda fault: proxy.half_open(fault.pick, 3 * fault.length),
-            "swallow an answer": lambda _: proxy.swallow(b"", 3.0),
-            "swallow the answer to a commit": lambda _: proxy.swallow(COMMITTED, 3.0),
-            "cut all connections": lambda fault: proxy.cut(fault.length),
+            **acts_on(proxy),
             FULL_DISK: self._fill_disk,
             "use up the connections": self._use_up_connections,
             "use up the locks": self._use_up_locks,

@@ -18,9 +18,9 @@ def finish_imports(dsn: str, orders: ImportOrders) -> int:
     """Import into all workspaces that still lack it, or where a run was cut off; how many."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         whole = connection.execute(
-            "SELECT workspace_id FROM pgsync_modules.contact_import AS i"
-            " WHERE state = 'completed' AND NOT EXISTS (SELECT FROM pgsync.operations AS o"
-            "   WHERE o.state = 'running'"
+            "SELECT workspace_id FROM pgsync_modules.contact_import AS i GROUP BY workspace_id"
+            " HAVING bool_and(state = 'completed') AND NOT EXISTS ("
+            "   SELECT FROM pgsync.operations AS o WHERE o.state = 'running'"
             "     AND o.key = 'contact_import:workspace:' || i.workspace_id)"
         )
         left = set(orders.workspaces) - {workspace for (workspace,) in whole}

@@ -11,7 +11,7 @@ import psycopg
 
 from tests.faults.ledger import Event
 
-__all__ = ["Figures", "check_jobs", "create_effects"]
+__all__ = ["Figures", "check_jobs", "create_effects", "crowds"]
 
 Figures = dict[str, object]
 
@@ -66,7 +66,7 @@ def check_jobs(
         if wrong
     ]
     if guarded:
-        violations += _crowds(rows)
+        violations += crowds(rows)
     kinds = Counter(event["event"] for event in history)
     return violations, {
         "jobs acknowledged": len(acknowledged),
@@ -76,8 +76,11 @@ def check_jobs(
     }
 
 
-def _crowds(rows: list[Any]) -> Iterator[str]:
-    """A committed effect had its key's slot from its first statement to its last."""
+def crowds(rows: list[Any]) -> Iterator[str]:
+    """Where more ran at once than may, by job, task, key, and when each entered and left.
+
+    A committed effect had its key's slot from its first statement to its last.
+    """
     moments: defaultdict[tuple[str, str], list[tuple[datetime, int]]] = defaultdict(list)
     for _, task, key, entered, left in rows:
         if key is not None:

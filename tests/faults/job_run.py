@@ -18,9 +18,9 @@ from tests.faults.crew import Crew
 from tests.faults.job_ledger import check_jobs, create_effects
 from tests.faults.job_worker import JobOrders, declare
 from tests.faults.ledger import events
-from tests.faults.proxy import COMMITTED, Proxy
+from tests.faults.proxy import Proxy
 from tests.faults.report import Report, run_folder
-from tests.faults.storm import Fault, Storm, plan
+from tests.faults.storm import Fault, Storm, acts_on, plan
 
 __all__ = ["JOB_FAULTS", "JobSettings", "JobStorm", "drain", "run", "task_names"]
 
@@ -65,10 +65,7 @@ class JobStorm(Storm):
             "end a worker's session": lambda fault: self.end("pgsync worker", fault),
             "end a record's session": lambda fault: self.end("pgsync worker records", fault),
             "end any session": lambda fault: self.end("%", fault),
-            "reset a connection": lambda fault: proxy.reset(fault.pick),
-            "stall a connection": lambda fault: proxy.stall(fault.pick, fault.length),
-            "swallow an answer": lambda _: proxy.swallow(b"", 3.0),
-            "swallow the answer to a commit": lambda _: proxy.swallow(COMMITTED, 3.0),
+            **acts_on(proxy),
         }
 
 

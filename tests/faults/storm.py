@@ -18,8 +18,9 @@ import psycopg
 from pgsync.database.embedded import EmbeddedServer
 from tests.eventually import eventually
 from tests.faults.crew import Crew, Crews
+from tests.faults.proxy import COMMITTED, Proxy
 
-__all__ = ["Fault", "Storm", "plan"]
+__all__ = ["Fault", "Storm", "acts_on", "plan"]
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,15 @@ class Storm:
 
         found: list[Any] = eventually(answer)[0]  # type: ignore[index]
         return found
+
+
+def acts_on(proxy: Proxy) -> dict[str, Callable[[Fault], bool]]:
+    """What is done to connections on their way to the server."""
+    return {
+        "reset a connection": lambda fault: proxy.reset(fault.pick),
+        "stall a connection": lambda fault: proxy.stall(fault.pick, fault.length),
+        "half-open a connection": lambda fault: proxy.half_open(fault.pick, 3 * fault.length),
+        "cut all connections": lambda fault: proxy.cut(fault.length),
+        "swallow an answer": lambda _: proxy.swallow(b"", 3.0),
+        "swallow the answer to a commit": lambda _: proxy.swallow(COMMITTED, 3.0),
+    }
