@@ -1,5 +1,8 @@
 -- Job queues: putting jobs in. What operators do to them is 3_queues_operate.sql, the workers' side 4_workers.sql.
 
+DROP FUNCTION IF EXISTS pgsync.enqueue(text, jsonb, text, integer, timestamptz, text, integer);
+DROP FUNCTION IF EXISTS pgsync.add_job(text, jsonb, text, integer, timestamptz, text, integer);
+DROP FUNCTION IF EXISTS pgsync.add_jobs(text, jsonb[], text, integer, timestamptz, integer);
 DROP FUNCTION IF EXISTS pgsync.enqueue(text, jsonb, text, integer, timestamptz, text, integer, interval);
 DROP FUNCTION IF EXISTS pgsync.add_job(text, jsonb, text, integer, timestamptz, text, integer, interval);
 DROP FUNCTION IF EXISTS pgsync.add_jobs(text, jsonb[], text, integer, timestamptz, integer, interval);

@@ -1,5 +1,8 @@
 -- The workers' side of the queues: registering, claiming, ending jobs, rescue and history.
 
+DROP FUNCTION IF EXISTS pgsync.give_back_jobs(bigint, text);
+DROP FUNCTION IF EXISTS pgsync.release_job(bigint, bigint, integer, interval, text);
+
 CREATE OR REPLACE FUNCTION pgsync.worker_key(worker bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT
 RETURN pgsync.lock_key('pgsync.worker:' || worker);

@@ -47,7 +47,7 @@ WHERE c.relnamespace::regnamespace::text = ANY (%(schemas)s) AND c.relkind IN ('
 ORDER BY 1
 """  # noqa: E501
 
-_SHAPE = """
+SHAPE = """
 SELECT 'column ' || c.oid::regclass || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
        || ' ' || a.attnotnull || ' ' || coalesce(col_description(c.oid, a.attnum), '')
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
@@ -177,8 +177,8 @@ def test_the_rendered_script_makes_the_same_schema(
     migrate(empty_dsn)
     with psycopg.connect(rendered, autocommit=True) as connection:
         connection.execute(render().encode())
-        theirs = connection.execute(_SHAPE).fetchall()
+        theirs = connection.execute(SHAPE).fetchall()
     with psycopg.connect(empty_dsn) as connection:
-        ours = connection.execute(_SHAPE).fetchall()
+        ours = connection.execute(SHAPE).fetchall()
     assert theirs == ours
     assert migrate(rendered) == []
