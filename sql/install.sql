@@ -292,9 +292,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'e097fda3ce5abc3e86abe9fc77c952f2701f05594e427e76c531e88c3e61f3ad')
-VALUES ('api', 0, '0.1.0', 'e0ff488da49425b33e418f28627de1baafb5b58f0a5a8d0912e3c8579ee578ef')
-VALUES ('api', 0, '0.1.0', 'b53458fe5c48ccf000353cd95e21c12a453f60de03102b9e74a5623287928997')
+VALUES ('api', 0, '0.1.0', '1a89186dc01fcfeb50a722aeea9b83ae44b838f422da505ff7a95b3ec2eb2352')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

@@ -73,8 +73,8 @@ def translate(error: Exception) -> PgsyncError | None:
             return ServerUnsupported(f"{message}; grant the role this right, or use another role")
         case pg.InternalError_() if "cache lookup failed for function" in message:
             return ConnectionFailed(
-                "the schema was migrated in the middle of this call, of which nothing has happened: "
-                "call again"
+                "the schema was migrated in the middle of this call, of which nothing has "
+                "happened: call again"
             )
         case pg.ReadOnlySqlTransaction():
             return ServerUnsupported(f"{message}: the server is read only; connect to the primary")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import errors as pg
+from psycopg import sql
 
 from pgsync.errors import PgsyncError
 
@@ -42,10 +44,13 @@ def apply_in_short_tries(
     """
     until = time.monotonic() + patience
     pause = _FIRST_PAUSE
+    locks = _locks(connection, texts)
     while True:
         try:
             with connection.transaction():
                 connection.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_WAIT])
+                for lock in locks:
+                    connection.execute(lock)
                 for text in texts:
                     connection.execute(text.encode())
             return
@@ -60,6 +65,51 @@ def apply_in_short_tries(
         logger.warning("%s waits its turn, and traffic goes on: %s", what, in_the_way)
         time.sleep(pause * random.uniform(0.7, 1.0))  # noqa: S311
         pause = min(2 * pause, _LONGEST_PAUSE)
+        # Traffic that goes another way than usual may go so all the time.
+        random.shuffle(locks)
+
+
+_ON_ITS_WAY = (
+    "pgsync.job_ready",
+    "pgsync.job_scheduled",
+    "pgsync.job_waiting",
+    "pgsync.job_running",
+    "pgsync.job_finished",
+)
+"""The order in which a job, and a claim or a completion, goes through the tables."""
+
+_CHANGED = re.compile(
+    r"^(?:ALTER TABLE|CREATE (?P<index>(?:UNIQUE )?INDEX) \w+ ON) (?P<table>\w+\.\w+)", re.MULTILINE
+)
+
+
+def _locks(connection: psycopg.Connection[Any], texts: Sequence[str]) -> list[sql.Composed]:
+    """Statements that lock the tables which the texts change, in an order in which traffic does.
+
+    Whoever holds a table that traffic comes to later, and waits for one that it came from, waits in
+    vain: traffic waits for him.
+    """
+    modes: dict[str, str] = {}
+    for text in texts:
+        for change in _CHANGED.finditer(text):
+            # An index lets others read meanwhile.
+            mode = "SHARE" if change["index"] else "ACCESS EXCLUSIVE"
+            modes[change["table"]] = min(mode, modes.get(change["table"], mode))
+    present = connection.execute(
+        "SELECT t.name FROM unnest(%s::text[]) AS t (name) WHERE to_regclass(t.name) IS NOT NULL",
+        [list(modes)],
+    )
+    # Claims hold the row of their worker from the beginning, and everybody looks for idle ones.
+    last = len(_ON_ITS_WAY)
+    places = {name: place for place, name in enumerate(_ON_ITS_WAY)} | {"pgsync.worker": last + 1}
+    tables = sorted((name for (name,) in present), key=lambda name: (places.get(name, last), name))
+    return [
+        sql.SQL("LOCK TABLE {} IN {} MODE").format(
+            sql.Identifier(*name.split(".")),
+            sql.SQL("SHARE") if modes[name] == "SHARE" else sql.SQL("ACCESS EXCLUSIVE"),
+        )
+        for name in tables
+    ]
 
 
 def _in_the_way(connection: psycopg.Connection[Any]) -> str:

@@ -37,6 +37,13 @@ def a_long_transaction(dsn: str) -> Iterator[None]:
         yield
 
 
+def shape(connection: psycopg.Connection[Any]) -> list[str]:
+    """What the schema is, without the history's partitions, which are of the day."""
+    rows = connection.execute(SHAPE).fetchall()
+    return [row[0] for row in rows if "job_finished_2" not in row[0]]
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_a_schema_is_migrated_under_live_traffic(
     schema: str,
@@ -59,9 +66,10 @@ def test_a_schema_is_migrated_under_live_traffic(
     made_now = make_database("template0")
     migrate(made_now)
     with psycopg.connect(made_now) as fresh:
-        assert connection.execute(SHAPE).fetchall() == fresh.execute(SHAPE).fetchall()
+        assert shape(connection) == shape(fresh)
 
 
+@pytest.mark.timeout(300)
 def test_a_migration_waits_its_turn_and_traffic_goes_on(
     empty_dsn: str, connection: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
