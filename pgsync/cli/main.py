@@ -24,7 +24,7 @@ from pgsync.cli.locks import locks
 from pgsync.cli.maintenance import maintenance
 from pgsync.cli.modules import templates
 from pgsync.cli.operations import operations
-from pgsync.cli.overview import workers
+from pgsync.cli.overview import audit, workers
 from pgsync.cli.queues import queues
 from pgsync.cli.schedules import schedules
 from pgsync.cli.schema import doctor, migrate
@@ -93,6 +93,7 @@ _SECTIONS: Mapping[str, tuple[click.Command, ...]] = {
         operations,
         workers,
         maintenance,
+        audit,
     ),
     "Modules": (templates, campaigns, contacts),
 }
