@@ -245,6 +245,16 @@ VALUES ('kernel', 27, 'job_notes', 'f334056d0b8a5645ed19527207f220bdbedd9636c9ef
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 28) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0028_lock_contention.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 28, 'lock_contention', '8ac67c7ce9e0d0844414c47cefdf986f1cd2fd256725a675e95b820dbbd693ba');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -286,13 +296,14 @@ BEGIN;
 \ir api/6_schedules_declared.sql
 \ir api/6_schedules_fire.sql
 \ir api/7_operations.sql
+\ir api/8_contention.sql
 \ir api/8_horizon.sql
 \ir api/8_statistics.sql
 \ir api/9_maintenance.sql
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '1a89186dc01fcfeb50a722aeea9b83ae44b838f422da505ff7a95b3ec2eb2352')
+VALUES ('api', 0, '0.1.0', '4266f5e4ddf52bbf5668d4c5a1f847d61f445abd7280f9d5924ec51a583680a5')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

@@ -150,6 +150,13 @@ def _listing(name: str, **more: Any) -> Reader:
     return read_rows
 
 
+async def _locks(read: Read, request: Request) -> dict[str, Any]:
+    return {
+        **await _listing("locks")(read, request),
+        "contention": await read_panel(read, "contention"),
+    }
+
+
 async def _limits(read: Read, request: Request) -> dict[str, Any]:
     return {
         **await _listing("limits")(read, request),
@@ -169,7 +176,7 @@ PAGES = (
     _list_page("queues", "q", most=MOST_COUNTED),
     Page("jobs", "/jobs", "Jobs", _jobs, "j"),
     _list_page("operations", "p"),
-    _list_page("locks", "l"),
+    Page("locks", "/locks", PANELS["locks"].title, _locks, "l"),
     Page("limits", "/limits", PANELS["limits"].title, _limits, "r"),
     _list_page("schedules", "s"),
     _list_page("workers", "w"),

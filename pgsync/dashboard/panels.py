@@ -112,6 +112,29 @@ _ALL = (
         " FROM pgsync.locks AS l ORDER BY l.waiting DESC, l.acquired_at LIMIT 100",
     ),
     Panel(
+        "contention",
+        "Contention of locks",
+        "Locks that were waited for in the past day, those first for which the longest.",
+        "name:text waited:seconds most_waiting:integer last_seen_at:moment holder:text?"
+        " waiter:text? hours:integers",
+        """
+        WITH past AS (
+            SELECT c.* FROM pgsync.lock_contention AS c
+            WHERE c.hour > pgsync.clock() - interval '1 day'
+        )
+        SELECT p.name, sum(p.waited) AS waited, max(p.most_waiting) AS most_waiting,
+               max(p.last_seen_at) AS last_seen_at,
+               (array_agg(p.holder ORDER BY p.hour DESC))[1] AS holder,
+               (array_agg(p.waiter ORDER BY p.hour DESC))[1] AS waiter,
+               ARRAY(SELECT coalesce(extract(epoch FROM o.waited), 0)::bigint
+                     FROM generate_series(0, 23) AS n
+                     LEFT JOIN past AS o ON o.name = p.name AND o.hour
+                         = date_trunc('hour', pgsync.clock(), 'UTC') - (23 - n) * interval '1 hour'
+                     ORDER BY n) AS hours
+        FROM past AS p GROUP BY p.name ORDER BY waited DESC, p.name LIMIT 20
+        """,
+    ),
+    Panel(
         "limits",
         "Rate limits",
         "Limits in use, penalties and the fullest first.",

@@ -21,6 +21,7 @@ LANGUAGE sql IMMUTABLE AS $$
     ('remove ended windows of the library limits', 'slow', interval '10 s', interval '0.1 s',
      'SELECT pgsync.prune_limits_storage()'),
     ('count throughput', 'slow', interval '20 s', NULL, 'SELECT pgsync.count_throughput()'),
+    ('note contention of locks', 'slow', interval '5 s', NULL, 'SELECT pgsync.note_lock_contention()'),
     ('snapshot queues', 'slow', interval '1 min', NULL, 'SELECT pgsync.snapshot_queues()'),
     ('check all dependencies', 'slow', interval '1 min', NULL, 'SELECT pgsync.settle_dependencies(true)'),
     ('remove wrong floors', 'slow', interval '1 min', NULL, 'SELECT pgsync.check_floors()'),

@@ -81,7 +81,7 @@ LANGUAGE sql IMMUTABLE AS $$
         create_roles grant_roles
         discard_job pause_queue prune_unique_keys replace_args resume_queue
         retry_job
-        end_holder_and_guards force_unlock prune_fences
+        end_holder_and_guards force_unlock note_lock_contention prune_fences
         change_schedule pause_schedule prune_schedule_fires resume_schedule run_schedule
         prune_audit
         prune_limits_storage prune_rate_limits set_limit unset_limit

@@ -75,6 +75,20 @@ def test_the_overview_tells_what_needs_a_person(
     assert "template_sync:connection:7" in browser.get("/operations").text
 
 
+def test_locks_tell_who_was_waited_for(browser: Browser, database: Any) -> None:
+    assert "Contention" not in browser.get("/locks").text
+    database.execute(
+        "INSERT INTO pgsync.lock_contention_hour VALUES"
+        " (date_trunc('hour', now(), 'UTC'), 'report', '90 s', 3, now(), 'ada', %s)",
+        [HOSTILE],
+    )
+    page = browser.get("/locks").text
+    assert "1 min 30 s" in page
+    assert "&lt;script&gt;alert(1)" in page
+    (row,) = browser.get("/api/contention").json()
+    assert (row["name"], row["waited"], row["hours"]) == ("report", 90, [0] * 23 + [90])
+
+
 def test_a_schedule_tells_its_rhythm_and_what_became_of_its_fires(
     browser: Browser, sync: Coordinator, database: Any
 ) -> None:

@@ -160,3 +160,28 @@ def test_the_command_line_lists_shows_asks_and_releases(
         waited_for.check()
     actions = database.execute("SELECT action, actor FROM pgsync.audit ORDER BY at").fetchall()
     assert actions == [("lock.asked", "ops"), ("lock.forced", "ops")]
+
+
+@pytest.mark.core
+def test_contention_is_noted_by_the_hour_and_forgotten_in_time(
+    waited_for: Any, database: psycopg.Connection[Any]
+) -> None:
+    def noted() -> Any:
+        # Waiters wait in slices, so that one look may see fewer.
+        database.execute("SELECT pgsync.note_lock_contention()")
+        return database.execute(
+            "SELECT c.name, c.holder, c.waiter, c.waited, c.hour FROM pgsync.lock_contention AS c"
+            " WHERE c.most_waiting = 2"
+        ).fetchone()
+
+    name, holder, waiter, waited, hour = eventually(noted)
+    assert (name, holder) == ("report", "the holder")
+    assert waiter in ("first", "second")
+    assert waited.total_seconds() % 5 == 0
+    assert (hour.minute, hour.second) == (0, 0)
+    waited_for.release()
+    database.execute("UPDATE pgsync.lock_contention_hour SET hour = hour - interval '8 days'")
+    database.execute("SELECT pgsync.note_lock_contention()")
+    assert database.execute(
+        "SELECT count(*) FROM pgsync.lock_contention WHERE hour < now() - interval '7 days'"
+    ).fetchone() == (0,)
