@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from pgsync.dashboard.exact import read_exact, write_exact
 from pgsync.dashboard.masking import HIDDEN, masked_value, unmasked
+from pgsync.dashboard.queue_page import read_queue_names
 from pgsync.dashboard.reading import Read
 from pgsync.queues import STATES
 
@@ -22,10 +23,6 @@ _FIND = """
 SELECT j.id, j.task, j.queue, j.state, j.args, j.args::text AS args_text, j.priority, j.run_at
 FROM pgsync.all_jobs AS j WHERE j.id = %(id)s::bigint
 """
-_QUEUES = """
-SELECT q.name FROM pgsync.queue AS q UNION SELECT d.queue FROM pgsync.queue_depth AS d
-WHERE d.at = (SELECT max(l.at) FROM pgsync.queue_depth AS l) ORDER BY 1 LIMIT 200
-"""
 
 
 async def read_new_job(read: Read, request: Request) -> dict[str, Any]:
@@ -35,7 +32,11 @@ async def read_new_job(read: Read, request: Request) -> dict[str, Any]:
     if like.isdecimal() and len(like) <= 18 and (job := await _find(read, like)):
         fields |= {"task": job["task"], "queue": job["queue"], "priority": str(job["priority"])}
         fields["args"] = write_exact(masked_value(job["args"]), indent=2)
-    return {"fields": {**fields, "run_at": ""}, "wrong": None, "queues": await read.rows(_QUEUES)}
+    return {
+        "fields": {**fields, "run_at": ""},
+        "wrong": None,
+        "queues": await read_queue_names(read),
+    }
 
 
 async def read_edit_job(read: Read, request: Request) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class AddJob:
 
     async def show(self, read: Read, _form: FormData, /) -> dict[str, Any]:
         """What the page needs besides the fields, to show the form once more."""
-        return {"queues": await read.rows(_QUEUES)}
+        return {"queues": await read_queue_names(read)}
 
 
 class EditJob:

@@ -15,7 +15,7 @@ from pgsync.dashboard.job_forms import read_edit_job, read_new_job
 from pgsync.dashboard.job_page import ACTS_ON, read_job
 from pgsync.dashboard.overview_page import read_overview
 from pgsync.dashboard.panels import PANELS, read_panel
-from pgsync.dashboard.queue_page import read_queue
+from pgsync.dashboard.queue_page import read_queue, read_queue_names
 from pgsync.dashboard.reading import MOST_COUNTED, Read
 from pgsync.dashboard.schedule_page import read_schedule
 from pgsync.queues import STATES
@@ -83,10 +83,7 @@ async def _jobs(read: Read, request: Request) -> dict[str, Any]:
         "more": more or len(shown) == _A_PAGE,
         "next_before": shown[-1] if more else found["next_before"],
         "looked_at_all": found["looked_at_all"],
-        "queue_names": await read.rows(
-            "SELECT q.name FROM pgsync.queue AS q UNION SELECT d.queue FROM pgsync.queue_depth AS d"
-            " WHERE d.at = (SELECT max(l.at) FROM pgsync.queue_depth AS l) ORDER BY 1 LIMIT 200"
-        ),
+        "queue_names": await read_queue_names(read),
     }
 
 

@@ -11,7 +11,7 @@ from pgsync.dashboard.panels import read_panel
 from pgsync.dashboard.past_hour import read_minutes
 from pgsync.dashboard.reading import MOST_COUNTED, Read
 
-__all__ = ["read_queue"]
+__all__ = ["read_queue", "read_queue_names"]
 
 
 async def read_queue(read: Read, request: Request) -> dict[str, Any]:
@@ -34,6 +34,14 @@ async def read_queue(read: Read, request: Request) -> dict[str, Any]:
         "tasks": await read.rows(_TASKS, given),
         "running": await read.rows(_RUNNING, given),
     }
+
+
+async def read_queue_names(read: Read) -> list[dict[str, Any]]:
+    """The names to propose where one is asked for."""
+    return await read.rows(
+        "SELECT q.name FROM pgsync.queue AS q UNION SELECT d.queue FROM pgsync.queue_depth AS d"
+        " WHERE d.at = (SELECT max(l.at) FROM pgsync.queue_depth AS l) ORDER BY 1 LIMIT 200"
+    )
 
 
 # Five minutes a point, over six hours.

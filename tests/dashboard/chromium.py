@@ -57,4 +57,4 @@ def opened(browser: Browser, *, dark: bool = False, width: int = 1280) -> Iterat
         yield page
     finally:
         context.close()
-    assert errors == []
+    assert errors == [], errors

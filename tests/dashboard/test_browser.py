@@ -82,7 +82,7 @@ def test_pages_to_look_at(
 ) -> None:
     with busy_site(sync, database), opened(started, dark=dark, width=width) as page:
         sign_in(page, url)
-        for path in ("", "jobs", "queues", "jobs/confirm?action=discard&queue=mail"):
+        for path in ("", "jobs", "jobs/1", "jobs/1/edit", "queues", "queues/one?name=mail"):
             page.goto(f"{url}/{path}")
             photograph(
                 page, f"{'dark' if dark else 'narrow'}-{path.partition('?')[0] or 'overview'}"

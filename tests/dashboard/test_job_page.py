@@ -170,3 +170,14 @@ def test_numbers_and_nesting_that_python_cannot_read_are_shown(
     assert "nested too deeply" in browser.get(f"/jobs/{nested}").text
     for path in ("/jobs", f"/jobs/{number}/edit", "/api/jobs", "/"):
         assert browser.get(path).status_code == 200
+
+
+def test_progress_without_a_total_is_shown_too(browser: Browser, database: Any) -> None:
+    job = enqueue(database, "send")[0]
+    register = "SELECT pgsync.register_worker('w', 'h', 1, '0', '{default}', 1)"
+    worker = database.execute(register).fetchone()[0]
+    database.execute("SELECT pgsync.claim_jobs(%s, '{default}', 1)", [worker])
+    tell = """SELECT pgsync.report_progress(%s, ARRAY[%s], '{1}', ARRAY['{"done": 1234}'::jsonb])"""
+    database.execute(tell, [worker, job])
+    for path in (f"/jobs/{job}", "/queues/one?name=default"):
+        assert "1,234" in browser.get(path).text

@@ -99,6 +99,7 @@ def test_an_edit_waits_for_a_claim_and_then_is_too_late(dsn: str, database: Any)
         other.commit()
         editing.join(30)
     assert answers == [(False, "running")]
+    assert database.execute("SELECT count(*) FROM pgsync.audit").fetchone() == (0,)
 
 
 def test_a_job_that_waits_for_others_has_no_time_to_set(database: Any) -> None:
