@@ -90,6 +90,8 @@ class WorkerOptions(TypedDict, total=False):
 class _CoordinatorFace:
     """What both faces share: the server, the locks' keeper, and what was declared."""
 
+    _awaits = False
+
     def __init__(self, dsn: str | None, direct_dsn: str | None, app: str | None) -> None:
         self.dsn, self.direct_dsn, self._server = _find_server(dsn, direct_dsn)
         self.app = app
@@ -97,7 +99,7 @@ class _CoordinatorFace:
         self.schedules: dict[str, ScheduleDeclaration] = {}
         self.operations: dict[str, Any] = {}
         """The operations that were declared on it, by name."""
-        self._failures = FailureCallbacks(awaits=isinstance(self, AsyncCoordinator))
+        self._failures = FailureCallbacks(awaits=self._awaits)
         self._checked = False
         self._checking = threading.Lock()
         self._keeper = LockKeeper(self.direct_dsn, self._check)
@@ -384,6 +386,8 @@ class AsyncCoordinator(
     _CoordinatorFace, AsyncLocks, AsyncLimits, AsyncQueues, AsyncSchedules, AsyncBlock
 ):
     """As :class:`Coordinator`, for asyncio; it belongs to the event loop that first uses it."""
+
+    _awaits = True
 
     def __init__(
         self,

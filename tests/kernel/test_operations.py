@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -206,7 +207,10 @@ def test_a_run_whose_process_died_is_abandoned_by_the_next(face: Any, database: 
     database.execute(
         "SELECT pgsync.begin_operation('template_sync', %s, '{}', 'gone', NULL, %s, 1)", [KEY, KEY]
     )
+    database.execute("LISTEN pgsync_operations")
     declare(face, lambda op, connection_id: None)(connection_id=7)
+    (told,) = database.notifies(timeout=30, stop_after=1)
+    assert json.loads(told.payload)["state"] == "abandoned"
     assert [row[0] for row in history(database)] == ["abandoned", "completed"]
     assert events(database) == ["running", "abandoned", "running", "completed"]
 
