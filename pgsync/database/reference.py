@@ -47,7 +47,8 @@ those with a default may be left out. A function with several columns in its ans
 them: `SELECT acquired, token FROM pgsync.try_lock('report', '5 minutes', 'me')`.
 
 Durations are intervals and times are `timestamptz`. Bad arguments raise `22023`
-(invalid_parameter_value). pgsync's own errors are
+(invalid_parameter_value). Where the [roles](security.md#roles) are in use, a function may be called
+by the role that stands with it, and by those above. pgsync's own errors are
 
 | SQLSTATE | raised by | means |
 |---|---|---|
@@ -63,6 +64,7 @@ This page is written by `python -m pgsync.database.reference`, from the comments
 
 _FUNCTIONS: LiteralString = r"""
 SELECT p.proname AS name, c.comment,
+       (SELECT r.role FROM pgsync.function_roles() AS r WHERE r.function = p.proname) AS role,
        ARRAY(SELECT concat_ws(' ', p.proargnames[a.n], format_type(a.type, NULL),
                               'DEFAULT ' || d.value)
              FROM unnest(coalesce(p.proallargtypes, p.proargtypes)) WITH ORDINALITY AS a (type, n)
@@ -97,15 +99,16 @@ ORDER BY c.relname COLLATE "C"
 class _Function:
     name: str
     comment: str
+    role: str
     columns: list[str]
     answer: list[str]
 
     def text(self) -> str:
-        """Its heading, signature and comment."""
+        """Its heading, signature, comment and role."""
         signature = (
             f"    {self.name}({_block(self.columns)})\n    returns{_block(self.answer, ' ')}\n"
         )
-        return f"### {self.name}()\n\n{signature}\n{self.comment}\n"
+        return f"### {self.name}()\n\n{signature}\n{self.comment} Role: `{self.role}`.\n"
 
 
 @dataclass(frozen=True, slots=True)
