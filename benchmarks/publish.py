@@ -35,7 +35,7 @@ def main(file: Path) -> None:
 
 def publish(measured: Mapping[str, Any], docs: Path) -> None:
     """Write the page, its pictures and the figures; pictures of other runs are removed."""
-    for old in (docs / _PICTURES).glob(file_name("*")):
+    for old in (docs / _PICTURES).glob("bench-*.svg"):
         old.unlink()
     for path, text in pages(measured).items():
         (docs / path).parent.mkdir(exist_ok=True)

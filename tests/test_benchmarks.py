@@ -22,8 +22,9 @@ from benchmarks.claims import CLAIMS, verdicts
 from benchmarks.contended import contend
 from benchmarks.frame import Contender, Pace, Run, compare, latencies
 from benchmarks.limits import fill, summary
+from benchmarks.machine import machine
 from benchmarks.peers import LIMIT_PEERS, LOCK_PEERS, found_peers
-from benchmarks.publish import DOCS, pages
+from benchmarks.publish import DOCS, pages, publish
 from benchmarks.redis_server import find_redis, redis_server
 
 _ROOT = Path(__file__).parents[1]
@@ -195,6 +196,20 @@ def test_a_chart_has_a_bar_for_each_contender() -> None:
         if bar.get("class") != "page"
     ]
     assert [bar / bars[0] for bar in bars] == pytest.approx([1, 0.4, 0.1], abs=0.001)
+
+
+def test_pictures_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    measured = {
+        "machine": machine(),
+        "postgresql": {"version": "18.1", "fsync": "on"},
+        "redis": None,
+        "missing": [],
+        "pace": {"rounds": 3, "share": 1.0, "full": False},
+    }
+    for title in ("enqueue in bulk", "enqueue & drain"):
+        publish({**measured, "comparisons": [_comparison(title, *_BULK[1:])]}, tmp_path)
+    assert [path.name for path in tmp_path.glob("images/*")] == ["bench-enqueue-drain.svg"]
+    assert "images/bench-enqueue-drain.svg" in (tmp_path / "performance.md").read_text()
 
 
 def test_what_is_published_is_of_the_figures() -> None:
