@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import psycopg
+
 from pgsync.database.calls import Call
 from pgsync.database.combining import AsyncCombiner, Combiner, Party
 from pgsync.database.forks import renew_after_fork
@@ -179,7 +181,7 @@ class LimitExchange(_ExchangeFace):
         for call in _returns(self.leases):
             try:
                 self.run(call)
-            except PgsyncError:
+            except (psycopg.Error, PgsyncError):
                 break  # They expire with their windows.
         self._closed = True
         while self._free:
@@ -252,7 +254,7 @@ class AsyncLimitExchange(_ExchangeFace):
         for call in _returns(self.leases):
             try:
                 await self.run(call)
-            except PgsyncError:
+            except (psycopg.Error, PgsyncError):
                 break
         self._closed = True
         while self._free:

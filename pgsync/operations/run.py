@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import psycopg
+
 from pgsync.database.calls import Invoke, Steps
 from pgsync.database.drive import drive, drive_async
 from pgsync.database.json import to_json
@@ -203,7 +205,7 @@ def perform_plan(
             ending = _ending(error)
             try:
                 yield from _finish(state, ending, None, error_text(error))
-            except PgsyncError as fault:
+            except (psycopg.Error, PgsyncError) as fault:
                 # What went wrong in the handler is what the caller has to hear of.
                 logger.warning(
                     "the end of operation %s is not recorded: %s",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgsync import Coordinator
+from pgsync import Coordinator, Limit, PgsyncError
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.faults
@@ -81,3 +81,28 @@ def test_an_election_goes_on_when_the_server_has_room_again(
         assert not election.is_leader
     assert election.wait(60)
     election.stop()
+
+
+def test_what_went_wrong_in_an_operation_is_told_where_its_end_cannot_be_recorded(
+    sync: Coordinator, database: psycopg.Connection[Any]
+) -> None:
+    with ExitStack() as stack:
+
+        def fail(op: Any) -> None:
+            stack.enter_context(shortage(database, "UPDATE", "operation_run", _DISK))
+            raise ValueError("the handler's own")
+
+        operation = sync.operation("refresh", lock="refresh", ttl=30)(fail)
+        with pytest.raises(ValueError, match="the handler's own"):
+            operation()
+
+
+def test_a_coordinator_closes_where_its_leases_cannot_be_given_back(
+    face: Any, database: psycopg.Connection[Any]
+) -> None:
+    calls = face.limiter("calls", Limit(100, per=3600), lease=10)
+    assert calls.hit("a").allowed
+    with shortage(database, "UPDATE", "rate_limit_counter", _DISK):
+        face.close()
+    with pytest.raises(PgsyncError, match="closed"):
+        calls.hit("b")
