@@ -8,8 +8,8 @@ from datetime import UTC
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from pgsync.dashboard.masking import is_secret
 from pgsync.errors import InvalidArgument
+from pgsync.masking import is_secret
 from pgsync.queues import STATES
 from pgsync.queues.finding import key_and_value, moment_or_age
 

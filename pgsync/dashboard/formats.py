@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from pgsync.dashboard.exact import write_exact
-from pgsync.dashboard.masking import masked_text, masked_value
+from pgsync.masking import masked_text, masked_value
 from pgsync.queues.carried import without_carried
 
 __all__ = ["FILTERS", "json_value"]

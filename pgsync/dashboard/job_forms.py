@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pgsync.dashboard.exact import read_exact, write_exact
-from pgsync.dashboard.masking import HIDDEN, masked_value, unmasked
 from pgsync.dashboard.queue_page import read_queue_names
 from pgsync.dashboard.reading import Read
+from pgsync.masking import HIDDEN, masked_value, unmasked
 from pgsync.queues import STATES
 
 __all__ = ["AddJob", "EditJob", "read_edit_job", "read_new_job"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgsync.dashboard.exact import write_exact
-from pgsync.dashboard.masking import HIDDEN, masked_value
+from pgsync.masking import HIDDEN, masked_value
 
 __all__ = ["Node", "tree_of"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, LiteralString
@@ -50,7 +51,7 @@ def connection_parameters(dsn: str, application_name: str = "pgsync") -> dict[st
         raise InvalidArgument("the database's DSN is not Unicode text") from None
     except psycopg.ProgrammingError as error:
         raise InvalidArgument(
-            f"the database's DSN cannot be read ({str(error).strip()}); "
+            f"the database's DSN cannot be read ({_without_quotations(str(error).strip())}); "
             "give one like postgresql://user@host:5432/name"
         ) from None
     return {**_DEFAULTS, "application_name": application_name, **given}
@@ -170,6 +171,13 @@ _PLACE: LiteralString = (
 _SECRETS = {
     option.keyword.decode() for option in pq.Conninfo.get_defaults() if option.dispchar == b"*"
 } | {"password", "sslpassword"}
+
+
+def _without_quotations(reason: str) -> str:
+    """What libpq says of a DSN without what it quotes: all of it, or a word of a password."""
+    if reason.startswith("invalid connection option"):  # That is a name.
+        return reason
+    return re.sub(r'".{2,}"', '"..."', reason, flags=re.DOTALL)
 
 
 def _without_secrets(text: str, parameters: dict[str, Any]) -> str:

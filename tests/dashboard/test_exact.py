@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgsync.dashboard.exact import Number, read_exact, write_exact
-from pgsync.dashboard.masking import HIDDEN, masked_value, unmasked
+from pgsync.masking import HIDDEN, masked_value, unmasked
 
 NUMBERS = st.decimals(allow_nan=False, allow_infinity=False, places=40) | st.integers()
 VALUES = st.recursive(

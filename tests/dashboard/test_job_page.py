@@ -11,9 +11,9 @@ from hypothesis import given
 from pgsync import Coordinator, ReleaseJob, current_job
 from pgsync.dashboard.exact import read_exact
 from pgsync.dashboard.graph import graph_of
-from pgsync.dashboard.masking import HIDDEN
 from pgsync.dashboard.timeline import timeline
 from pgsync.dashboard.tree import Node, tree_of
+from pgsync.masking import HIDDEN
 from tests.dashboard.conftest import Browser
 from tests.dashboard.test_exact import VALUES, as_json
 from tests.dashboard.test_pages import HOSTILE, enqueue

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgsync.dashboard.formats import json_value
-from pgsync.dashboard.masking import HIDDEN, is_secret, masked_text, masked_value
+from pgsync.masking import HIDDEN, is_secret, masked_text, masked_value
 
 SECRET_KEYS = st.sampled_from(
     [
