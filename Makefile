@@ -8,7 +8,7 @@ TESTS ?=
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 OLDEST_POSTGRES ?= /usr/lib/postgresql/15/bin
 
-.PHONY: demo test test-oldest lint format written docs bench performance install clean
+.PHONY: demo test test-oldest lint format written docs bench performance install clean audit
 
 demo: $(VENV)/.installed
 	@$(BIN)/pgsync demo $(ARGS)
@@ -56,6 +56,11 @@ performance: $(VENV)/.installed-bench
 	mkdir -p build
 	$(BIN)/python -m benchmarks --full --rounds 5 --json > build/performance.json
 	$(BIN)/python -m benchmarks.publish build/performance.json
+
+# Known holes in what is installed. Asks the index's service: not part of the tests.
+audit: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 install: $(VENV)/.installed
 
