@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -186,7 +187,8 @@ class _Dashboard:
         """The page of a form that was refused, with all that was typed and why."""
         async with reading(self._database) as read:
             context = await action.show(read, form)
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        texts = {name: value for name, value in form.items() if isinstance(value, str)}
+        fields = defaultdict(str, texts)  # what was not sent is shown empty
         page = next(page for page in PAGES if page.name == action.again)
         return self._templates.response(
             request,

@@ -31,10 +31,14 @@ class Browser:
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.session.get(f"{self.url}{path}", timeout=10, **options)
 
-    def act(self, subject: str, action: str, **fields: Any) -> requests.Response:
+    def form_token(self) -> str:
+        """What each form of the session's pages carries."""
         found = re.search(r'name="form_token" value="(\w+)"', self.get("/audit").text)
         assert found
-        data = {"form_token": found[1], "back": f"/{subject}", **fields}
+        return found[1]
+
+    def act(self, subject: str, action: str, **fields: Any) -> requests.Response:
+        data = {"form_token": self.form_token(), "back": f"/{subject}", **fields}
         return self.session.post(f"{self.url}/do/{subject}/{action}", data=data, timeout=20)
 
 
