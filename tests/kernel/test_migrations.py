@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -128,7 +128,7 @@ def test_a_missing_or_older_schema_is_refused(empty_dsn: str, dsn: str, database
 @pytest.fixture
 def role(server_dsn: str, empty_dsn: str) -> Iterator[str]:
     """A role that may nothing but connect; the test's empty database is closed to others."""
-    name = f"plain_{re.sub('[^0-9a-f]', '', empty_dsn)[-12:]}"
+    name = f"plain_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(empty_dsn, autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'plain'")
         yield name
