@@ -11,11 +11,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Access", "SecurityHeaders", "Session"]
+__all__ = ["Access", "BoundedBody", "SecurityHeaders", "Session"]
 
 _COOKIE = "pgsync_session"
 _SECONDS = 12 * 3600
@@ -120,6 +121,34 @@ def _signing_key(token: bytes) -> bytes:
     # Slow (some 50 ms), so that who got hold of a cookie cannot try out tokens with it. The number
     # changes with what is signed.
     return hashlib.scrypt(token, salt=b"pgsync dashboard 1", n=2**14, r=8, p=1, dklen=32)
+
+
+class BoundedBody:
+    """Refuses a request with a body of over 4 MiB: forms are read into memory.
+
+    Starlette bounds each field and how many there are, but not all together.
+    """
+
+    _MOST_BYTES = 4 << 20
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, self._counting(receive), send)
+
+    def _counting(self, receive: Receive) -> Receive:
+        size = 0
+
+        async def count() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._MOST_BYTES:
+                raise HTTPException(413, "a form must have at most 4 MiB")
+            return message
+
+        return count
 
 
 class SecurityHeaders:

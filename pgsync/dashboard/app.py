@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 
 from pgsync.coordinator import AsyncCoordinator
 from pgsync.daemon.metrics import CONTENT_TYPE, check_metrics, read_metrics, render_metrics
-from pgsync.dashboard.access import Access, SecurityHeaders, Session
+from pgsync.dashboard.access import Access, BoundedBody, SecurityHeaders, Session
 from pgsync.dashboard.actions import ACTIONS, Again, perform
 from pgsync.dashboard.api import ENDPOINTS, Endpoint, read_rows
 from pgsync.dashboard.indicator import indicator_tag, read_indicator
@@ -78,7 +78,7 @@ def create_app(sync: AsyncCoordinator, token: str, read_token: str | None = None
             *(Route(_route(each), dashboard.answer(each)) for each in ENDPOINTS),
             Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
         ],
-        middleware=[Middleware(SecurityHeaders)],
+        middleware=[Middleware(SecurityHeaders), Middleware(BoundedBody)],
         exception_handlers={
             HTTPException: dashboard.refused,
             PgsyncError: dashboard.refused,

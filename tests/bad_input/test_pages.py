@@ -113,3 +113,13 @@ def test_an_action_bears_any_form(
 def test_a_number_in_a_path_that_is_none_is_not_found(browser: Browser, number: str) -> None:
     for path in ("/jobs/{}", "/jobs/{}/edit", "/operations/{}"):
         assert browser.get(path.format(number)).status_code in (400, 404)
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/do/queues/pause"])
+def test_a_form_of_many_megabytes_is_refused_in_the_middle(browser: Browser, path: str) -> None:
+    form = {f"field{number}": "t" * 900_000 for number in range(8)}
+    answer = browser.session.post(
+        f"{browser.url}{path}", data=form, timeout=30, allow_redirects=False
+    )
+    assert answer.status_code == 413
+    assert browser.get("/queues").status_code == 200

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-
-from pgsync.errors import InvalidArgument
 
 __all__ = ["Consent", "ConsentChange", "opt_in", "opt_out", "read_consent"]
 
@@ -106,12 +103,5 @@ def opt_in(
         InvalidArgument: if the source or the evidence is blank.
     """
     given = {"source": source, "evidence": evidence, "at": at}
-    try:
-        row = session.execute(
-            _OPT_IN, {"workspace_id": workspace_id, "phone": phone, **given}
-        ).one()
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != "22023":
-            raise
-        raise InvalidArgument(str(error.orig).splitlines()[0]) from None
+    row = session.execute(_OPT_IN, {"workspace_id": workspace_id, "phone": phone, **given}).one()
     return ConsentChange(*row)

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-
-from pgsync.errors import InvalidArgument
 
 __all__ = ["join_contacts"]
 
@@ -28,10 +25,5 @@ def join_contacts(
         InvalidArgument: if they are not different contacts of the workspace.
     """
     given = {"kept": [keep] * len(others), "merged": list(others), "actor": actor}
-    try:
-        row = session.execute(_MERGE, {"workspace_id": workspace_id, **given}).one()
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != "22023":
-            raise
-        raise InvalidArgument(str(error.orig).splitlines()[0]) from None
+    row = session.execute(_MERGE, {"workspace_id": workspace_id, **given}).one()
     return dict(row._mapping)
