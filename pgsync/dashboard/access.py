@@ -126,7 +126,7 @@ def _signing_key(token: bytes) -> bytes:
 class BoundedBody:
     """Refuses a request with a body of over 4 MiB: forms are read into memory.
 
-    Starlette bounds each field and how many there are, but not all together.
+    Starlette before 1.5 bounds no part of those that browsers send.
     """
 
     _MOST_BYTES = 4 << 20
