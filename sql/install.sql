@@ -255,6 +255,16 @@ VALUES ('kernel', 28, 'lock_contention', '8ac67c7ce9e0d0844414c47cefdf986f1cd2fd
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 29) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0029_deaf_workers.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 29, 'deaf_workers', '9d97fe36071df22bbeffcf9289079b54c079eb46d6e4116df1dd2fbc34e3bce4');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -303,7 +313,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '4266f5e4ddf52bbf5668d4c5a1f847d61f445abd7280f9d5924ec51a583680a5')
+VALUES ('api', 0, '0.1.0', '282116a7577c57312b04a5d5f0e7b45f2dd205e6498c085e9e733d3353b05499')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

@@ -25,7 +25,7 @@ from pgsync.database.listener import listen
 from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError, UnknownTask
 from pgsync.locks import default_owner
 from pgsync.queues import CancelJob, Job, JobContext, TaskDeclaration, TaskRegistry
-from pgsync.queues.work import claim_jobs, give_back_jobs, heartbeat, worker_stops
+from pgsync.queues.work import claim_jobs, give_back_jobs, heartbeat, worker_hears, worker_stops
 
 __all__ = ["Worker", "WorkerReport"]
 
@@ -68,6 +68,7 @@ class Worker:
         self._next: deque[Attempt] = deque()
         # The worker of whom the database says that it waits for notifications.
         self._waits_as: int | None = None
+        self._deaf_as: int | None = None
         self._ahead = 0
         self._stopping = asyncio.Event()
         self._told_handlers = threading.Event()
@@ -327,6 +328,14 @@ class Worker:
         else:
             self._signals.heard(word)
 
+    async def _say_hears(self) -> None:
+        """Tell who looks, once, that it only polls, and when it hears again."""
+        worker = self._link.worker
+        deaf_as = None if self._listening else worker
+        if deaf_as != self._deaf_as:
+            await self._link.run(worker_hears(worker, hears=self._listening))
+            self._deaf_as = deaf_as
+
     async def _beat(self) -> None:
         while True:
             with suppress(TimeoutError):
@@ -339,6 +348,7 @@ class Worker:
             known, cancelled = await self._link.run(heartbeat(worker, idle=self._waits))
             if not known and worker == self._link.worker:
                 await self._link.register_again()
+            await self._say_hears()
             for job_id in cancelled:
                 attempt = self._attempts.get(job_id)
                 # Once: a second one would interrupt its clean-up.

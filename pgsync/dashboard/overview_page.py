@@ -77,6 +77,10 @@ SELECT * FROM (
     SELECT 'silent worker', w.name || ' on ' || w.host, pgsync.clock() - w.seen_at, 'workers', ''
     FROM pgsync.worker AS w WHERE w.seen_at < pgsync.clock() - interval '60 seconds'
     UNION ALL
+    SELECT 'deaf worker', w.name || ' on ' || w.host || ' hears of no new jobs, and polls',
+           pgsync.clock() - w.deaf_since, 'workers', ''
+    FROM pgsync.worker AS w WHERE w.deaf_since IS NOT NULL
+    UNION ALL
     SELECT 'paused queue', q.name || ', by ' || q.paused_by, pgsync.clock() - q.paused_at,
            'queues', ''
     FROM pgsync.queue AS q WHERE q.paused_at IS NOT NULL

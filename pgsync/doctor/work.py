@@ -98,6 +98,18 @@ WORK = (
         well="none is silent",
     ),
     asking(
+        "deaf workers",
+        """
+        SELECT 'warning', 'worker ' || w.id || ' (' || w.name || ' on ' || w.host
+                   || ') has heard of no new job for '
+                   || date_trunc('second', pgsync.clock() - w.deaf_since)
+                   || ', and finds them by polling',
+               'see why its session cannot LISTEN: too many connections, a pooler, or a firewall'
+        FROM pgsync.worker AS w WHERE w.deaf_since IS NOT NULL ORDER BY w.deaf_since
+        """,
+        well="notifications reach each",
+    ),
+    asking(
         "queues without workers",
         """
         WITH RECURSIVE ready AS (

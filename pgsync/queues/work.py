@@ -34,6 +34,7 @@ __all__ = [
     "stop_job",
     "take_discards",
     "unregister_worker",
+    "worker_hears",
     "worker_stops",
 ]
 
@@ -76,6 +77,15 @@ def change_worker(worker: int, queues: Sequence[str], concurrency: int) -> Call[
 def worker_stops(worker: int) -> Call[bool]:
     """Note that a worker claims no more, and ends when what runs has ended."""
     return Call("SELECT pgsync.worker_stops(%(worker)s)", {"worker": worker}, scalar)
+
+
+def worker_hears(worker: int, *, hears: bool) -> Call[bool]:
+    """Note whether notifications of new jobs reach a worker."""
+    return Call(
+        "SELECT pgsync.worker_hears(%(worker)s, %(hears)s)",
+        {"worker": worker, "hears": hears},
+        scalar,
+    )
 
 
 def unregister_worker(worker: int) -> Call[int]:

@@ -66,6 +66,19 @@ $$;
 COMMENT ON FUNCTION pgsync.worker_stops(bigint) IS
     'Notes that a worker claims no more and ends when its jobs have; false where it is unknown.';
 
+CREATE OR REPLACE FUNCTION pgsync.worker_hears(worker bigint, hears boolean) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE pgsync.worker AS w
+    SET deaf_since = CASE WHEN hears THEN NULL ELSE coalesce(w.deaf_since, pgsync.clock()) END
+    WHERE w.id = worker_hears.worker;
+    RETURN FOUND;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.worker_hears(bigint, boolean) IS
+    'Notes whether notifications of new jobs reach a worker; one that does not say is taken to hear. False where there is no such worker.';
+
 CREATE OR REPLACE FUNCTION pgsync.worker_heartbeat(
     worker bigint, idle boolean, OUT known boolean, OUT cancelled bigint[]
 )

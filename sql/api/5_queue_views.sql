@@ -95,7 +95,7 @@ CREATE OR REPLACE VIEW pgsync.workers AS
 SELECT w.id, w.name, w.host, w.pid, w.version, w.queues, w.concurrency,
        CASE WHEN w.stopping_at IS NOT NULL THEN 'stopping' WHEN r.running > 0 THEN 'busy' ELSE 'idle' END AS state,
        r.running,
-       w.started_at, w.seen_at, pgsync.clock() - w.seen_at AS silence, w.kinds, w.stopping_at
+       w.started_at, w.seen_at, pgsync.clock() - w.seen_at AS silence, w.kinds, w.stopping_at, w.deaf_since
 FROM pgsync.worker AS w
 CROSS JOIN LATERAL (
     SELECT count(*) AS running FROM pgsync.job_running AS j WHERE j.worker = w.id

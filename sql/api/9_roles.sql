@@ -54,7 +54,7 @@ LANGUAGE sql IMMUTABLE AS $$
         return_queue_room round_of_tenants schedule_again seal_batch settle_dependencies
         start_admitted started_jobs stop_job strict_turns take_discards take_job_locks
         take_of_nobody take_of_tenant take_permits take_queue_room take_turns try_lock_keys
-        unregister_worker weigh_tenant worker_heartbeat worker_stops
+        unregister_worker weigh_tenant worker_hears worker_heartbeat worker_stops
         advance_floors begin_floor_probe claim_ranges due_floor floor_probe_ended floors_pay
         has_ready_jobs job_writers move_due_floor move_queue_floors notes_floors ready_queues
         wake_queues

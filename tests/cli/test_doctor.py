@@ -81,6 +81,14 @@ _BROKEN = {
         """,
         "process 7 on far.away",
     ),
+    "deaf workers": (
+        "warning",
+        """
+        SELECT pgsync.register_worker('w', 'far.away', 7, '1', ARRAY['q'], 1);
+        SELECT pgsync.worker_hears(max(w.id), false) FROM pgsync.workers AS w
+        """,
+        "(w on far.away) has heard of no new job for 00:00",
+    ),
     "queues without workers": (
         "failure",
         """

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from pgsync import Coordinator
 from pgsync.daemon.signals import Signals
@@ -42,6 +43,36 @@ def waits(database: Any) -> bool | None:
 def ended(database: Any) -> int:
     count: int = database.execute("SELECT count(*) FROM pgsync.job_finished").fetchone()[0]
     return count
+
+
+def test_a_worker_that_hears_nothing_says_so_and_works_on(
+    sync: Coordinator, database: Any, server_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgsync.daemon.worker._HEARTBEAT_SECONDS", 0.1)
+    ran = threading.Event()
+    sync.task(name="work")(lambda: ran.set())
+    name = sql.Identifier(database.info.dbname)
+    allow = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")
+
+    def is_deaf() -> bool:
+        rows = database.execute("SELECT deaf_since IS NOT NULL FROM pgsync.workers").fetchall()
+        return rows == [(True,)]
+
+    with working(sync), psycopg.connect(server_dsn, autocommit=True) as admin:
+        eventually(lambda: waits(database))
+        eventually(lambda: not is_deaf())
+        try:
+            admin.execute(allow.format(name, sql.SQL("false")))
+            assert database.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'pgsync listener%'"
+            ).fetchone() == (1,)
+            eventually(is_deaf)
+            database.execute("SELECT pgsync.enqueue('work')")
+            assert ran.wait(30)
+        finally:
+            admin.execute(allow.format(name, sql.SQL("true")))
+        eventually(lambda: not is_deaf(), within=60)
 
 
 def test_a_busy_worker_is_sent_no_notification(
