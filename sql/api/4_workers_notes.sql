@@ -33,8 +33,14 @@ COMMENT ON FUNCTION pgsync.note_jobs(bigint[], integer[], text, bigint[], timest
     'Internal: keeps a note of each job, and of each job its last 50.';
 
 CREATE OR REPLACE FUNCTION pgsync.keep_logs(worker bigint, ids bigint[], attempts integer[], logs jsonb[]) RETURNS integer
-LANGUAGE sql VOLATILE AS $$
-    SELECT pgsync.note_jobs(ids, attempts, 'log', array_fill(worker, ARRAY[cardinality(ids)]), NULL, logs)
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF (cardinality(ids) = cardinality(attempts) AND cardinality(ids) = cardinality(logs)
+        AND array_position(attempts, NULL) IS NULL) IS NOT TRUE THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'as many ids, attempts and logs belong together';
+    END IF;
+    RETURN pgsync.note_jobs(ids, attempts, 'log', array_fill(worker, ARRAY[cardinality(ids)]), NULL, logs);
+END
 $$;
 
 COMMENT ON FUNCTION pgsync.keep_logs(bigint, bigint[], integer[], jsonb[]) IS

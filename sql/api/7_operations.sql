@@ -120,9 +120,9 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
 BEGIN
-    IF state IS NULL OR state NOT IN ('completed', 'failed', 'released', 'limited', 'abandoned') THEN
+    IF state IS NULL OR state NOT IN ('completed', 'failed', 'cancelled', 'released', 'limited') THEN
         RAISE invalid_parameter_value USING MESSAGE = format(
-            'a run ends completed, failed, released, limited or abandoned, not %s', coalesce(state, 'null'));
+            'a run ends completed, failed, cancelled, released or limited, not %s', coalesce(state, 'null'));
     END IF;
     UPDATE pgsync.operation_run AS r
     SET state = finish_operation.state, finished_at = moment,

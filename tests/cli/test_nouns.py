@@ -60,7 +60,8 @@ def test_a_queue_is_shown_with_what_was_set_for_it(
     assert "max starts" in pgsync("queues", "show", "mail").stdout
     assert pgsync("queues", "resume", "mail", "--by", "bob").stdout == "resumed\n"
     audit = database.execute("SELECT action, actor FROM pgsync.audit ORDER BY id").fetchall()
-    assert audit == [("queue.paused", "ann"), ("queue.resumed", "bob")]
+    assert [action for action, _ in audit] == ["queue.limited", "queue.paused", "queue.resumed"]
+    assert [actor for _, actor in audit[1:]] == ["ann", "bob"]
 
 
 def test_runs_are_listed_and_shown(pgsync: Any, sync: Coordinator) -> None:

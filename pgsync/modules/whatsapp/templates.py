@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
-from pgsync.errors import PgsyncError
+from pgsync.errors import InvalidArgument, PgsyncError
 from pgsync.limits import Limit
 from pgsync.modules.guarding import guarded
 from pgsync.modules.models import Connection
@@ -197,7 +197,7 @@ class _Merge:
             columns = columns_of(listed)
             with self._session.begin_nested():
                 self._known[remote_id] = self._upsert(known, remote_id, columns)
-        except (BadTemplate, DBAPIError) as error:
+        except (BadTemplate, DBAPIError, InvalidArgument) as error:
             reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
             name = str(listed.get("name") or remote_id or "?")[:200]
             self._errors.append({"template": name, "error": reason.splitlines()[0][:500]})
