@@ -33,11 +33,22 @@ _GRACE = 3  # Seconds that streams of open pages have to end, at a stop.
     envvar="PGSYNC_DASHBOARD_READ_TOKEN",
     help="May look, but not act. Better by PGSYNC_DASHBOARD_READ_TOKEN.",
 )
+@click.option(
+    "--hide-args",
+    envvar="PGSYNC_DASHBOARD_HIDE_ARGS",
+    is_flag=True,
+    help="Show arguments of jobs on their own pages only, in no list.",
+)
 def dashboard(
-    dsn: str | None, host: str, port: int, token: str | None, read_token: str | None
+    dsn: str | None,
+    host: str,
+    port: int,
+    token: str | None,
+    read_token: str | None,
+    hide_args: bool,
 ) -> None:
     """Serve the dashboard; the daemon has it too, with --dashboard-port."""
-    server = _server(AsyncCoordinator(dsn), token, read_token, host, port)
+    server = _server(AsyncCoordinator(dsn), (token, read_token), host, port, hide_args=hide_args)
     click.echo(f"http://{host}:{port}/")
     server.run()
 
@@ -53,10 +64,15 @@ def dashboard_beside(sync: Coordinator | AsyncCoordinator, host: str, port: int)
     """
     server = _server(
         AsyncCoordinator(sync.dsn, sync.direct_dsn),
-        os.environ.get("PGSYNC_DASHBOARD_TOKEN"),
-        os.environ.get("PGSYNC_DASHBOARD_READ_TOKEN"),
+        (
+            os.environ.get("PGSYNC_DASHBOARD_TOKEN"),
+            os.environ.get("PGSYNC_DASHBOARD_READ_TOKEN"),
+        ),
         host,
         port,
+        hide_args=click.BOOL.convert(
+            os.environ.get("PGSYNC_DASHBOARD_HIDE_ARGS") or "no", None, None
+        ),
     )
     try:
         line = socket.create_server((host, port))
@@ -77,7 +93,12 @@ def dashboard_beside(sync: Coordinator | AsyncCoordinator, host: str, port: int)
 
 
 def _server(
-    sync: AsyncCoordinator, token: str | None, read_token: str | None, host: str, port: int
+    sync: AsyncCoordinator,
+    tokens: tuple[str | None, str | None],
+    host: str,
+    port: int,
+    *,
+    hide_args: bool,
 ) -> uvicorn.Server:
     try:
         import uvicorn
@@ -89,7 +110,7 @@ def _server(
         ) from None
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(sync, token or "", read_token or None),
+            create_app(sync, tokens[0] or "", tokens[1] or None, hide_args=hide_args),
             host=host,
             port=port,
             log_level="warning",

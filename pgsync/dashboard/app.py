@@ -42,10 +42,13 @@ _SAID = "pgsync_said"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(sync: AsyncCoordinator, token: str, read_token: str | None = None) -> Starlette:
+def create_app(
+    sync: AsyncCoordinator, token: str, read_token: str | None = None, *, hide_args: bool = False
+) -> Starlette:
     """The dashboard of the coordinator's database, for those who have a token.
 
-    ``token`` may look and act; ``read_token``, where it is given, may only look.
+    ``token`` may look and act; ``read_token``, where it is given, may only look. With ``hide_args``
+    no list shows arguments: only the page of a job does.
 
     Raises:
         InvalidArgument: if a token has under 16 characters, or both are the same.
@@ -61,7 +64,7 @@ def create_app(sync: AsyncCoordinator, token: str, read_token: str | None = None
             )
     if token == read_token:
         raise InvalidArgument("the token that only reads must differ from the other")
-    dashboard = _Dashboard(sync, Access(token, read_token))
+    dashboard = _Dashboard(sync, Access(token, read_token), hide_args)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -89,12 +92,12 @@ def create_app(sync: AsyncCoordinator, token: str, read_token: str | None = None
 
 
 class _Dashboard:
-    def __init__(self, sync: AsyncCoordinator, access: Access) -> None:
+    def __init__(self, sync: AsyncCoordinator, access: Access, hide_args: bool) -> None:
         self._sync = sync
         # A pool of its own: what people look at never takes a connection from the app's work.
         self._database = sync.new_database(size=4)
         self._access = access
-        self._templates = Templates(access)
+        self._templates = Templates(access, hide_args)
         self._streams = LiveStreams()
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ _FOLDER = Path(__file__).parent / "templates"
 class Templates:
     """Renders whole pages, and the part of a page that changes by itself (its block ``live``)."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, hide_args: bool) -> None:
         self._access = access
         self._environment = Environment(
             loader=FileSystemLoader(_FOLDER),
@@ -38,6 +38,7 @@ class Templates:
         self._environment.filters["rhythm"] = lambda it: in_words(it["kind"], it["expression"])
         self._environment.globals.update(
             version=__version__,
+            hide_args=hide_args,
             refreshes=EVERY,
             navigation=[page for page in PAGES if page.key],
             ui=self._environment.get_template("macros.html").module,

@@ -404,6 +404,16 @@ def test_a_stream_needs_a_session(url: str) -> None:
     assert answer.status_code == 401
 
 
+def test_arguments_are_hidden_in_lists_on_request(dsn: str, database: Any) -> None:
+    database.execute("SELECT pgsync.enqueue('t', '{\"to\": \"somebody\"}')")
+    with serving(create_app(AsyncCoordinator(dsn), TOKEN, hide_args=True)) as url:
+        browser = Browser(url)
+        assert "somebody" not in browser.get("/jobs").text
+        assert "somebody" in browser.get("/jobs/1").text
+    with serving(create_app(AsyncCoordinator(dsn), TOKEN)) as url:
+        assert "somebody" in Browser(url).get("/jobs").text
+
+
 def test_mounted_under_a_prefix_its_links_stay_there(dsn: str, database: Any) -> None:
     job = enqueue(database)[0]
     app = Starlette(routes=[Mount("/ops", create_app(AsyncCoordinator(dsn), TOKEN))])
