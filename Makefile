@@ -18,14 +18,14 @@ demo: $(VENV)/.installed
 AGAIN := --last-failed --last-failed-no-failures none
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -n $(WORKERS) $(TESTS) || $(BIN)/pytest $(AGAIN) $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS) || $(BIN)/pytest $(AGAIN) $(TESTS)
 	@$(MAKE) --no-print-directory test-oldest
 
 # The kernel once more on the oldest supported server, where Debian's is installed.
 test-oldest: $(VENV)/.installed
 	@if [ -x $(OLDEST_POSTGRES)/postgres ] && [ -z "$(PGSYNC_TEST_DSN)$(PGSYNC_TEST_POSTGRES)" ]; then \
 		export PGSYNC_PG_BINDIR=$(OLDEST_POSTGRES); \
-		$(BIN)/pytest -n $(WORKERS) -m core $(TESTS) || $(BIN)/pytest -m core $(AGAIN) $(TESTS); \
+		$(BIN)/pytest -n $(WORKERS) --dist worksteal -m core $(TESTS) || $(BIN)/pytest -m core $(AGAIN) $(TESTS); \
 	else \
 		echo "PostgreSQL 15 is not installed at $(OLDEST_POSTGRES): its pass was not run."; \
 	fi

@@ -165,6 +165,10 @@ class Stage:
         )
         self._settle()
 
+    def look_again(self) -> None:
+        """See who has been answered or stands at a stop by now."""
+        self._settle()
+
     def _settle(self) -> None:
         """Return when each has been answered, stands at a stop, or waits for another."""
         until = time.monotonic() + _PATIENCE

@@ -133,8 +133,11 @@ class History:
 
     def _finish(self) -> None:
         """Let all come to the end of their transactions."""
-        while unfinished := [s for s in self._stage.ready() if s.busy or s.in_transaction]:
-            if unfinished[0].busy:
+        while any(stepper.busy or stepper.in_transaction for stepper in self._steppers):
+            unfinished = [s for s in self._stage.ready() if s.busy or s.in_transaction]
+            if not unfinished:  # One was seen waiting that has got by now what it waited for.
+                self._stage.look_again()
+            elif unfinished[0].busy:
                 self._stage.go_on(unfinished[0])
             else:
                 self._stage.ask(unfinished[0], "COMMIT")

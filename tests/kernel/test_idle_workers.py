@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -93,17 +94,36 @@ def test_a_busy_worker_is_sent_no_notification(
         eventually(lambda: ended(database) == 51)
 
 
+@contextmanager
+def flooding(dsn: str) -> Iterator[None]:
+    """Hundreds of notifications a second, for as long as it lasts."""
+    over = threading.Event()
+
+    def notify() -> None:
+        with psycopg.connect(dsn, autocommit=True) as session:
+            while not over.is_set():
+                session.execute(
+                    "DO $$ BEGIN FOR n IN 1..100 LOOP"
+                    " PERFORM pg_notify('pgsync_jobs', 'default'); COMMIT; END LOOP; END $$"
+                )
+
+    thread = threading.Thread(target=notify)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(30)
+
+
 def test_a_flood_of_notifications_ends_until_it_is_quieter(
-    sync: Coordinator, database: Any
+    sync: Coordinator, database: Any, dsn: str
 ) -> None:
     work = sync.task(name="work")(lambda: None)
     with working(sync):
         eventually(lambda: waits(database))
-        database.execute(
-            "DO $$ BEGIN FOR n IN 1..800 LOOP"
-            " PERFORM pg_notify('pgsync_jobs', 'default'); COMMIT; END LOOP; END $$"
-        )
-        eventually(lambda: waits(database) is False)
+        with flooding(dsn):
+            eventually(lambda: waits(database) is False)
         work.enqueue_many([{}] * 100)  # Nobody is told, and they run all the same.
         eventually(lambda: ended(database) == 100)
         eventually(lambda: waits(database))
