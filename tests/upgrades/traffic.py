@@ -35,6 +35,8 @@ class Traffic:
         self.failures: list[str] = []
         self.calls = dict.fromkeys(("enqueue", "work", "lock", "hit"), 0)
         self._ended = threading.Event()
+        self._nothing_more = threading.Event()
+        """All are in the ledger that were enqueued."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -50,6 +52,10 @@ class Traffic:
             yield
         finally:
             self._ended.set()
+            others = [thread for thread in threads if thread.name != "client work"]
+            for thread in others:
+                thread.join(120)
+            self._nothing_more.set()
             for thread in threads:
                 thread.join(120)
         assert not any(thread.is_alive() for thread in threads), "a call hangs"
@@ -107,7 +113,7 @@ class Traffic:
                 return True
             except RETRIED as error:
                 self.retried.append(f"complete: {error.sqlstate} {error}")
-        return len(self.completed) < len(self.enqueued)
+        return not self._nothing_more.is_set() or len(self.completed) < len(self.enqueued)
 
     def _lock(self, session: psycopg.Connection[Any], _worker: int) -> bool:
         row = session.execute(
