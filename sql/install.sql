@@ -313,7 +313,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '0c734ee1b6367f9a55c324498576f4b459e8c0cb8523a2858a0a98923b1904c8')
+VALUES ('api', 0, '0.1.0', 'e1ea055d0e5a1c4465a167c006f01925de0341fe5bbb2224612ed7c4f495fd09')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

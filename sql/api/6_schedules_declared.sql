@@ -108,6 +108,9 @@ BEGIN
     disabled := '{}';
     refused := '{}';
     holds := true;
+    IF jsonb_typeof(declared) IS DISTINCT FROM 'array' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'declared must be an array of schedules';
+    END IF;
     IF app IS NOT NULL THEN
         PERFORM pgsync.check_name(app, 'app');
         PERFORM pgsync.check_name(digest, 'digest');

@@ -101,4 +101,4 @@ def test_a_wrong_value_at_any_place_is_told_in_words(
             faults.append(f"{arguments!r:.150}: exit code {code}")
     assert not faults, "\n".join(faults)
     with psycopg.connect(dsn) as connection:
-        assert connection.execute("SELECT count(*) > 0 FROM pgsync.queues").fetchone() is not None
+        connection.execute("SELECT FROM pgsync.queues")  # It would fail if the schema had gone.
