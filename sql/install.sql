@@ -313,7 +313,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'e1ea055d0e5a1c4465a167c006f01925de0341fe5bbb2224612ed7c4f495fd09')
+VALUES ('api', 0, '0.1.0', '162ad48db539d6bccaa92ef0ad091910f6d05133d0afc633e6c632e5e85e0808')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

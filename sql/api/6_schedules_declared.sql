@@ -102,6 +102,7 @@ DECLARE
     moment timestamptz := pgsync.clock();
     own_key bigint := pgsync.schedule_set_key(app, digest);
     is_applied boolean;
+    is_due boolean := true;
     given record;
 BEGIN
     changed := '{}';
@@ -120,17 +121,12 @@ BEGIN
         VALUES (declare_schedules.app, declare_schedules.digest, moment)
         ON CONFLICT ON CONSTRAINT schedule_set_pkey DO UPDATE SET declared_at = excluded.declared_at
         WHERE starting AND NOT pgsync.schedule_set_lives(s.app, s.digest);
-        IF NOT EXISTS (
-            SELECT FROM pgsync.advisory_locks AS l WHERE l.key = own_key AND l.pid = pg_backend_pid()) THEN
-            PERFORM pg_advisory_lock_shared(own_key);
-        END IF;
         SELECT s.digest = declare_schedules.digest, s.applied INTO holds, is_applied
         FROM pgsync.schedule_set AS s
-        WHERE s.app = declare_schedules.app AND pgsync.schedule_set_lives(s.app, s.digest)
+        WHERE s.app = declare_schedules.app
+          AND (s.digest = declare_schedules.digest OR pgsync.schedule_set_lives(s.app, s.digest))
         ORDER BY s.declared_at DESC, s.digest LIMIT 1;
-        IF NOT holds OR (NOT starting AND is_applied) THEN
-            RETURN;
-        END IF;
+        is_due := holds AND (starting OR NOT is_applied);
     END IF;
     FOR given IN
         SELECT d.*, s.app AS owner
@@ -139,6 +135,7 @@ BEGIN
             expression text, timezone text, misfire text, misfire_grace interval, next_fire_at timestamptz,
             misfire_limit integer, jitter interval)
         LEFT JOIN pgsync.schedule AS s ON s.name = d.name AND s.disabled_at IS NULL
+        WHERE is_due
         ORDER BY d.name
     LOOP
         IF given.owner <> coalesce(app, '') AND EXISTS (
@@ -156,6 +153,14 @@ BEGIN
     END LOOP;
     IF app IS NULL THEN
         RETURN;  -- Whose they are is not known, so none is missed.
+    END IF;
+    -- Not before what may be refused: an error gives no lock of a session back.
+    IF NOT EXISTS (
+        SELECT FROM pgsync.advisory_locks AS l WHERE l.key = own_key AND l.pid = pg_backend_pid()) THEN
+        PERFORM pg_advisory_lock_shared(own_key);
+    END IF;
+    IF NOT is_due THEN
+        RETURN;
     END IF;
     WITH gone AS (
         UPDATE pgsync.schedule AS s

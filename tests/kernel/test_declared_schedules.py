@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from pgsync.database.drive import drive
 from pgsync.database.pool import execute
@@ -152,3 +153,20 @@ def test_the_daemon_declares_for_its_app(face: Any, database: psycopg.Connection
     expected = [("shop", "00:00:05", 7)]
     eventually(lambda: database.execute(facts).fetchall() == expected)
     face.stop()
+
+
+def test_a_set_with_an_element_that_is_refused_is_not_taken_for_a_living_daemons(
+    database: psycopg.Connection[Any],
+) -> None:
+    sound, wrong = (
+        ScheduleDeclaration(name, "task", rhythm_from(60, "UTC")).facts() for name in ("a", "b")
+    )
+    wrong["kind"] = "moonlight"
+    declare = "SELECT holds FROM pgsync.declare_schedules('shop', 'digest', %s)"
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        database.execute(declare, [Jsonb([sound, wrong])])
+    lives = "SELECT pgsync.schedule_set_lives('shop', 'digest')"
+    assert database.execute(lives).fetchone() == (False,)
+    assert schedules(database) == {}
+    assert database.execute(declare, [Jsonb([sound])]).fetchone() == (True,)
+    assert database.execute(lives).fetchone() == (True,)
