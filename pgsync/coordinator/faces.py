@@ -7,12 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 from pgsync.coordinator.shared import CoordinatorFace, ScheduledTaskOptions, WorkerOptions
-from pgsync.daemon import (
-    Changes,
-    Daemon,
-    DaemonThread,
-    WorkerReport,
-)
+from pgsync.daemon import Changes, Daemon, DaemonThread, WorkerReport
 from pgsync.database.migrations import migrate
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.errors import InvalidArgument
@@ -34,11 +29,7 @@ from pgsync.queues import (
     Task,
     TaskOptions,
 )
-from pgsync.schedules import (
-    AsyncSchedules,
-    Given,
-    Schedules,
-)
+from pgsync.schedules import AsyncSchedules, Given, Schedules
 from pgsync.scopes import AsyncBlock, Block
 
 __all__ = ["AsyncCoordinator", "Coordinator"]
@@ -175,7 +166,7 @@ class Coordinator(CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
     def start(self, **options: Unpack[WorkerOptions]) -> None:
         """Start a daemon (worker, scheduler, maintenance) in a thread of this process."""
         if self._thread is not None:
-            raise InvalidArgument("the daemon of this coordinator runs already")
+            raise InvalidArgument("the daemon of this coordinator runs already; stop() it first")
         self._check()
         thread = DaemonThread(lambda: self._daemon(options, drain=False, scheduler=True))
         thread.start()
@@ -229,9 +220,9 @@ class AsyncCoordinator(
         await self.enqueuer.close()
         await asyncio.to_thread(self._close_shared)
 
-    async def migrate(self, *, modules: bool = False) -> list[str]:
+    async def migrate(self, *, modules: bool = False, roles: bool = False) -> list[str]:
         """As :meth:`Coordinator.migrate`."""
-        return await asyncio.to_thread(migrate, self.direct_dsn, modules=modules)
+        return await asyncio.to_thread(migrate, self.direct_dsn, modules=modules, roles=roles)
 
     def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], AsyncTask[P, R]]:
         """As :meth:`Coordinator.task`."""
@@ -286,7 +277,7 @@ class AsyncCoordinator(
     async def start(self, **options: Unpack[WorkerOptions]) -> None:
         """As :meth:`Coordinator.start`, on this event loop."""
         if self._running is not None:
-            raise InvalidArgument("the daemon of this coordinator runs already")
+            raise InvalidArgument("the daemon of this coordinator runs already; stop() it first")
         await asyncio.to_thread(self._check)
         daemon = self._daemon(options, drain=False, scheduler=True)
         await daemon.check()

@@ -186,9 +186,7 @@ class AsyncPostgresStorage(
 
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         """As :meth:`PostgresStorage.acquire_entry`."""
-        return await self._database.run(
-            calls.acquire_entry(self.prefixed(key), limit, expiry, amount)
-        )
+        return await self._run(calls.acquire_entry(self.prefixed(key), limit, expiry, amount))
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """As :meth:`PostgresStorage.get_moving_window`."""
@@ -199,9 +197,7 @@ class AsyncPostgresStorage(
         self, key: str, limit: int, expiry: int, amount: int = 1
     ) -> bool:
         """As :meth:`PostgresStorage.acquire_sliding_window_entry`."""
-        return await self._database.run(
-            calls.acquire_sliding(self.prefixed(key), limit, expiry, amount)
-        )
+        return await self._run(calls.acquire_sliding(self.prefixed(key), limit, expiry, amount))
 
     async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """As :meth:`PostgresStorage.get_sliding_window`."""

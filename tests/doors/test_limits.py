@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,15 +274,39 @@ def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
         PostgresStorage(f"pgsync+{unused}").acquire_entry("7", 1, 60)
 
 
-def test_a_hit_that_gets_no_connection_fails_when_its_patience_ends(dsn: str) -> None:
+_HITS = pytest.mark.parametrize(
+    ("hit", "arguments"),
+    [("incr", (60,)), ("acquire_entry", (9, 60)), ("acquire_sliding_window_entry", (9, 60))],
+)
+
+
+@_HITS
+def test_a_hit_that_gets_no_connection_fails_when_its_patience_ends(
+    dsn: str, hit: str, arguments: tuple[int, ...]
+) -> None:
     with Coordinator(dsn, pool_size=1) as busy:
         storage = PostgresStorage(coordinator=busy, patience=0.1)
-        assert storage.incr("7", 60) == 1
+        assert getattr(storage, hit)("7", *arguments)
         with busy.database.connection():
             with pytest.raises(ConnectionFailed, match="became free in time"):
-                storage.incr("7", 60)
+                getattr(storage, hit)("7", *arguments)
             assert not storage.check()
-        assert storage.incr("7", 60) == 2
+        assert getattr(storage, hit)("7", *arguments)
+
+
+@_HITS
+def test_an_awaited_hit_has_the_same_patience(
+    dsn: str, hit: str, arguments: tuple[int, ...]
+) -> None:
+    async def main() -> None:
+        async with AsyncCoordinator(dsn, pool_size=1) as busy:
+            storage = AsyncPostgresStorage(coordinator=busy, patience=0.1)
+            async with busy.database.connection(), asyncio.timeout(25):  # below the pool's own
+                with pytest.raises(ConnectionFailed, match="became free in time"):
+                    await getattr(storage, hit)("7", *arguments)
+            assert await getattr(storage, hit)("7", *arguments)
+
+    asyncio.run(main())
 
 
 def test_bad_keys_and_amounts_are_refused(storage: PostgresStorage, database: Any) -> None:

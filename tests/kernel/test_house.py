@@ -1,11 +1,15 @@
-"""The rules of the house: imports go down only, and types hold."""
+"""The rules of the house: imports go down only, types hold, both faces are alike."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,3 +58,35 @@ def test_no_condition_takes_or_frees_a_lock() -> None:
         if _TAKES_OR_FREES.search(condition := _to_closing_parenthesis(clause))
     ]
     assert found == []
+
+
+# What one face alone has: asyncio closes a pool of its own for the dashboard.
+_OF_ONE_FACE = {"AsyncCoordinator": {"new_database"}}
+
+
+def _faces() -> Iterator[tuple[type, type]]:
+    for room in ("coordinator", "locks", "limits", "queues", "schedules", "operations"):
+        module = importlib.import_module(f"pgsync.{room}")
+        for name in module.__all__:
+            if name.startswith("Async"):
+                yield getattr(module, name.removeprefix("Async")), getattr(module, name)
+
+
+def _parameters(face: type) -> dict[str, Any]:
+    methods = {
+        name: getattr(face, name)
+        for name in dir(face)
+        if not name.startswith("_") or name in ("__init__", "__call__")
+    }
+    return {
+        name: [(each.name, each.kind, each.default) for each in given.parameters.values()]
+        if callable(method) and (given := inspect.signature(method))
+        else None
+        for name, method in methods.items()
+        if name not in _OF_ONE_FACE.get(face.__name__, ())
+    }
+
+
+@pytest.mark.parametrize(("blocking", "awaited"), list(_faces()))
+def test_both_faces_take_the_same(blocking: type, awaited: type) -> None:
+    assert _parameters(awaited) == _parameters(blocking)
