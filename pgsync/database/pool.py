@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -39,6 +39,7 @@ __all__ = [
     "spare_prepared_statements",
 ]
 
+C = TypeVar("C", psycopg.Connection[Row], psycopg.AsyncConnection[Row])
 T = TypeVar("T")
 
 _POOL_TIMEOUT = 30.0
@@ -98,11 +99,10 @@ def _read(call: Call[T] | Listing[T], rows: list[Row]) -> T | list[T]:
     return call.read(rows[0])
 
 
-class Database:
-    """A pool of connections that blocks while it waits.
+class _Pooled(Generic[C]):
+    """What both pools share: how they are made, anew in a forked child too."""
 
-    ``prepare`` is called once before the first use, to check the server and its schema.
-    """
+    _pool: ConnectionPool[Any] | AsyncConnectionPool[Any]
 
     def __init__(
         self, dsn: str, *, size: int = 10, prepare: Callable[[], None] | None = None
@@ -112,10 +112,43 @@ class Database:
         self._prepare = prepare
         self._closed = False
         self._begin()
-        renew_after_fork(self, Database._begin_anew)
+        renew_after_fork(self, type(self)._begin_anew)
 
     def __repr__(self) -> str:
-        return f"<Database {masked(self.dsn)}>"
+        return f"<{type(self).__name__} {masked(self.dsn)}>"
+
+    def _begin(self) -> None:
+        self._opened = False
+        self._made: weakref.WeakSet[C] = weakref.WeakSet()
+
+    def _begin_anew(self) -> None:
+        leave_to_parent(self._pool)
+        for connection in list(self._made):
+            leave_connection(connection)
+        self._begin()
+
+    def _pool_options(self) -> dict[str, Any]:
+        return {
+            "kwargs": {**connection_parameters(self.dsn), "autocommit": True},
+            "min_size": 0,
+            "max_size": self._size,
+            "max_idle": _IDLE_SECONDS,
+            "timeout": _POOL_TIMEOUT,
+            "open": False,
+        }
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise PgsyncError("the coordinator has been closed; make another one")
+
+
+class Database(_Pooled[psycopg.Connection[Row]]):
+    """A pool of connections that blocks while it waits.
+
+    ``prepare`` is called once before the first use, to check the server and its schema.
+    """
+
+    _pool: ConnectionPool[psycopg.Connection[Row]]
 
     @contextmanager
     def connection(self, patience: float | None = None) -> Iterator[psycopg.Connection[Row]]:
@@ -165,26 +198,11 @@ class Database:
             self._pool.close()
 
     def _begin(self) -> None:
+        super()._begin()
         self._opening = threading.Lock()
-        self._opened = False
-        self._made: weakref.WeakSet[psycopg.Connection[Row]] = weakref.WeakSet()
-        self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
-            kwargs=_pool_parameters(self.dsn),
-            min_size=0,
-            max_size=self._size,
-            max_idle=_IDLE_SECONDS,
-            timeout=_POOL_TIMEOUT,
-            configure=self._configure,
-            check=_refuse_ended,
-            name="pgsync",
-            open=False,
+        self._pool = ConnectionPool(
+            **self._pool_options(), configure=self._configure, check=_refuse_ended, name="pgsync"
         )
-
-    def _begin_anew(self) -> None:
-        leave_to_parent(self._pool)
-        for connection in list(self._made):
-            leave_connection(connection)
-        self._begin()
 
     def _configure(self, connection: psycopg.Connection[Row]) -> None:
         self._made.add(connection)
@@ -194,8 +212,7 @@ class Database:
         if self._opened and not self._closed:
             return
         with self._opening:
-            if self._closed:
-                raise PgsyncError("the coordinator has been closed")
+            self._refuse_closed()
             if not self._opened:
                 if self._prepare:
                     self._prepare()
@@ -203,21 +220,10 @@ class Database:
                 self._opened = True
 
 
-class AsyncDatabase:
-    """A pool of connections that awaits; it belongs to the event loop that first uses it."""
+class AsyncDatabase(_Pooled[psycopg.AsyncConnection[Row]]):
+    """As :class:`Database`, awaited; it belongs to the event loop that first uses it."""
 
-    def __init__(
-        self, dsn: str, *, size: int = 10, prepare: Callable[[], None] | None = None
-    ) -> None:
-        self.dsn = dsn
-        self._size = size
-        self._prepare = prepare
-        self._closed = False
-        self._begin()
-        renew_after_fork(self, AsyncDatabase._begin_anew)
-
-    def __repr__(self) -> str:
-        return f"<AsyncDatabase {masked(self.dsn)}>"
+    _pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]]
 
     @asynccontextmanager
     async def connection(
@@ -265,26 +271,14 @@ class AsyncDatabase:
             await self._pool.close()
 
     def _begin(self) -> None:
+        super()._begin()
         self._opening = asyncio.Lock()
-        self._opened = False
-        self._made: weakref.WeakSet[psycopg.AsyncConnection[Row]] = weakref.WeakSet()
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]] = AsyncConnectionPool(
-            kwargs=_pool_parameters(self.dsn),
-            min_size=0,
-            max_size=self._size,
-            max_idle=_IDLE_SECONDS,
-            timeout=_POOL_TIMEOUT,
+        self._pool = AsyncConnectionPool(
+            **self._pool_options(),
             configure=self._configure,
             check=_refuse_ended_async,
             name="pgsync-async",
-            open=False,
         )
-
-    def _begin_anew(self) -> None:
-        leave_to_parent(self._pool)
-        for connection in list(self._made):
-            leave_connection(connection)
-        self._begin()
 
     async def _configure(self, connection: psycopg.AsyncConnection[Row]) -> None:
         self._made.add(connection)
@@ -295,17 +289,12 @@ class AsyncDatabase:
         if self._opened and not self._closed:
             return
         async with self._opening:
-            if self._closed:
-                raise PgsyncError("the coordinator has been closed")
+            self._refuse_closed()
             if not self._opened:
                 if self._prepare:
                     await asyncio.to_thread(self._prepare)
                 await self._pool.open()
                 self._opened = True
-
-
-def _pool_parameters(dsn: str) -> dict[str, Any]:
-    return {**connection_parameters(dsn), "autocommit": True}
 
 
 def spare_prepared_statements(connection: psycopg.Connection[Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from pgsync.database.calls import Call, nothing
-from pgsync.database.dsn import connect, connection_parameters
+from pgsync.database.dsn import connect, connect_async
 from pgsync.database.pool import execute, execute_async
 from pgsync.database.pooler import refuse_transaction_pooler, refuse_transaction_pooler_async
 
@@ -57,9 +57,8 @@ def open_session(dsn: str, application_name: str) -> psycopg.Connection[tuple[An
 async def open_session_async(
     dsn: str, application_name: str
 ) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-    """As :func:`open_session`, but psycopg's own error tells that no server answers."""
-    parameters = connection_parameters(dsn, application_name)
-    connection = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
+    """As :func:`open_session`."""
+    connection = await connect_async(dsn, application_name)
     try:
         await refuse_transaction_pooler_async(connection, dsn)
         await execute_async(connection, session_settings())

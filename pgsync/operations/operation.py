@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.errors import OperationBlocked, RateLimited
@@ -39,16 +40,30 @@ _ACTOR = "pgsync-actor"
 """Under this header a job carries who had it enqueued."""
 
 
-class _OperationFace:
+D = TypeVar("D", Database, AsyncDatabase)
+E = TypeVar("E", Enqueuer, AsyncEnqueuer)
+
+
+class _OperationFace(ABC, Generic[D, E]):
+    _task: Task[..., Any] | AsyncTask[..., Any]
+
     def __init__(
         self,
         declaration: OperationDeclaration,
+        options: JobOptions,
+        database: D,
+        enqueuer: E,
+        keeper: LockKeeper,
         failures: FailureCallbacks,
-        actor: str | None,
+        actor: str | None = None,
     ) -> None:
         self.declaration = declaration
+        self._database: D = database
+        self._enqueuer: E = enqueuer
+        self._keeper = keeper
         self._failures = failures
         self._actor = actor
+        self._task = self._new_task(options)
         self.__doc__ = declaration.function.__doc__
 
     def __repr__(self) -> str:
@@ -62,6 +77,26 @@ class _OperationFace:
     def key(self, **args: Any) -> str:
         """The lock's name for these arguments, of which only those that it uses are needed."""
         return self.declaration.key(args)
+
+    def register(self, tasks: TaskRegistry) -> None:
+        """Let this process's workers perform it."""
+        tasks.add(self._task.declaration)
+
+    def by(self, actor: str) -> Self:
+        """The same operation on behalf of ``actor``, which its history names."""
+        return type(self)(
+            self.declaration,
+            self._task.declaration.options,
+            self._database,
+            self._enqueuer,
+            self._keeper,
+            self._failures,
+            actor,
+        )
+
+    @abstractmethod
+    def _new_task(self, options: JobOptions) -> Task[..., Any] | AsyncTask[..., Any]:
+        """The task that performs it from a queue."""
 
     def _request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         bound = self.declaration.bind(args, kwargs)
@@ -121,43 +156,13 @@ def _actor_of(job: Job) -> str:
     return carried(open_all(job.args)).get(_ACTOR) or f"{default_owner()} job {job.id}"
 
 
-class Operation(_OperationFace):
+class Operation(_OperationFace[Database, Enqueuer]):
     """A declared operation of a Coordinator."""
 
-    def __init__(
-        self,
-        declaration: OperationDeclaration,
-        options: JobOptions,
-        database: Database,
-        enqueuer: Enqueuer,
-        keeper: LockKeeper,
-        failures: FailureCallbacks,
-        actor: str | None = None,
-    ) -> None:
-        super().__init__(declaration, failures, actor)
-        self._database = database
-        self._keeper = keeper
-        self._enqueuer = enqueuer
-        self._task: Task[..., Any] = Task(
-            self._task_declaration(self._perform, options, self._discarded), enqueuer
-        )
+    _task: Task[..., Any]
 
-    def register(self, tasks: TaskRegistry) -> None:
-        """Let this process's workers perform it."""
-        tasks.add(self._task.declaration)
-
-    def by(self, actor: str) -> Operation:
-        """The same operation on behalf of ``actor``, which its history names."""
-        options = self._task.declaration.options
-        return Operation(
-            self.declaration,
-            options,
-            self._database,
-            self._enqueuer,
-            self._keeper,
-            self._failures,
-            actor,
-        )
+    def _new_task(self, options: JobOptions) -> Task[..., Any]:
+        return Task(self._task_declaration(self._perform, options, self._discarded), self._enqueuer)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it here and now, and return what its handler returns.
@@ -196,42 +201,14 @@ class Operation(_OperationFace):
         return self._database.drive(plan)
 
 
-class AsyncOperation(_OperationFace):
+class AsyncOperation(_OperationFace[AsyncDatabase, AsyncEnqueuer]):
     """A declared operation of an AsyncCoordinator; as :class:`Operation`, awaited."""
 
-    def __init__(
-        self,
-        declaration: OperationDeclaration,
-        options: JobOptions,
-        database: AsyncDatabase,
-        enqueuer: AsyncEnqueuer,
-        keeper: LockKeeper,
-        failures: FailureCallbacks,
-        actor: str | None = None,
-    ) -> None:
-        super().__init__(declaration, failures, actor)
-        self._database = database
-        self._keeper = keeper
-        self._enqueuer = enqueuer
-        self._task: AsyncTask[..., Any] = AsyncTask(
-            self._task_declaration(self._perform, options, self._discarded), enqueuer
-        )
+    _task: AsyncTask[..., Any]
 
-    def register(self, tasks: TaskRegistry) -> None:
-        """As :meth:`Operation.register`."""
-        tasks.add(self._task.declaration)
-
-    def by(self, actor: str) -> AsyncOperation:
-        """As :meth:`Operation.by`."""
-        options = self._task.declaration.options
-        return AsyncOperation(
-            self.declaration,
-            options,
-            self._database,
-            self._enqueuer,
-            self._keeper,
-            self._failures,
-            actor,
+    def _new_task(self, options: JobOptions) -> AsyncTask[..., Any]:
+        return AsyncTask(
+            self._task_declaration(self._perform, options, self._discarded), self._enqueuer
         )
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -98,17 +99,14 @@ class EmbeddedServer:
         """
         with self._mutex:
             self._folder.create()
-            start_lock = FileLock(self._folder.start_lock)
-            start_lock.acquire(timeout=timeout)
-            try:
-                if not self._hold.held:
-                    self._hold.acquire(shared=True, timeout=timeout)
-                return self._bring_up(start_lock, persistent, time.monotonic() + timeout)
-            except BaseException:
-                self._hold.release()
-                raise
-            finally:
-                start_lock.release()
+            with self._starting_or_stopping(timeout) as start_lock:
+                try:
+                    if not self._hold.held:
+                        self._hold.acquire(shared=True, timeout=timeout)
+                    return self._bring_up(start_lock, persistent, time.monotonic() + timeout)
+                except BaseException:
+                    self._hold.release()
+                    raise
 
     def stop(self, *, timeout: float = _TIMEOUT) -> bool:
         """Stop the server for everybody, and say whether it ran. ``timeout`` is in seconds.
@@ -120,12 +118,8 @@ class EmbeddedServer:
             self._hold.release()
             if not self._folder.path.is_dir():
                 return False
-            start_lock = FileLock(self._folder.start_lock)
-            start_lock.acquire(timeout=timeout)
-            try:
+            with self._starting_or_stopping(timeout):
                 return self._bring_down(time.monotonic() + timeout)
-            finally:
-                start_lock.release()
 
     def release(self) -> None:
         """Give this process's hold back; the server ends soon where nobody else holds it."""
@@ -169,15 +163,21 @@ class EmbeddedServer:
             if not self._folder.path.is_dir():
                 self._hold.release()
                 return
-            start_lock = FileLock(self._folder.start_lock)
-            start_lock.acquire(timeout=_TIMEOUT)
-            try:
+            with self._starting_or_stopping(_TIMEOUT):
                 self._hold.release()
                 last = not is_shared(self._folder.users_lock)
                 if last and self._folder.read_wanted() != "persistent":
                     self._bring_down(time.monotonic() + _TIMEOUT)
-            finally:
-                start_lock.release()
+
+    @contextmanager
+    def _starting_or_stopping(self, timeout: float) -> Iterator[FileLock]:
+        """Nobody else starts or stops the server meanwhile."""
+        start_lock = FileLock(self._folder.start_lock)
+        start_lock.acquire(timeout=timeout)
+        try:
+            yield start_lock
+        finally:
+            start_lock.release()
 
     def _bring_up(self, start_lock: FileLock, persistent: bool, deadline: float) -> str:
         log_start = self._folder.log_size()

@@ -1,4 +1,4 @@
-"""What an embedded server does at one moment."""
+"""The facts that ``EmbeddedServer.status()`` gives, and the command line prints."""
 
 from __future__ import annotations
 
