@@ -31,18 +31,9 @@ from pgsync.operations import (
     OperationFailure,
     OperationOptions,
 )
-from pgsync.queues import (
-    JobOptions,
-    TaskDeclaration,
-    TaskOptions,
-    TaskRegistry,
-)
+from pgsync.queues import JobOptions, TaskDeclaration, TaskOptions, TaskRegistry
 from pgsync.queues.tasks import job_options
-from pgsync.schedules import (
-    Given,
-    ScheduleDeclaration,
-    ScheduleOptions,
-)
+from pgsync.schedules import Given, ScheduleDeclaration, ScheduleOptions
 
 __all__ = ["CoordinatorFace", "ScheduledTaskOptions", "WorkerOptions"]
 

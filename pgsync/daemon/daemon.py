@@ -30,9 +30,10 @@ logger = logging.getLogger("pgsync.daemon")
 KINDS = ("worker", "scheduler", "maintenance")
 """What a daemon may be."""
 
-_LONGEST_PAUSE = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 # A loop that ran so long had its connection, and lost it for a reason of its own.
 _WORKED_SECONDS = 3.0
+_START_SECONDS = 30.0
 
 
 class Daemon:
@@ -121,7 +122,7 @@ class Daemon:
 
 
 async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    pause = 0.5
+    pause = _FIRST_PAUSE
     while True:
         began = asyncio.get_running_loop().time()
         try:
@@ -129,7 +130,7 @@ async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, the loop begins anew
             logger.warning("%s failed, starting it again: %s", name, error)
         lasted = asyncio.get_running_loop().time() - began
-        pause = 0.5 if lasted > _WORKED_SECONDS else min(pause * 2, _LONGEST_PAUSE)
+        pause = _FIRST_PAUSE if lasted > _WORKED_SECONDS else min(pause * 2, _LONGEST_PAUSE)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
 
@@ -151,7 +152,7 @@ class DaemonThread:
             PoolerDetected: if its sessions would be shared by others.
         """
         self._thread.start()
-        self._started.wait(timeout=30)
+        self._started.wait(_START_SECONDS)
         error, self._error = self._error, None
         if error is not None:
             raise error

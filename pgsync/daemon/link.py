@@ -38,7 +38,7 @@ logger = logging.getLogger("pgsync.worker")
 SILENCE = timedelta(seconds=60)
 """A worker whose heartbeat is older than this is given up for dead."""
 
-_LONGEST_PAUSE = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 
 class WorkerLink:
@@ -144,7 +144,7 @@ class WorkerLink:
                 return  # Somebody else has done it.
             if broken is not None:
                 await broken.close()
-            pause = 0.1
+            pause = _FIRST_PAUSE
             while True:
                 try:
                     await self._connect()

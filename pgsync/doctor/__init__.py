@@ -42,7 +42,10 @@ def examine(
         except psycopg.Error as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             yield Finding(
-                check.name, "warning", f"this could not be looked at: {reason}", "see the reason"
+                check.name,
+                "warning",
+                f"this could not be looked at: {reason}",
+                "mend that, and run pgsync doctor again",
             )
 
 

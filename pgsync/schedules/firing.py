@@ -37,16 +37,13 @@ def fires_of(due: Due) -> tuple[list[datetime], datetime | None]:
     if due.due_at is None:
         return [], following
     horizon = max(due.now - due.misfire_grace, due.due_at)
-    on_time = due.rhythm.last_before(_just_after(due.now), due.misfire_limit, horizon)
+    just_after = due.now + datetime.resolution
+    on_time = due.rhythm.last_before(just_after, due.misfire_limit, horizon)
     made_up = {"skip": 0, "once": 1, "all": due.misfire_limit - len(on_time)}[due.misfire]
     late: list[datetime] = []
     if made_up and horizon > due.due_at:
         late = due.rhythm.last_before(horizon, made_up, due.due_at)
     return late + on_time, following
-
-
-def _just_after(moment: datetime) -> datetime:
-    return moment + datetime.resolution
 
 
 def fire_due_plan() -> Steps[tuple[int, int]]:

@@ -89,11 +89,10 @@ class Rhythm:
     def last_before(self, end: datetime, most: int, start: datetime) -> list[datetime]:
         """The last ``most`` due times from ``start`` on and before ``end``, in order."""
         window = timedelta(minutes=1)
-        just_before = timedelta(microseconds=1)
         while True:  # Looks back twice as far each time: what is between may be years.
             begin = max(start, end - window)
             found: deque[datetime] = deque(maxlen=most)
-            for moment in self.after(begin - just_before):
+            for moment in self.after(begin - datetime.resolution):
                 if moment >= end:
                     break
                 found.append(moment)
@@ -119,7 +118,9 @@ def rhythm_from(given: Given, timezone: str, start: datetime | None = None) -> R
             rhythm = Rhythm("cron", " ".join(given.split()), timezone)
         case datetime():
             if given.tzinfo is None:
-                raise InvalidArgument("the schedule's date must have a time zone")
+                raise InvalidArgument(
+                    "the schedule's date must have a time zone, as datetime(..., tzinfo=UTC) has"
+                )
             rhythm = Rhythm("date", given.astimezone(UTC).isoformat())
         case timedelta() | int() | float():
             rhythm = Rhythm("interval", _interval_text(to_timedelta(given, "interval"), start))
@@ -152,7 +153,9 @@ def _interval_text(interval: timedelta, start: datetime | None) -> str:
     if start is None:
         return text
     if start.tzinfo is None:
-        raise InvalidArgument("the start of an interval must have a time zone")
+        raise InvalidArgument(
+            "the start of an interval must have a time zone, as datetime(..., tzinfo=UTC) has"
+        )
     return f"{text} from {start.astimezone(UTC).isoformat()}"
 
 

@@ -15,7 +15,6 @@ __all__ = ["next_by_wall_clock"]
 
 # Clocks are set by half an hour to three hours.
 _LONGEST_CHANGE = timedelta(hours=3)
-_INSTANT = timedelta(microseconds=1)
 
 
 def next_by_wall_clock(
@@ -32,7 +31,7 @@ def next_by_wall_clock(
     it is set back is due at the first passing, or with ``twice`` at both.
     """
     found: list[datetime] = []
-    wall = next_wall(moment + _offset(zone, moment) + _INSTANT)
+    wall = next_wall(moment + _offset(zone, moment) + datetime.resolution)
     if wall is not None:
         # Of a time that is left out, fold 0 makes the one that is that much later.
         found.append(wall.replace(tzinfo=zone, fold=0).astimezone(UTC))
@@ -53,7 +52,7 @@ def _due_at_change(
     before, after = _offset(zone, start), _offset(zone, around)
     if before == after:
         return []
-    while around - start > _INSTANT:
+    while around - start > datetime.resolution:
         middle = start + (around - start) // 2
         if _offset(zone, middle) == before:
             start = middle
@@ -66,7 +65,7 @@ def _due_at_change(
         spans = [(change + (after if twice else before), None, after)]
     due = []
     for first, end, offset in spans:
-        wall = next_wall(max(first, moment + offset + _INSTANT))
+        wall = next_wall(max(first, moment + offset + datetime.resolution))
         if wall is not None and (end is None or wall < end):
             due.append(wall - offset)
     return due

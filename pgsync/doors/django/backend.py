@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from pgsync.database.pool import execute
 from pgsync.doors.django import framework
 from pgsync.doors.packed import PackedJob, find_packed, job_number, packed
-from pgsync.queues import Backoff, JobOptions, TaskOptions, backoff_from
+from pgsync.queues import Backoff, CancelJob, JobOptions, TaskOptions, backoff_from
 from pgsync.queues.calls import add_job
 
 __all__ = ["Task", "TaskBackend"]
@@ -111,7 +111,7 @@ class TaskBackend(framework.BaseTaskBackend):
             workers.append(str(job.worker))
         if job.state == "cancelled":
             reason = (job.result or {}).get("reason") or "cancelled"
-            path = "pgsync.queues.context.CancelJob"
+            path = f"{CancelJob.__module__}.{CancelJob.__qualname__}"
             errors.append(framework.TaskError(exception_class_path=path, traceback=reason))
         content = job.args or {}
         result = self._new_result(
