@@ -143,12 +143,13 @@ def migrate(
 def check_schema(connection: psycopg.Connection[Any]) -> None:
     """Refuse to work on a schema that is not this version's.
 
-    One of a later patch of this minor version is: in a rolling deploy the schema is migrated first,
-    and processes of the former version may start again beside those of the new one.
+    One of a later patch of this minor version is taken for it, by however many migrations it is
+    ahead: in a rolling deploy the schema is migrated first, and processes of the former version may
+    start again beside those of the new one.
 
     Raises:
         SchemaMissing: if it is not installed, or older than this code.
-        SchemaTooNew: if it was installed by a newer minor version of pgsync.
+        SchemaTooNew: if it was migrated by a newer minor version of pgsync.
     """
     installed = _installed(connection).get("kernel", {})
     if not installed:
@@ -159,8 +160,13 @@ def check_schema(connection: psycopg.Connection[Any]) -> None:
             f"the schema pgsync is at version {newest}, and this code needs migration "
             f"{missing[0]} too; run pgsync migrate"
         )
-    if _minor_version(_installed_by(connection)) != _minor_version(__version__):
-        _refuse_newer("kernel", newest)
+    installed_by = _installed_by(connection)
+    if _release(installed_by) < _release(__version__):
+        raise SchemaMissing(
+            f"the functions of the schema pgsync are of version {installed_by or 'unknown'}, and "
+            f"this code is {__version__}; run pgsync migrate"
+        )
+    _refuse_later(installed_by)
 
 
 def _installed_by(connection: psycopg.Connection[Any]) -> str:
@@ -170,10 +176,6 @@ def _installed_by(connection: psycopg.Connection[Any]) -> str:
             "SELECT m.name FROM pgsync.schema_migration AS m WHERE m.component = 'api'"
         ).fetchone()
     return row[0] if row else ""
-
-
-def _minor_version(version: str) -> list[str]:
-    return version.split(".")[:2]
 
 
 def functions_are_current(connection: psycopg.Connection[Any]) -> bool:
@@ -277,7 +279,8 @@ _TAKES_AWAY = re.compile(r"^\s*DROP (FUNCTION|VIEW)", re.MULTILINE)
 
 def _pending(connection: psycopg.Connection[Any], component: str) -> list[Script]:
     installed = _installed(connection).get(component, {})
-    _refuse_newer(component, max(installed, default=0))
+    if installed:
+        _refuse_later(_installed_by(connection))
     for script in migrations(component):
         if script.version in installed:
             _refuse_changed(script, installed[script.version])
@@ -285,9 +288,12 @@ def _pending(connection: psycopg.Connection[Any], component: str) -> list[Script
 
 
 def _api_is_due(connection: psycopg.Connection[Any]) -> bool:
-    version, checksum = _installed_by(connection), _installed(connection).get("api", {}).get(0)
+    version, installed = _installed_by(connection), _installed(connection)
     # In a rolling deploy the older code must leave the newer code's functions alone.
-    return checksum != api_checksum() and _release(version) <= _release(__version__)
+    older = _release(version) > _release(__version__) or (
+        max(installed.get("kernel", {}), default=0) > migrations("kernel")[-1].version
+    )
+    return not older and installed.get("api", {}).get(0) != api_checksum()
 
 
 def _installed(connection: psycopg.Connection[Any]) -> dict[str, dict[int, str]]:
@@ -303,12 +309,12 @@ def _installed(connection: psycopg.Connection[Any]) -> dict[str, dict[int, str]]
     return installed
 
 
-def _refuse_newer(component: str, installed: int) -> None:
-    newest = migrations(component)[-1].version if migrations(component) else 0
-    if installed > newest:
+def _refuse_later(installed_by: str) -> None:
+    if _release(installed_by)[:2] > _release(__version__)[:2]:
         raise SchemaTooNew(
-            f"the schema pgsync ({component}) is at version {installed}; pgsync "
-            f"{__version__} knows versions up to {newest}: upgrade pgsync"
+            f"the schema pgsync was migrated by version {installed_by}, and this code, "
+            f"{__version__}, works on those up to {'.'.join(__version__.split('.')[:2])}.x: "
+            "upgrade pgsync"
         )
 
 

@@ -89,12 +89,23 @@ def test_an_edited_migration_is_refused(dsn: str, database: Any) -> None:
         migrate(dsn)
 
 
-def test_a_newer_schema_is_refused(dsn: str, database: Any) -> None:
-    database.execute("INSERT INTO pgsync.schema_migration VALUES ('kernel', 9999, 'next', 'x')")
+@pytest.mark.parametrize("migration", [True, False])
+def test_a_schema_of_a_later_minor_version_is_refused(
+    dsn: str, database: Any, migration: bool
+) -> None:
+    if migration:  # Its functions may mean something else without one.
+        database.execute("INSERT INTO pgsync.schema_migration VALUES ('kernel', 9999, 'next', 'x')")
+    major, minor, _ = __version__.split(".")
+    installed_by(database, later := f"{major}.{int(minor) + 1}.0")
+    with Coordinator(dsn) as sync, pytest.raises(SchemaTooNew, match=later):
+        sync.job(1)
     with pytest.raises(SchemaTooNew, match="upgrade pgsync"):
         migrate(dsn)
-    installed_by(database, "9.0.1")
-    with Coordinator(dsn) as sync, pytest.raises(SchemaTooNew, match="9999"):
+
+
+def test_functions_of_an_earlier_version_are_refused(dsn: str, database: Any) -> None:
+    installed_by(database, "0.0.9")
+    with Coordinator(dsn) as sync, pytest.raises(SchemaMissing, match=r"0\.0\.9.* pgsync migrate"):
         sync.job(1)
 
 
@@ -103,6 +114,17 @@ def test_a_schema_of_a_later_patch_is_worked_on(dsn: str, database: Any) -> None
     installed_by(database, __version__.rpartition(".")[0] + ".99")
     with Coordinator(dsn) as sync:
         assert sync.run_worker(drain=True, scheduler=True).completed == 0
+
+
+def test_an_older_process_that_migrates_leaves_a_newer_schema_as_it_is(
+    dsn: str, database: Any
+) -> None:
+    record = "SELECT version, name, checksum FROM pgsync.schema_migration ORDER BY 1, 2, 3"
+    database.execute("UPDATE pgsync.schema_migration SET checksum = 'x' WHERE component = 'api'")
+    database.execute("INSERT INTO pgsync.schema_migration VALUES ('kernel', 9999, 'next', 'x')")
+    before = database.execute(record).fetchall()
+    assert migrate(dsn) == []
+    assert database.execute(record).fetchall() == before
 
 
 def installed_by(database: Any, version: str) -> None:
