@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from pgsync import Coordinator, InvalidArgument, JobLost, current_job
 from tests.eventually import eventually
-from tests.kernel.test_jobs import claim, enqueue, state
+from tests.kernel.by_hand import claim, enqueue, state
 
 pytestmark = pytest.mark.core
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,13 @@ import pytest
 from pgsync import Coordinator, InvalidArgument
 from tests.eventually import eventually
 from tests.kernel import process_handlers as handlers
+from tests.kernel.handlers import working
 
 pytestmark = pytest.mark.core
 
 
 def declare(face: Any, function: Any, **options: Any) -> Any:
     return face.task(run_in="process", **{"backoff": 3600, **options})(function)
-
-
-@contextmanager
-def working(face: Any, **options: Any) -> Iterator[None]:
-    face.start(**options)
-    try:
-        yield
-    finally:
-        face.stop()
 
 
 def pid_in(file: Path) -> int:

@@ -15,7 +15,7 @@ from psycopg import sql
 from pgsync import Coordinator
 from pgsync.daemon.signals import Signals
 from tests.eventually import eventually
-from tests.kernel.test_worker import working
+from tests.kernel.handlers import working
 
 pytestmark = pytest.mark.core
 

@@ -11,8 +11,8 @@ import pytest
 from pgsync import Coordinator
 from pgsync.errors import InvalidArgument
 from pgsync.queues import current_job
+from tests.kernel.by_hand import claim, complete, enqueue, fail
 from tests.kernel.conftest import Clock
-from tests.kernel.test_jobs import claim, complete, enqueue, fail
 
 pytestmark = pytest.mark.core
 

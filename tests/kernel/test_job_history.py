@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.kernel.by_hand import claim, complete, enqueue, fail, state
 from tests.kernel.conftest import Clock
-from tests.kernel.test_jobs import claim, complete, enqueue, fail, state
 
 pytestmark = pytest.mark.core
 

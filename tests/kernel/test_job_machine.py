@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.eventually import eventually
+from tests.kernel.by_hand import claim, complete, enqueue, fail, state
 from tests.kernel.conftest import Clock
-from tests.kernel.test_jobs import claim, complete, enqueue, fail, state
 
 pytestmark = pytest.mark.core
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.test_jobs import claim, complete, enqueue, fail
+from tests.kernel.by_hand import claim, complete, enqueue, fail
 
 pytestmark = pytest.mark.core
 

@@ -11,8 +11,8 @@ import pytest
 
 from pgsync import Unique
 from pgsync.errors import InvalidArgument
+from tests.kernel.by_hand import claim, complete, enqueue, fail, state
 from tests.kernel.conftest import Clock
-from tests.kernel.test_jobs import claim, complete, enqueue, fail, state
 
 pytestmark = pytest.mark.core
 

@@ -11,52 +11,10 @@ import pytest
 
 from pgsync import Coordinator
 from tests.eventually import eventually
+from tests.kernel.by_hand import claim, complete, enqueue, fail, state
 from tests.kernel.conftest import Clock
 
 pytestmark = pytest.mark.core
-
-
-def enqueue(database: Any, queue: str = "default", **options: Any) -> int:
-    named = "".join(f", {name} => %({name})s" for name in options)
-    statement = f"SELECT pgsync.enqueue('work', queue => %(queue)s{named})"
-    job: int = database.execute(statement, {"queue": queue, **options}).fetchone()[0]
-    return job
-
-
-def claim(session: Any, worker: int, batch: int = 10, queues: list[str] | None = None) -> list[int]:
-    rows = session.execute(
-        "SELECT id FROM pgsync.claim_jobs(%s, %s, %s)", [worker, queues or ["default"], batch]
-    )
-    return [row[0] for row in rows]
-
-
-def complete(session: Any, worker: int, *jobs: tuple[int, int]) -> list[int]:
-    ids, attempts = [job for job, _ in jobs], [attempt for _, attempt in jobs]
-    accepted: list[int] = session.execute(
-        "SELECT pgsync.complete_jobs(%s, %s, %s, array_fill(NULL::jsonb, ARRAY[%s]))",
-        [worker, ids, attempts, len(jobs)],
-    ).fetchone()[0]
-    return accepted
-
-
-def fail(session: Any, worker: int, job: int, attempt: int, retry_in: float | None = 0) -> Any:
-    delay = None if retry_in is None else timedelta(seconds=retry_in)
-    return session.execute(
-        'SELECT pgsync.fail_job(%s, %s, %s, \'{"error": "no"}\', %s)',
-        [worker, job, attempt, delay],
-    ).fetchone()[0]
-
-
-def state(database: Any, job: int) -> tuple[str, int]:
-    """The job's state and attempt, of the one place that it is in."""
-    rows = database.execute(
-        "SELECT state, attempt::int FROM pgsync.jobs WHERE id = %(id)s UNION ALL"
-        " SELECT state, attempt::int FROM pgsync.job_history WHERE id = %(id)s",
-        {"id": job},
-    ).fetchall()
-    assert len(rows) == 1
-    found: tuple[str, int] = rows[0]
-    return found
 
 
 def test_jobs_are_claimed_by_priority_then_arrival(database: Any, new_worker: Any) -> None:

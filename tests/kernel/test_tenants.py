@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pgsync import Limit
 from pgsync.cli.main import cli
 from pgsync.errors import InvalidArgument
-from tests.kernel.test_jobs import claim, complete, enqueue, state
+from tests.kernel.by_hand import claim, complete, enqueue, state
 
 pytestmark = pytest.mark.core
 

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -26,21 +25,13 @@ from pgsync import (
     current_job,
 )
 from tests.eventually import eventually
+from tests.kernel.handlers import working
 
 pytestmark = pytest.mark.core
 
 
 def drain(face: Any, **options: Any) -> Any:
     return face.run_worker(drain=True, **options)
-
-
-@contextmanager
-def working(face: Any, **options: Any) -> Iterator[None]:
-    face.start(**options)
-    try:
-        yield
-    finally:
-        face.stop()
 
 
 def test_a_drain_runs_all_that_is_there(face: Any) -> None:
