@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 _POOL_TIMEOUT = 30.0
 _IDLE_SECONDS = 300.0
+# The pool's pauses between tries double, to minutes: begun anew so often they stay at a second.
+_RECONNECT_SECONDS = 2.0
 
 
 @overload
@@ -134,6 +137,7 @@ class _Pooled(Generic[C]):
             "max_size": self._size,
             "max_idle": _IDLE_SECONDS,
             "timeout": _POOL_TIMEOUT,
+            "reconnect_timeout": _RECONNECT_SECONDS,
             "open": False,
         }
 
@@ -160,7 +164,10 @@ class Database(_Pooled[psycopg.Connection[Row]]):
         self._open()
         pool = self._pool
         with translated():
-            connection = pool.getconn(patience)
+            until = time.monotonic() + (_POOL_TIMEOUT if patience is None else patience)
+            # Not by the pool's own check: after each that has ended it sleeps, for twice as long.
+            while has_ended(connection := pool.getconn(until - time.monotonic())):
+                pool.putconn(connection)
         try:
             yield connection
         finally:
@@ -201,7 +208,10 @@ class Database(_Pooled[psycopg.Connection[Row]]):
         super()._begin()
         self._opening = threading.Lock()
         self._pool = ConnectionPool(
-            **self._pool_options(), configure=self._configure, check=_refuse_ended, name="pgsync"
+            **self._pool_options(),
+            configure=self._configure,
+            reconnect_failed=_try_again,
+            name="pgsync",
         )
 
     def _configure(self, connection: psycopg.Connection[Row]) -> None:
@@ -237,7 +247,9 @@ class AsyncDatabase(_Pooled[psycopg.AsyncConnection[Row]]):
         await self._open()
         pool = self._pool
         with translated():
-            connection = await pool.getconn(patience)
+            until = time.monotonic() + (_POOL_TIMEOUT if patience is None else patience)
+            while has_ended(connection := await pool.getconn(until - time.monotonic())):
+                await pool.putconn(connection)
         try:
             yield connection
         finally:
@@ -276,7 +288,7 @@ class AsyncDatabase(_Pooled[psycopg.AsyncConnection[Row]]):
         self._pool = AsyncConnectionPool(
             **self._pool_options(),
             configure=self._configure,
-            check=_refuse_ended_async,
+            reconnect_failed=_try_again_async,
             name="pgsync-async",
         )
 
@@ -307,11 +319,12 @@ def spare_prepared_statements(connection: psycopg.Connection[Any]) -> None:
         connection.prepare_threshold = None
 
 
-def _refuse_ended(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    """Keep the pool from handing out what the server has ended; asks nothing of the server."""
-    if has_ended(connection):
-        raise psycopg.OperationalError("the server has ended this session")
+def _try_again(pool: ConnectionPool[Any]) -> None:
+    """Go on where somebody waits for a connection; else whoever comes next begins."""
+    if pool.get_stats().get("requests_waiting"):
+        pool.check()  # It has none to check, and makes one.
 
 
-async def _refuse_ended_async(connection: psycopg.AsyncConnection[Any]) -> None:
-    _refuse_ended(connection)
+async def _try_again_async(pool: AsyncConnectionPool[Any]) -> None:
+    if pool.get_stats().get("requests_waiting"):
+        await pool.check()
