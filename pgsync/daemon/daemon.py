@@ -30,7 +30,8 @@ logger = logging.getLogger("pgsync.daemon")
 KINDS = ("worker", "scheduler", "maintenance")
 """What a daemon may be."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+# A due schedule must not wait much longer than the server was away.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 3.0
 # A loop that ran so long had its connection, and lost it for a reason of its own.
 _WORKED_SECONDS = 3.0
 _START_SECONDS = 30.0

@@ -18,7 +18,7 @@ import psycopg
 from pgsync.daemon.vitals import HEARD_WITHIN
 from pgsync.database.calls import Call, Listing
 from pgsync.database.pool import execute_async
-from pgsync.database.session import open_session_async
+from pgsync.database.session import answering_within, hang_up, open_session_async
 from pgsync.errors import ConnectionFailed, LockCapacityError, OutcomeUnknown, PgsyncError
 from pgsync.queues.work import (
     change_worker,
@@ -38,7 +38,8 @@ logger = logging.getLogger("pgsync.worker")
 SILENCE = timedelta(seconds=60)
 """A worker whose heartbeat is older than this is given up for dead."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+_LONGEST_SILENCE, _LOOK_SECONDS = SILENCE.total_seconds(), 5.0
 
 
 class WorkerLink:
@@ -66,6 +67,7 @@ class WorkerLink:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._connecting = asyncio.Lock()
         self._beside: psycopg.AsyncConnection[Any] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.worker = 0
 
     @property
@@ -83,9 +85,12 @@ class WorkerLink:
     async def open(self) -> None:
         """Connect and register, trying again with backoff while the database is away."""
         await self._reconnect(None)
+        self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> int:
         """Unregister; returns how many jobs went back unspent."""
+        if self._watching is not None:
+            self._watching.cancel()
         if self._beside is not None:
             await self._beside.close()
         connection, self._connection = self._connection, None
@@ -123,7 +128,8 @@ class WorkerLink:
             except (psycopg.OperationalError, PgsyncError):
                 return await self.run(call)  # No room for it, or the database is away.
         try:
-            return await execute_async(self._beside, call)
+            with answering_within(self._beside, _LONGEST_SILENCE):
+                return await execute_async(self._beside, call)
         except OutcomeUnknown:
             broken, self._beside = self._beside, None
             await broken.close()
@@ -137,6 +143,14 @@ class WorkerLink:
     async def register_again(self) -> None:
         """Become a new worker: the old one was given up for dead."""
         await self._reconnect(self._connection)
+
+    async def _watch(self) -> None:
+        """Hang up on a server that does not answer heartbeats, for so long as it bears silence."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            silence = time.monotonic() - self._heard_at
+            if self._connection is not None and silence > _LONGEST_SILENCE:
+                hang_up(self._connection)
 
     async def _reconnect(self, broken: psycopg.AsyncConnection[Any] | None) -> None:
         async with self._connecting:

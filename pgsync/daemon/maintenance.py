@@ -17,7 +17,7 @@ import psycopg
 
 from pgsync.database.calls import Call, Listing, nothing, scalar
 from pgsync.database.pool import execute_async
-from pgsync.database.session import open_session_async
+from pgsync.database.session import answering_within, open_session_async
 from pgsync.locks import default_owner
 
 __all__ = ["LANES", "Lane", "Maintenance", "record_duty"]
@@ -46,6 +46,8 @@ LANES = (
     Lane("slow", 5.0, 60.0, 300.0),
 )
 
+# The server cancels a call that takes too long, and says so; a vanished one says nothing.
+_MORE_THAN_THE_SERVER = 10.0
 # What is due so soon is done in the same call.
 _TOGETHER = 0.05
 
@@ -85,7 +87,10 @@ class Maintenance:
 
     async def _lead(self, connection: psycopg.AsyncConnection[Any]) -> None:
         lead = Call("SELECT pgsync.lead_maintenance(%(lane)s)", {"lane": self._lane.name}, scalar)
-        while not await execute_async(connection, lead):  # noqa: ASYNC110 - the server decides
+        while True:
+            with answering_within(connection, self._lane.longest):
+                if await execute_async(connection, lead):
+                    return
             await asyncio.sleep(self._lane.lead_every * random.uniform(0.8, 1.0))  # noqa: S311
 
 
@@ -93,7 +98,8 @@ async def _do(
     connection: psycopg.AsyncConnection[Any], due: list[_Duty], longest: float
 ) -> Mapping[str, Any]:
     try:
-        return await execute_async(connection, _do_duties([duty.name for duty in due]))
+        with answering_within(connection, longest + _MORE_THAN_THE_SERVER):
+            return await execute_async(connection, _do_duties([duty.name for duty in due]))
     except psycopg.errors.QueryCanceled as error:
         # One took too long; other errors are caught, and noted, by the procedure.
         done: dict[str, Any] = {}

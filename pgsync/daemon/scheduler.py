@@ -15,7 +15,7 @@ from pgsync.daemon.maintenance import record_duty
 from pgsync.database.calls import Call, nothing
 from pgsync.database.drive import drive_async
 from pgsync.database.pool import execute_async
-from pgsync.database.session import open_session_async
+from pgsync.database.session import answering_within, open_session_async
 from pgsync.schedules import ScheduleDeclaration, declare_plan, fire_due_plan
 from pgsync.schedules.calls import next_schedule_at
 
@@ -27,6 +27,8 @@ logger = logging.getLogger("pgsync.scheduler")
 _LONGEST_SLEEP = 2.0
 # Others have taken what is due, or will be through with it soon.
 _SHORT_SLEEP = 0.1
+# Of the server, for all that is asked between two sleeps.
+_LONGEST_SILENCE = 60.0
 # The daemons of a newer version of the app may have gone: then this one's schedules hold again.
 _DECLARE_SECONDS = 60.0
 
@@ -60,18 +62,19 @@ class Scheduler:
         declare_at = clock()
         short_sleep = _SHORT_SLEEP
         while True:
-            if clock() >= declare_at:
-                await self._declare(connection)
-                await self._note(connection)
-                declare_at = clock() + _DECLARE_SECONDS
-            due_at, now = await execute_async(connection, next_schedule_at())
-            pause = _LONGEST_SLEEP if due_at is None else (due_at - now).total_seconds()
-            if pause <= 0:
-                if await self._fire(connection):
-                    short_sleep = _SHORT_SLEEP
-                    continue
-                pause = short_sleep * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-                short_sleep = min(short_sleep * 2, _LONGEST_SLEEP)  # somebody keeps it locked
+            with answering_within(connection, _LONGEST_SILENCE):
+                if clock() >= declare_at:
+                    await self._declare(connection)
+                    await self._note(connection)
+                    declare_at = clock() + _DECLARE_SECONDS
+                due_at, now = await execute_async(connection, next_schedule_at())
+                pause = _LONGEST_SLEEP if due_at is None else (due_at - now).total_seconds()
+                if pause <= 0:
+                    if await self._fire(connection):
+                        short_sleep = _SHORT_SLEEP
+                        continue
+                    pause = short_sleep * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                    short_sleep = min(short_sleep * 2, _LONGEST_SLEEP)  # somebody keeps it locked
             await asyncio.sleep(min(pause, _LONGEST_SLEEP))
 
     async def _fire(self, connection: psycopg.AsyncConnection[Any]) -> bool:

@@ -19,7 +19,7 @@ __all__ = ["listen"]
 
 logger = logging.getLogger("pgsync.listener")
 
-_LONGEST_PAUSE = 10.0
+_LONGEST_PAUSE = 3.0
 _PROOF_EVERY = 30.0
 _PROOF_WITHIN = 5.0
 

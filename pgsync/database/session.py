@@ -7,6 +7,11 @@ message was never acknowledged.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -16,7 +21,9 @@ from pgsync.database.dsn import connect, connect_async
 from pgsync.database.pool import execute, execute_async
 from pgsync.database.pooler import refuse_transaction_pooler, refuse_transaction_pooler_async
 
-__all__ = ["open_session", "open_session_async", "session_settings"]
+__all__ = ["answering_within", "hang_up", "open_session", "open_session_async", "session_settings"]
+
+_OPENED_WITHIN = 10.0
 
 
 def session_settings() -> Call[None]:
@@ -60,9 +67,36 @@ async def open_session_async(
     """As :func:`open_session`."""
     connection = await connect_async(dsn, application_name)
     try:
-        await refuse_transaction_pooler_async(connection, dsn)
-        await execute_async(connection, session_settings())
+        with answering_within(connection, _OPENED_WITHIN):
+            await refuse_transaction_pooler_async(connection, dsn)
+            await execute_async(connection, session_settings())
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+@contextmanager
+def answering_within(connection: psycopg.AsyncConnection[Any], seconds: float) -> Iterator[None]:
+    """Hang up on a server that has not answered all that is asked in the ``with`` by then.
+
+    Behind a proxy that lives the server may vanish, and no keepalive tells.
+    """
+    late = asyncio.get_running_loop().call_later(seconds, hang_up, connection)
+    try:
+        yield
+    finally:
+        late.cancel()
+
+
+def hang_up(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Have whoever waits for an answer hear that the connection is lost.
+
+    To cancel the task would not do: psycopg then waits for the server's answer to that.
+    """
+    # libpq keeps its descriptor, and reads the end of the stream.
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.pgconn.socket)) as line,
+    ):
+        line.shutdown(socket.SHUT_RDWR)

@@ -51,8 +51,14 @@ def test_many_connections_that_ended_cost_the_next_call_nothing(
 
 
 def test_a_call_that_waits_for_the_server_is_served_once_it_is_back(
-    face: Any, dsn: str, admin: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+    face: Any,
+    dsn: str,
+    admin: psycopg.Connection[Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pgsync.database.pool._POOL_TIMEOUT", 120.0)
+
     def tries() -> int:
         return sum("error connecting" in record.getMessage() for record in caplog.records)
 
@@ -61,7 +67,7 @@ def test_a_call_that_waits_for_the_server_is_served_once_it_is_back(
     end_sessions(admin, dsn)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(face.job, 1)
-        # With pauses that double the call has given up before so many tries.
-        eventually(lambda: tries() >= 12, within=60)
+        # With pauses that double there are twelve tries in a minute.
+        eventually(lambda: tries() >= 14, within=60)
         let_in(admin, dsn, anybody=True)
-        assert waiting.result(60) is None
+        assert waiting.result(120) is None

@@ -76,6 +76,11 @@ class Proxy(Relay):
             line.stalled_until = time.monotonic() + seconds
         return line is not None
 
+    def stall_all(self, seconds: float) -> None:
+        """Pass on nothing of all connections there are; new ones are served."""
+        for line in list(self._lines):
+            line.stalled_until = time.monotonic() + seconds
+
     def half_open(self, pick: float, seconds: float) -> bool:
         """Break a connection on one side only; the other hears nothing for that long."""
         line = self._pick(pick)

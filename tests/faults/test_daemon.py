@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pgsync import Coordinator
 from tests.eventually import eventually
+from tests.faults.proxy import Proxy
 from tests.health_page import Page, free_port
 
 pytestmark = pytest.mark.faults
@@ -64,6 +66,32 @@ def pgsync(dsn: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[
     for program in started:
         program.kill()
         program.communicate()
+
+
+def test_a_server_that_vanished_behind_a_living_proxy_is_left(
+    dsn: str, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, seconds in (
+        ("worker", "_HEARTBEAT_SECONDS", 0.3),
+        ("link", "_LONGEST_SILENCE", 2.0),
+        ("link", "_LOOK_SECONDS", 0.1),
+        ("scheduler", "_LONGEST_SILENCE", 1.0),
+    ):
+        monkeypatch.setattr(f"pgsync.daemon.{module}.{name}", seconds)
+    done = "SELECT count(*) FROM pgsync.job_history WHERE state = 'completed' AND task = %s"
+    with Proxy(dsn) as proxy, Coordinator(proxy.dsn) as sync:
+        sync.task(name="greet")(lambda: None)
+        sync.schedule(1, name="tick")(lambda: None)
+        sync.start(queues=["default"])
+        eventually(lambda: database.execute(done, ["tick"]).fetchone() > (0,), within=60)
+        proxy.stall_all(3600)
+        vanished_at = database.execute("SELECT clock_timestamp()").fetchone()
+        fired = "SELECT count(*) FROM pgsync.schedule_fires WHERE fired_at > %s"
+        eventually(lambda: database.execute(fired, vanished_at).fetchone() > (2,), within=60)
+        # Not before: what was claimed by a session that vanished is rescued in a minute.
+        database.execute("SELECT pgsync.enqueue('greet')")
+        eventually(lambda: database.execute(done, ["greet"]).fetchone() == (1,), within=60)
+        sync.stop()
 
 
 def known(database: Any) -> list[Any]:

@@ -19,6 +19,7 @@ class ErrorRate:
     def __init__(self, recipients: Recipients) -> None:
         self._recipients = recipients
         self._processed, self._failed = recipients.processed()
+        self._stored = self._failed
 
     def count(self, state: str) -> None:
         """Count an outcome."""
@@ -26,12 +27,14 @@ class ErrorRate:
         self._failed += state == "failed"
 
     def look(self) -> None:
-        """Count the failed ones anew, of which webhooks may have told."""
-        self._failed = self._recipients.failed()
+        """See how many failures are stored: webhooks may have told of some."""
+        self._stored = self._recipients.failed()
 
     @property
     def reason(self) -> str | None:
         """Why the campaign must pause; None while few fail."""
-        if self._processed < _FROM_PROCESSED or self._failed < _MOST_FAILED * self._processed:
+        # What is stored may be counted later than it is seen, and must not be counted twice.
+        failed = max(self._failed, self._stored)
+        if self._processed < _FROM_PROCESSED or failed < _MOST_FAILED * self._processed:
             return None
-        return f"{self._failed} of {self._processed} messages failed"
+        return f"{failed} of {self._processed} messages failed"

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync import Coordinator
 from pgsync.modules.broadcasts import Broadcasts, webhook_app
+from pgsync.modules.broadcasts.error_rate import ErrorRate
+from pgsync.modules.broadcasts.recipients import Recipients
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import WhatsApp
 from pgsync.modules.whatsapp.standin import GraphStandin
@@ -80,6 +83,28 @@ def test_few_failures_pause_nothing(
     broadcasts.campaigns.schedule(campaign)
     assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
     assert _count(database, "failed") == 4
+
+
+def test_a_failure_that_is_seen_before_it_is_counted_counts_once(
+    new_campaign: NewCampaign, sessions: sessionmaker[Session], database: Any
+) -> None:
+    campaign = new_campaign(20)
+    rate = ErrorRate(Recipients(sessions, campaign))
+    for _ in range(18):
+        rate.count("sent")
+    database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET state = 'failed'"
+        " WHERE id IN (SELECT id FROM pgsync_modules.campaign_recipient LIMIT 2)"
+    )
+    rate.look()
+    rate.count("failed")
+    rate.count("failed")
+    assert rate.reason is None
+    rate.count("failed")
+    rate.count("failed")
+    assert rate.reason is None  # 4 of 22
+    rate.count("failed")
+    assert rate.reason == "5 of 23 messages failed"
 
 
 @pytest.mark.parametrize("event", ["PAUSED", "DISABLED"])
