@@ -14,13 +14,14 @@ _WORDS = (
     r"|private[_-]?key|signature|pgsync:sealed"
 )
 _SECRET = re.compile(_WORDS, re.IGNORECASE)
-# In free text (an error, a traceback) what follows such a word, and the password of a URL.
+# In free text (an error, a traceback) what follows such a word, and the password of a URL. Whatever
+# the text, no place is read again from many others: it may be a megabyte of somebody's arguments.
 _ASSIGNED = re.compile(
-    rf"((?:{_WORDS})[\w-]*[\"']?\s*[=:]\s*(?:bearer\s+|basic\s+)?)"
+    rf"((?:{_WORDS})[\w-]{{0,64}}[\"']?\s*[=:]\s*(?:bearer\s+|basic\s+)?)"
     r"(\"[^\"]*\"|'[^']*'|[^\s,;&)}\]]+)",
     re.IGNORECASE,
 )
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@]+(?=@)")
+_URL_PASSWORD = re.compile(r"\b(\w+://[^\s:/@]*:)[^\s@]{1,256}(?=@)")
 
 
 def is_secret(key: str) -> bool:

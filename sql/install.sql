@@ -313,7 +313,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '162ad48db539d6bccaa92ef0ad091910f6d05133d0afc633e6c632e5e85e0808')
+VALUES ('api', 0, '0.1.0', '2bbdb07ffd46b69c6cf3d5ee06c2cfe469bc2059070b48c941ace9baa2606f74')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

@@ -16,6 +16,7 @@ from pgsync.cli.finding import filter_options, find_jobs, given_filter
 from pgsync.cli.output import ask, dsn_option
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
+from pgsync.queues.finding import ACTS_ON
 
 __all__ = ["cancel", "discard", "retry"]
 
@@ -26,22 +27,19 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class _Action:
-    """What is done, in words and in SQL; to which states it can be, and is where none is named."""
+    """What is done, in words and in SQL, and to which states where none is named."""
 
     verb: str
     done: str
     not_done: str
-    states: tuple[str, ...]
     usual: tuple[str, ...]
     call: LiteralString
 
 
-_WAITING = ("available", "scheduled", "retryable", "waiting")
 _RETRY = _Action(
     "retry",
     "retried",
     "nothing to retry",
-    ("discarded", "cancelled", "retryable", "scheduled"),
     ("discarded", "cancelled", "retryable"),
     "SELECT * FROM pgsync.retry_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
 )
@@ -49,16 +47,14 @@ _CANCEL = _Action(
     "cancel",
     "cancelled, or asked to stop",
     "has ended",
-    (*_WAITING, "running"),
-    (*_WAITING, "running"),
+    ACTS_ON["cancel"],
     "SELECT * FROM pgsync.cancel_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
 )
 _DISCARD = _Action(
     "discard",
     "discarded",
     "runs, or has ended",
-    _WAITING,
-    _WAITING,
+    ACTS_ON["discard"],
     "SELECT * FROM pgsync.discard_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
 )
 
@@ -122,7 +118,7 @@ def _all(
     yes: bool,
 ) -> int:
     states = wanted.setdefault("states", list(action.usual))
-    if wrong := [state for state in states if state not in action.states]:
+    if wrong := [state for state in states if state not in ACTS_ON[action.verb]]:
         raise InvalidArgument(f"one cannot {action.verb} jobs that are {' or '.join(wrong)}")
     ids, older = find_jobs(sync, wanted, most)
     if not ids:

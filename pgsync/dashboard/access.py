@@ -16,7 +16,10 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Access", "BoundedBody", "SecurityHeaders", "Session"]
+__all__ = ["MOST_BYTES", "Access", "BoundedBody", "SecurityHeaders", "Session"]
+
+MOST_BYTES = 4 << 20
+"""Of a request's body: the arguments of a job, 1 MiB at most, as a form has them."""
 
 _COOKIE = "pgsync_session"
 _SECONDS = 12 * 3600
@@ -129,8 +132,6 @@ class BoundedBody:
     Starlette before 1.5 bounds no part of those that browsers send.
     """
 
-    _MOST_BYTES = 4 << 20
-
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
@@ -144,7 +145,7 @@ class BoundedBody:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._MOST_BYTES:
+            if size > MOST_BYTES:
                 raise HTTPException(413, "a form must have at most 4 MiB")
             return message
 

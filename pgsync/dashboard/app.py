@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 
 from pgsync.coordinator import AsyncCoordinator
 from pgsync.daemon.metrics import CONTENT_TYPE, check_metrics, read_metrics, render_metrics
-from pgsync.dashboard.access import Access, BoundedBody, SecurityHeaders, Session
+from pgsync.dashboard.access import MOST_BYTES, Access, BoundedBody, SecurityHeaders, Session
 from pgsync.dashboard.actions import ACTIONS, Again, perform
 from pgsync.dashboard.api import ENDPOINTS, Endpoint, read_rows
 from pgsync.dashboard.indicator import indicator_tag, read_indicator
@@ -37,6 +37,7 @@ __all__ = ["create_app"]
 
 _HERE = Path(__file__).parent
 _SHORTEST_TOKEN = 16
+_MOST_FIELDS = 1_100  # A thousand jobs that are ticked, and what goes with them.
 _SAID = "pgsync_said"
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -205,7 +206,9 @@ class _Dashboard:
         session = self._access.session(request)
         if session is None:
             raise HTTPException(401, "sign in first")
-        async with request.form(max_files=0, max_fields=1100, max_part_size=4096) as form:
+        async with request.form(
+            max_files=0, max_fields=_MOST_FIELDS, max_part_size=MOST_BYTES
+        ) as form:
             if not self._access.is_own_form(session, form.get("form_token")):
                 raise HTTPException(403, "this form is not of your session: load the page again")
             return session, form

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from pgsync.dashboard.exact import read_exact, write_exact
+from pgsync.dashboard import given
+from pgsync.dashboard.exact import write_exact
 from pgsync.dashboard.queue_page import read_queue_names
 from pgsync.dashboard.reading import Read
 from pgsync.masking import HIDDEN, masked_value, unmasked
-from pgsync.queues import STATES
+from pgsync.queues import WAITING
 
 __all__ = ["AddJob", "EditJob", "read_edit_job", "read_new_job"]
 
-_WAITING = STATES[:4]
 _FIND = """
 SELECT j.id, j.task, j.queue, j.state, j.args, j.args::text AS args_text, j.priority, j.run_at
 FROM pgsync.all_jobs AS j WHERE j.id = %(id)s::bigint
@@ -29,7 +29,7 @@ async def read_new_job(read: Read, request: Request) -> dict[str, Any]:
     """An empty form; or one with the task, the queue and the arguments of the job ``like``."""
     fields = {"task": "", "queue": "default", "args": "{}", "priority": "0", "max_attempts": "5"}
     like = request.query_params.get("like", "")
-    if like.isdecimal() and len(like) <= 18 and (job := await _find(read, like)):
+    if given.is_id(like) and (job := await _find(read, like)):
         fields |= {"task": job["task"], "queue": job["queue"], "priority": str(job["priority"])}
         fields["args"] = write_exact(masked_value(job["args"]), indent=2)
     return {
@@ -63,7 +63,7 @@ class AddJob:
 
     async def perform(self, read: Read, form: FormData, by: str) -> str:
         """Do it, and return what to tell."""
-        args = _args(_text(form, "args") or "{}")
+        args = given.json_object(given.text(form, "args") or "{}")
         if HIDDEN in write_exact(args):
             raise HTTPException(400, f"put values where the arguments say {HIDDEN}")
         row = await read.row(
@@ -71,12 +71,12 @@ class AddJob:
             " %(priority)s::integer, %(run_at)s, %(max_attempts)s::integer) AS id",
             {
                 "by": by,
-                "task": _text(form, "task"),
+                "task": given.text(form, "task"),
                 "args": write_exact(args),
-                "queue": _text(form, "queue") or "default",
-                "priority": _whole(form, "priority"),
-                "run_at": _moment(_text(form, "run_at")),
-                "max_attempts": _whole(form, "max_attempts"),
+                "queue": given.text(form, "queue") or "default",
+                "priority": given.whole_number(form, "priority"),
+                "run_at": given.moment(given.text(form, "run_at")),
+                "max_attempts": given.whole_number(form, "max_attempts"),
             },
         )
         assert row is not None
@@ -94,21 +94,23 @@ class EditJob:
 
     async def perform(self, read: Read, form: FormData, by: str) -> str:
         """Do it, and return what to tell."""
-        job = await _waiting(read, _text(form, "id"))
-        if _text(form, "version") != _version(job):
+        job = await _waiting(read, given.text(form, "id"))
+        if given.text(form, "version") != _version(job):
             raise HTTPException(
                 409, "somebody has changed the job since this page was loaded: load it again"
             )
-        due = _text(form, "run_at")
+        due = given.text(form, "run_at")
         row = await read.row(
             "SELECT e.edited, e.state FROM pgsync.edit_job(%(id)s::bigint, %(args)s::jsonb,"
             " %(priority)s::integer, %(run_at)s, %(by)s, %(was)s::jsonb) AS e",
             {
                 "id": job["id"],
-                "args": write_exact(unmasked(_args(_text(form, "args")), job["args"])),
-                "priority": _whole(form, "priority"),
+                "args": write_exact(
+                    unmasked(given.json_object(given.text(form, "args")), job["args"])
+                ),
+                "priority": given.whole_number(form, "priority"),
                 # The field has whole seconds: as it was shown, it is what it was.
-                "run_at": None if due == _due(job) else _moment(due),
+                "run_at": None if due == _due(job) else given.moment(due),
                 "by": by,
                 "was": job["args_text"],
             },
@@ -116,28 +118,28 @@ class EditJob:
         assert row is not None
         if row["edited"]:
             return f"Job {job['id']} was changed."
-        if row["state"] not in _WAITING:
+        if row["state"] not in WAITING:
             raise HTTPException(409, f"job {job['id']} is {row['state'] or 'gone'}: too late")
         return f"Job {job['id']} is as it was: nothing was changed."
 
     async def show(self, read: Read, form: FormData, /) -> dict[str, Any]:
         """What the page needs besides the fields, to show the form once more."""
-        return {"job": await _waiting(read, _text(form, "id"))}
+        return {"job": await _waiting(read, given.text(form, "id"))}
 
 
-async def _find(read: Read, given: str | int) -> dict[str, Any] | None:
-    return await read.row(_FIND, {"id": given})
+async def _find(read: Read, job_id: str | int) -> dict[str, Any] | None:
+    return await read.row(_FIND, {"id": job_id})
 
 
-async def _waiting(read: Read, given: str | int) -> dict[str, Any]:
-    if isinstance(given, str) and not (given.isdecimal() and len(given) <= 18):
+async def _waiting(read: Read, job_id: str | int) -> dict[str, Any]:
+    if isinstance(job_id, str) and not given.is_id(job_id):
         raise HTTPException(404, "there is no such job")
-    job = await _find(read, given)
+    job = await _find(read, job_id)
     if job is None:
-        raise HTTPException(404, f"there is no job {given}, or its history has been pruned")
-    if job["state"] not in _WAITING:
+        raise HTTPException(404, f"there is no job {job_id}, or its history has been pruned")
+    if job["state"] not in WAITING:
         raise HTTPException(
-            409, f"job {given} is {job['state']}: only one that waits can be changed"
+            409, f"job {job_id} is {job['state']}: only one that waits can be changed"
         )
     return job
 
@@ -150,35 +152,3 @@ def _version(job: dict[str, Any]) -> str:
 
 def _due(job: dict[str, Any]) -> str:
     return f"{job['run_at'].astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
-
-
-def _text(form: FormData, name: str) -> str:
-    given = form.get(name)
-    return given.strip() if isinstance(given, str) else ""
-
-
-def _args(text: str) -> Any:
-    try:
-        args = read_exact(text)
-        write_exact(args).encode()  # A lone surrogate is no text.
-    except ValueError as error:
-        raise HTTPException(400, f"the arguments are not JSON: {error}") from None
-    if not isinstance(args, dict):
-        raise HTTPException(400, 'the arguments must be a JSON object, such as {"to": "ada"}')
-    return args
-
-
-def _whole(form: FormData, name: str) -> int:
-    text = _text(form, name)
-    if not (text.removeprefix("-").isdecimal() and text.isascii() and len(text) <= 9):
-        raise HTTPException(400, f"{name.replace('_', ' ')} must be a whole number")
-    return int(text)
-
-
-def _moment(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC)
-    except ValueError:
-        raise HTTPException(400, "the due time must be a moment in UTC, or empty") from None

@@ -12,16 +12,11 @@ from pgsync.dashboard.graph import graph_of
 from pgsync.dashboard.reading import Read
 from pgsync.dashboard.timeline import timeline
 from pgsync.dashboard.tree import tree_of
+from pgsync.queues import ENDED, WAITING
 from pgsync.queues.carried import without_carried
+from pgsync.queues.finding import ACTS_ON
 
-__all__ = ["ACTS_ON", "read_job"]
-
-ACTS_ON = {
-    "retry": ("scheduled", "retryable", "discarded", "cancelled"),
-    "cancel": ("available", "scheduled", "retryable", "waiting", "running"),
-    "discard": ("available", "scheduled", "retryable", "waiting"),
-}
-"""The states of jobs to which each action can be done."""
+__all__ = ["read_job"]
 
 _MOST_DRAWN = 12
 _EARLIER = 10
@@ -46,6 +41,7 @@ async def read_job(read: Read, request: Request) -> dict[str, Any]:
     return {
         "job": job,
         "can": [action for action, states in ACTS_ON.items() if job["state"] in states],
+        "waits": job["state"] in WAITING,
         "moments": timeline(job, attempts, notes),
         "why": await read.row("SELECT w.* FROM pgsync.why_not_running(%(id)s::bigint) AS w", given)
         if live
@@ -63,7 +59,7 @@ async def read_job(read: Read, request: Request) -> dict[str, Any]:
 
 async def _like(read: Read, job: dict[str, Any]) -> list[int]:
     """Earlier ones of the same task that have ended, among the newest of each end."""
-    wanted = {"task": job["task"], "states": ["completed", "discarded", "cancelled"]}
+    wanted = {"task": job["task"], "states": ENDED}
     found = await read.row(
         "SELECT f.ids"
         " FROM pgsync.find_jobs(%(filter)s::jsonb, %(before)s, %(most)s, %(look)s) AS f",

@@ -11,16 +11,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pgsync.dashboard.filters import JobFilter
+from pgsync.dashboard.given import id_in_query
 from pgsync.dashboard.job_forms import read_edit_job, read_new_job
-from pgsync.dashboard.job_page import ACTS_ON, read_job
+from pgsync.dashboard.job_page import read_job
 from pgsync.dashboard.overview_page import read_overview
 from pgsync.dashboard.panels import PANELS, read_panel
 from pgsync.dashboard.queue_page import read_queue, read_queue_names
 from pgsync.dashboard.reading import MOST_COUNTED, Read
+from pgsync.dashboard.schedule_forms import read_edit_schedule
 from pgsync.dashboard.schedule_page import read_schedule
 from pgsync.queues import STATES
+from pgsync.queues.finding import ACTS_ON
 
-__all__ = ["PAGES", "Page", "number_given"]
+__all__ = ["PAGES", "Page"]
 
 Reader = Callable[[Read, Request], Awaitable[dict[str, Any]]]
 
@@ -37,28 +40,19 @@ FROM pgsync.all_jobs AS j WHERE j.id = ANY (%(ids)s::bigint[]) ORDER BY j.id DES
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page; ``key`` is the letter that leads there after g."""
+    """A page; ``key`` is the letter that leads there after g. A form is not ``live``: it waits."""
 
     name: str
     path: str
     title: str
     read: Reader
     key: str = ""
-
-
-def number_given(request: Request, name: str) -> int | None:
-    """A number of the query string that is an id, or None where it is not given."""
-    given = request.query_params.get(name, "")
-    if not given:
-        return None
-    if not given.isdecimal() or len(given) > 18:
-        raise HTTPException(400, f"{name} must be a number")
-    return int(given)
+    live: bool = True
 
 
 async def _jobs(read: Read, request: Request) -> dict[str, Any]:
     wanted = JobFilter.of(request.query_params)
-    before = number_given(request, "before")
+    before = id_in_query(request, "before")
     given = wanted.as_json()
     found = await read.row(
         "SELECT f.ids, f.next_before, f.looked_at_all"
@@ -141,7 +135,7 @@ async def _operation(read: Read, request: Request) -> dict[str, Any]:
 
 def _listing(name: str, **more: Any) -> Reader:
     async def read_rows(read: Read, request: Request) -> dict[str, Any]:
-        before = number_given(request, "before")
+        before = id_in_query(request, "before")
         return {"rows": await read_panel(read, name, before), "before": before, **more}
 
     return read_rows
@@ -179,11 +173,12 @@ PAGES = (
     _list_page("workers", "w"),
     _list_page("maintenance", "m"),
     _list_page("audit", "a"),
-    Page("confirm", "/jobs/confirm", "Confirm", _confirm),
+    Page("confirm", "/jobs/confirm", "Confirm", _confirm, live=False),
     Page("queue", "/queues/one", "Queue", read_queue),
     Page("schedule", "/schedules/one", "Schedule", read_schedule),
-    Page("new_job", "/jobs/new", "New job", read_new_job),
-    Page("edit_job", "/jobs/{id:int}/edit", "Edit job", read_edit_job),
+    Page("edit_schedule", "/schedules/edit", "Change schedule", read_edit_schedule, live=False),
+    Page("new_job", "/jobs/new", "New job", read_new_job, live=False),
+    Page("edit_job", "/jobs/{id:int}/edit", "Edit job", read_edit_job, live=False),
     Page("job", "/jobs/{id:int}", "Job", read_job),
     Page("operation", "/operations/{id:int}", "Operation", _operation),
 )

@@ -181,12 +181,17 @@ _ALL = (
         "The newest jobs, live and ended, that fit all that is asked for.",
         "id:integer queue:text task:text state:text attempt:integer max_attempts:integer"
         " created_at:moment run_at:moment started_at:moment? finished_at:moment? ran:seconds?"
-        " error:text?",
-        "SELECT j.id, j.queue, j.task, j.state, j.attempt, j.max_attempts, j.created_at, j.run_at,"
-        " j.started_at, j.finished_at, j.finished_at - j.started_at AS ran,"
-        " j.errors -> -1 ->> 'error' AS error"
-        " FROM pgsync.all_jobs AS j"
-        " WHERE j.id = ANY (%(ids)s::bigint[]) ORDER BY j.id DESC",
+        " error:text? tags:texts",
+        """
+        SELECT j.id, j.queue, j.task, j.state, j.attempt, j.max_attempts, j.created_at, j.run_at,
+               j.started_at, j.finished_at, j.finished_at - j.started_at AS ran,
+               j.errors -> -1 ->> 'error' AS error,
+               ARRAY(SELECT t.tag #>> '{}'
+                     FROM jsonb_path_query(j.tags, '$[*] ? (@.type() == "string")') AS t (tag))
+                   AS tags
+        FROM pgsync.all_jobs AS j
+        WHERE j.id = ANY (%(ids)s::bigint[]) ORDER BY j.id DESC
+        """,
         page=50,
     ),
     Panel(

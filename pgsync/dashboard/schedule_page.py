@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pgsync.dashboard.reading import Read
-from pgsync.errors import InvalidArgument
 from pgsync.schedules import Rhythm
 from pgsync.schedules.jitter import jitter_of
 
-__all__ = ["read_schedule", "rhythm_given"]
+__all__ = ["read_schedule"]
 
 _NEXT = 5
 
@@ -53,25 +51,6 @@ def _next_fires(schedule: Mapping[str, Any]) -> list[dict[str, datetime]]:
         {"fire_time": time, "run_at": time + jitter_of(schedule["name"], time, jitter)}
         for time in times
     ]
-
-
-def rhythm_given(form: FormData) -> dict[str, Any]:
-    """What the form that changes a schedule says.
-
-    Raises:
-        InvalidArgument: if it is never due, or a number is none.
-    """
-    fields = ("name", "kind", "expression", "timezone", "queue", "priority", "max_attempts", "why")
-    given: dict[str, Any] = {each: str(form.get(each) or "").strip() for each in fields}
-    for each in ("priority", "max_attempts"):
-        try:
-            given[each] = int(given[each])
-        except ValueError:
-            raise InvalidArgument(f"{each} must be a whole number") from None
-    rhythm = Rhythm(given["kind"], given["expression"], given["timezone"])
-    if rhythm.next_after(datetime.now(UTC)) is None:
-        raise InvalidArgument(f"{given['expression']!r} is never due any more")
-    return {**given, "why": given["why"] or None}
 
 
 _FIRES = """

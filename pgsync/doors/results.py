@@ -8,12 +8,13 @@ from typing import Any
 from pgsync.coordinator import Coordinator
 from pgsync.doors.packed import PackedJob, exception_class, find_packed, job_number
 from pgsync.errors import PgsyncError
+from pgsync.queues import ENDED
 
 __all__ = ["AsyncResult", "TaskFailed", "TaskRevokedError"]
 
 _FIRST_PAUSE = 0.005
 _STATES = {"running": "STARTED", "completed": "SUCCESS", "discarded": "FAILURE"}
-_ENDED = ("SUCCESS", "FAILURE", "REVOKED")
+_READY = ("SUCCESS", "FAILURE", "REVOKED")
 
 
 class TaskFailed(PgsyncError):
@@ -57,7 +58,7 @@ class AsyncResult:
 
     def ready(self) -> bool:
         """Whether it has ended."""
-        return self.state in _ENDED
+        return self.state in _READY
 
     def successful(self) -> bool:
         """Whether it has returned."""
@@ -82,7 +83,7 @@ class AsyncResult:
         """
         until = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_PAUSE
-        while _state(job := self._find()) not in _ENDED:
+        while _state(job := self._find()) not in _READY:
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"task {self.id} has not ended after {timeout:g} s")
             time.sleep(pause if until is None else min(pause, max(until - time.monotonic(), 0)))
@@ -113,7 +114,7 @@ def _state(job: PackedJob | None) -> str:
 
 
 def _outcome(job: PackedJob | None) -> Any:
-    if job is None or job.state not in ("completed", "discarded", "cancelled"):
+    if job is None or job.state not in ENDED:
         return None
     if job.state == "completed":
         return job.result

@@ -13,7 +13,7 @@ from pgsync.queues.context import (
 )
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.front import AsyncQueues, Queues
-from pgsync.queues.job import STATES, Job
+from pgsync.queues.job import ENDED, STATES, WAITING, Job
 from pgsync.queues.limits import QueueLimits
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, backoff_from
@@ -30,7 +30,9 @@ from pgsync.queues.together import BatchState, JobBatch, NewJob
 from pgsync.queues.unique import Unique
 
 __all__ = [
+    "ENDED",
     "STATES",
+    "WAITING",
     "AsyncEnqueuer",
     "AsyncQueues",
     "AsyncTask",

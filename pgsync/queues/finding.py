@@ -1,4 +1,4 @@
-"""How people say which jobs they mean: alike on the command line, on a page and in its URL."""
+"""How people say which jobs they mean, and what they may do to them: alike on every face."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from pgsync.errors import InvalidArgument
+from pgsync.queues.job import WAITING
 
-__all__ = ["key_and_value", "moment_or_age"]
+__all__ = ["ACTS_ON", "key_and_value", "moment_or_age"]
+
+ACTS_ON = {
+    "retry": ("scheduled", "retryable", "discarded", "cancelled"),
+    "cancel": (*WAITING, "running"),
+    "discard": WAITING,
+}
+"""The states of jobs to which each action can be done."""
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGE = re.compile(r"([0-9]{1,5})([smhdw])")

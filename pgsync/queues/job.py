@@ -6,19 +6,14 @@ from datetime import UTC, datetime, timedelta
 from json import JSONDecoder
 from typing import Any, NamedTuple
 
-__all__ = ["STATES", "Job"]
+__all__ = ["ENDED", "STATES", "WAITING", "Job"]
 
-STATES = (
-    "available",
-    "scheduled",
-    "retryable",
-    "waiting",
-    "running",
-    "completed",
-    "discarded",
-    "cancelled",
-)
-"""The states of a job: while it waits (four), while it runs, and how it ends (three)."""
+WAITING = ("available", "scheduled", "retryable", "waiting")
+"""The states of a job that nobody has begun, or not again yet."""
+ENDED = ("completed", "discarded", "cancelled")
+"""The states of a job that has ended."""
+STATES = (*WAITING, "running", *ENDED)
+"""The states of a job, in the order of its life."""
 
 _decode = JSONDecoder().raw_decode
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)

@@ -8,19 +8,11 @@ from datetime import timedelta
 
 from pgsync.durations import Duration, to_timedelta
 from pgsync.errors import InvalidArgument
+from pgsync.queues.job import ENDED
 
 __all__ = ["Unique", "unique_from"]
 
-_STATES = (
-    "scheduled",
-    "available",
-    "running",
-    "retryable",
-    "completed",
-    "discarded",
-    "cancelled",
-)
-_ENDED = frozenset(_STATES[4:])
+_STATES = ("scheduled", "available", "running", "retryable", *ENDED)
 _REPLACEABLE = ("args", "run_at", "priority", "max_attempts")
 
 
@@ -60,7 +52,7 @@ class Unique:
         _check_names("replace", replace, _REPLACEABLE)
         if states is not None and not {"scheduled", "available"} <= set(states):
             raise InvalidArgument("states must have scheduled and available: a job begins in one")
-        if states is not None and _ENDED & set(states) and period is None:
+        if states is not None and set(ENDED) & set(states) and period is None:
             raise InvalidArgument("a job that keeps its key when it has ended needs a period")
         values = (
             None if by is None else sorted(by),

@@ -135,9 +135,16 @@ $$;
 COMMENT ON FUNCTION pgsync.add_schedule(text, text, text, text, text, jsonb, text, integer, integer, text, interval, integer, interval) IS
     'Makes a schedule, or changes it: false. A daemon computes its next due time within two seconds. Those that an app declares are refused.';
 
+DROP FUNCTION IF EXISTS pgsync.change_schedule(text, text, text, text, text, integer, integer, text, text);
+
 CREATE OR REPLACE FUNCTION pgsync.change_schedule(
     name text, kind text, expression text, timezone text, queue text, priority integer, max_attempts integer,
-    by text DEFAULT NULL, why text DEFAULT NULL
+    by text DEFAULT NULL, why text DEFAULT NULL,
+    args jsonb DEFAULT NULL,
+    misfire text DEFAULT NULL,
+    misfire_grace interval DEFAULT NULL,
+    misfire_limit integer DEFAULT NULL,
+    jitter interval DEFAULT NULL
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -148,8 +155,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM pgsync.add_schedule(name, former.task, expression, kind, timezone, former.args, queue, priority, max_attempts,
-        former.misfire, former.misfire_grace, former.misfire_limit, former.jitter);
+    PERFORM pgsync.add_schedule(name, former.task, expression, kind, timezone, coalesce(args, former.args), queue,
+        priority, max_attempts, coalesce(misfire, former.misfire), coalesce(misfire_grace, former.misfire_grace),
+        coalesce(misfire_limit, former.misfire_limit), coalesce(jitter, former.jitter));
     SELECT s.* INTO latter FROM pgsync.schedule AS s WHERE s.name = change_schedule.name;
     PERFORM pgsync.record_audit('schedule.changed', name, by, (
         SELECT jsonb_build_object('why', why, 'from', jsonb_object_agg(f.key, f.value), 'to', jsonb_object_agg(f.key, t.value))
@@ -159,8 +167,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION pgsync.change_schedule(text, text, text, text, text, integer, integer, text, text) IS
-    'Changes when a schedule is due and how its jobs are enqueued, and writes what it was and is into the audit trail; false where there is none. Those that an app declares are refused.';
+COMMENT ON FUNCTION pgsync.change_schedule(text, text, text, text, text, integer, integer, text, text, jsonb, text, interval, integer, interval) IS
+    'Changes when a schedule is due and how its jobs are enqueued, and writes what it was and is into the audit trail; false where there is none. What is null from args on stays as it was. Those that an app declares are refused.';
 
 CREATE OR REPLACE FUNCTION pgsync.remove_schedule(name text, by text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$

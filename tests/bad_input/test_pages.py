@@ -42,17 +42,8 @@ _WRONG = (
 _GIVEN = (
     *("name", "id", "ids", "state", "queue", "task", "tag", "text", "arg", "attempts", "since"),
     *("until", "before", "most", "every", "action", "by_filter", "like", "why", "back", "args"),
-    *(
-        "priority",
-        "run_at",
-        "key",
-        "per",
-        "max",
-        "burst",
-        "max_running",
-        "max_starts",
-        "expression",
-    ),
+    *("priority", "run_at", "key", "per", "max", "burst", "max_running", "max_starts"),
+    *("expression", "misfire_grace", "misfire_limit"),
     *("starts_per", "starts_per_key", "timezone", "misfire", "jitter", "kind", "version", "limit"),
 )
 _KEPT = """

@@ -227,6 +227,17 @@ def test_a_job_is_added_by_hand_like_another(browser: Browser, database: Any) ->
     assert audit(database) == [("job.enqueued", f"job {job + 1}", "ada")]
 
 
+def test_a_job_may_be_edited_whose_arguments_are_as_long_as_can_be(
+    browser: Browser, database: Any
+) -> None:
+    job = enqueue(database, "send", text="x" * 1_000_000)[0]
+    fields = form_of(browser, f"/jobs/{job}/edit")
+    fields["args"] = fields["args"].replace("xx", "<>")
+    assert f"Job {job} was changed." in browser.act("jobs", "edit", **fields).text
+    row = database.execute("SELECT args ->> 'text' FROM pgsync.jobs").fetchone()
+    assert row == ("<>" * 500_000,)
+
+
 def test_a_job_that_runs_or_that_another_may_not_edit_is_left_alone(
     browser: Browser, url: str, database: Any
 ) -> None:
@@ -305,12 +316,51 @@ def test_a_schedule_is_changed_and_the_trail_has_what_it_was(
     assert len(audit(database)) == 1
 
 
+def test_all_of_a_schedule_is_changed_by_its_form_and_its_secrets_kept(
+    browser: Browser, database: Any
+) -> None:
+    database.execute(
+        "SELECT pgsync.add_schedule('nightly', 'report', '0 3 * * *', jitter => '90 s',"
+        """ args => '{"days": 7, "api_key": "k-1", "to": "ada"}')"""
+    )
+    fields = form_of(browser, "/schedules/edit?name=nightly")
+    assert (fields["misfire_grace"], fields["jitter"]) == ("60", "90")
+    assert "k-1" not in fields["args"]
+    # The choices of lists are not read from the page.
+    fields |= {"kind": "cron", "misfire": "all", "misfire_grace": "0.5", "misfire_limit": "9"}
+    fields |= {"args": fields["args"].replace("ada", "bob" * 2_000), "jitter": "0"}
+    page = browser.act("schedules", "change", **fields)
+    assert page.url == f"{browser.url}/schedules/one?name=nightly"
+    assert "Schedule nightly is changed" in page.text
+    row = database.execute(
+        "SELECT args, misfire, misfire_grace, misfire_limit, jitter FROM pgsync.schedules"
+    ).fetchone()
+    args = {"days": 7, "api_key": "k-1", "to": "bob" * 2_000}
+    assert row == (args, "all", timedelta(seconds=0.5), 9, timedelta(0))
+    for name, value, message in (
+        ("args", "[1]", "must be a JSON object"),
+        ("misfire_grace", "0", "above zero"),
+        ("misfire_grace", "soon", "above zero"),
+        ("misfire_limit", "10001", "from 1 to 10000"),
+        ("misfire", "twice", "skip, once or all"),
+        ("jitter", "-1", "above zero"),
+        ("expression", "0 0 31 2 *", "never due"),
+    ):
+        answer = browser.act("schedules", "change", **{**fields, name: value, "why": "typed"})
+        assert answer.status_code == 400
+        assert message in unescape(answer.text)
+        assert 'value="typed"' in answer.text
+    assert len(audit(database)) == 1
+    assert browser.get("/schedules/edit?name=weekly").status_code == 404
+
+
 def test_a_schedule_of_code_is_not_changed_here(browser: Browser, database: Any) -> None:
     database.execute("SELECT pgsync.add_schedule('nightly', 'report', '0 3 * * *')")
     database.execute("UPDATE pgsync.schedule SET app = 'shop'")
     text = browser.get("/schedules/one?name=nightly").text
     assert "declared in the code of shop" in text
-    assert "schedules/change" not in text
+    assert "schedules/edit" not in text
+    assert browser.get("/schedules/edit?name=nightly").status_code == 409
     fields = {"name": "nightly", "kind": "cron", "expression": "0 4 * * *", "timezone": "UTC"}
     more = {"queue": "default", "priority": "0", "max_attempts": "5"}
     assert "declared by the code" in browser.act("schedules", "change", **fields, **more).text

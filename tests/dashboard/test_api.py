@@ -115,6 +115,12 @@ def test_a_row_has_the_fields_that_its_panel_names(
     assert named == found
 
 
+def test_a_job_tells_its_tags_that_are_words(url: str, database: Any) -> None:
+    enqueue(database, "send", **{"pgsync:tags": ["eu", 7, "big"]})
+    enqueue(database, "send")
+    assert [each["tags"] for each in ask(f"{url}/api/jobs").json()] == [[], ["eu", "big"]]
+
+
 def test_each_endpoint_but_health_needs_the_token(url: str) -> None:
     for endpoint in ENDPOINTS:
         path = endpoint.path.format(operation="x", key="y")

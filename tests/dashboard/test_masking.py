@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -66,3 +68,16 @@ def test_harmless_words_are_left_alone() -> None:
         "row 17 has no phone number: see https://example.org/a:b@c"
     )
     assert not is_secret("customer")
+
+
+_LONG = """
+from pgsync.masking import masked_text
+
+for text in ("x", "token", "a://b:", "token = ", "-secret", "postgresql://u:p", "token=\\""):
+    masked_text(text * (1_000_000 // len(text)))
+"""
+
+
+def test_a_megabyte_that_repeats_itself_is_read_through_once() -> None:
+    # Where each place is read again from all places before it, this takes hours.
+    subprocess.run([sys.executable, "-c", _LONG], timeout=120, check=True)

@@ -45,6 +45,7 @@ _PLACES = {
     "operation": ("", {"id": MANY}),
     "queue": ("name=mail", {}),
     "schedule": ("name=nightly", {}),
+    "edit_schedule": ("name=nightly", {}),
     "new_job": ("like=7", {}),
     "edit_job": ("", {"id": 7}),
 }

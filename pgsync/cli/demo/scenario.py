@@ -24,6 +24,7 @@ from pgsync.modules.broadcasts import UNCAPPED
 from pgsync.modules.contacts.sample import write_sample
 from pgsync.modules.models import Connection, Workspace
 from pgsync.modules.platform import QUEUES, Platform
+from pgsync.queues import ENDED
 
 __all__ = ["Scenario"]
 
@@ -155,7 +156,7 @@ class Scenario:
 
     def _has_ended(self, job_id: int) -> bool:
         job = self._sync.job(job_id)
-        return job is None or job.state in ("completed", "discarded", "cancelled")
+        return job is None or job.state in ENDED
 
     def _twice(self, call: Callable[[], Any], status: Callable[[], Any]) -> None:
         """Make a call in a thread and, as soon as its run is recorded, a second time here."""
