@@ -9,7 +9,7 @@ psycopg 3's, whose protocol is a set of generators that yield what they wait for
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
@@ -19,6 +19,7 @@ __all__ = [
     "Copy",
     "Invoke",
     "Listing",
+    "Prepared",
     "Row",
     "Sleep",
     "Step",
@@ -71,6 +72,29 @@ class Listing(Generic[T_co]):
         return answer
 
 
+@dataclass(slots=True)
+class Prepared(Generic[T_co]):
+    """A statement of a row or none, which a session prepares once, under a name.
+
+    It goes by libpq's own calls (``prepared.py``): psycopg's cursor and its conversions would take
+    as long as the server does. ``statement`` has the placeholders ``$1``, ``$2``; the parameters
+    are in their binary form, and so are the columns that ``read`` gets.
+
+    The answer is None where there is no row, where the server refused the statement, and where the
+    session prepares nothing: then ask by a :class:`Call`, which tells the reason.
+    """
+
+    name: LiteralString
+    statement: LiteralString
+    parameters: Sequence[bytes]
+    read: Callable[[Sequence[bytes]], T_co]
+
+    def __iter__(self) -> Generator[Prepared[T_co], Any, T_co | None]:
+        """Ask for it inside a plan: ``answer = yield from prepared``."""
+        answer: T_co | None = yield self
+        return answer
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """Rows for ``COPY ... FROM STDIN``, in its text format.
@@ -114,7 +138,7 @@ class Invoke(Generic[T]):
         return answer
 
 
-Step: TypeAlias = Call[Any] | Listing[Any] | Copy | Sleep | Invoke[Any]
+Step: TypeAlias = Call[Any] | Listing[Any] | Prepared[Any] | Copy | Sleep | Invoke[Any]
 Steps: TypeAlias = Generator[Step, Any, T]
 
 

@@ -114,6 +114,13 @@ class Combiner(Generic[P]):
         if party.error is not None:
             raise party.error
 
+    def try_lead(self) -> bool:
+        """Whether nobody asks: then ask for oneself, without a party, and :meth:`pass_on`."""
+        with self._mutex:
+            leads = not self._asking
+            self._asking = True
+        return leads
+
     def _stand_by(self, party: P) -> None:
         """Wait for the answer, or for the turn to ask."""
         try:
@@ -132,7 +139,7 @@ class Combiner(Generic[P]):
                 if in_queue:
                     self._queue.remove(party)
             if party.leads:
-                self._pass_on()
+                self.pass_on()
             if in_queue or party.leads:
                 return
             party.wait(0.05)  # It is under way: one round trip.
@@ -142,13 +149,14 @@ class Combiner(Generic[P]):
         batch = [party]
         began = time.monotonic()
         try:
-            with self._mutex:
-                if party.leads:
+            if party.leads:
+                with self._mutex:
                     self._queue.remove(party)
             if self._gathers:
                 self._gather(party)
-            with self._mutex:
-                _batch(self._queue, self._most, batch)
+            if self._queue:
+                with self._mutex:
+                    _batch(self._queue, self._most, batch)
             began = time.monotonic()
             self._serve(batch)
         except BaseException:
@@ -160,7 +168,7 @@ class Combiner(Generic[P]):
             self._company = len(batch) - 1
             self._ended = time.monotonic()
             self._took = min(self._ended - began, _USUAL_SECONDS)
-            self._pass_on()
+            self.pass_on()
             for other in batch[1:]:
                 if other.answered:
                     other.ring()
@@ -179,7 +187,8 @@ class Combiner(Generic[P]):
             with self._mutex:
                 self._gathering = None
 
-    def _pass_on(self) -> None:
+    def pass_on(self) -> None:
+        """Have asked: the next of those who came meanwhile is to ask for the others."""
         with self._mutex:
             if not self._queue:
                 self._asking = False

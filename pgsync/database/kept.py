@@ -10,14 +10,15 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import psycopg
 
-from pgsync.database.calls import Call
+from pgsync.database.calls import Call, Prepared
 from pgsync.database.dsn import has_ended
 from pgsync.database.forks import leave_connection, renew_after_fork
 from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
+from pgsync.database.prepared import AsyncPreparedStatements, PreparedStatements
 from pgsync.errors import OutcomeUnknown
 
 __all__ = ["AsyncKeptConnection", "KeptConnection"]
@@ -29,6 +30,8 @@ _PATIENCE = 10.0
 
 
 class _Kept(Generic[C]):
+    _statements: PreparedStatements | AsyncPreparedStatements
+
     def __init__(self) -> None:
         self._connection: C | None = None
         renew_after_fork(self, type(self)._leave)
@@ -40,7 +43,8 @@ class _Kept(Generic[C]):
         """Whether the connection is there, as far as this end has heard. No trip."""
         if self._connection is None:
             return False
-        if self._connection.closed or has_ended(self._connection):
+        closed = self._connection.closed
+        if closed or (self._statements.heard() and has_ended(self._connection)):
             self._drop()
             return False
         return True
@@ -69,12 +73,18 @@ class _Kept(Generic[C]):
 class KeptConnection(_Kept[psycopg.Connection[Any]]):
     """The blocking kind. Its calls must not overlap."""
 
+    _statements: PreparedStatements
+
     def __init__(self, database: Database) -> None:
         super().__init__()
         self._database = database
         self._turn = threading.Lock()
 
-    def run(self, call: Call[T]) -> T:
+    @overload
+    def run(self, call: Call[T]) -> T: ...
+    @overload
+    def run(self, call: Prepared[T]) -> T | None: ...
+    def run(self, call: Call[T] | Prepared[T]) -> T | None:
         """Run a call in a transaction of its own, on a new connection where there is none.
 
         Raises:
@@ -83,11 +93,16 @@ class KeptConnection(_Kept[psycopg.Connection[Any]]):
         """
         with self._turn:
             if self._connection is None:
-                self._connection = self._database.connect()
+                connection = self._database.connect()
+                self._statements = PreparedStatements(connection)
+                self._connection = connection
             try:
+                if isinstance(call, Prepared):
+                    return self._statements.ask(call)
                 return execute(self._connection, call)
-            except OutcomeUnknown:
-                self._drop()
+            except BaseException as error:
+                if isinstance(call, Prepared) or isinstance(error, OutcomeUnknown):
+                    self._drop()
                 raise
 
     def close(self) -> None:
@@ -105,20 +120,31 @@ class KeptConnection(_Kept[psycopg.Connection[Any]]):
 class AsyncKeptConnection(_Kept[psycopg.AsyncConnection[Any]]):
     """As :class:`KeptConnection`, awaited."""
 
+    _statements: AsyncPreparedStatements
+
     def __init__(self, database: AsyncDatabase) -> None:
         super().__init__()
         self._database = database
         self._turn = asyncio.Lock()
 
-    async def run(self, call: Call[T]) -> T:
+    @overload
+    async def run(self, call: Call[T]) -> T: ...
+    @overload
+    async def run(self, call: Prepared[T]) -> T | None: ...
+    async def run(self, call: Call[T] | Prepared[T]) -> T | None:
         """As :meth:`KeptConnection.run`."""
         async with self._turn:
             if self._connection is None:
-                self._connection = await self._database.connect()
+                connection = await self._database.connect()
+                self._statements = AsyncPreparedStatements(connection)
+                self._connection = connection
             try:
+                if isinstance(call, Prepared):
+                    return await self._statements.ask(call)
                 return await execute_async(self._connection, call)
-            except OutcomeUnknown:
-                self._drop()
+            except BaseException as error:
+                if isinstance(call, Prepared) or isinstance(error, OutcomeUnknown):
+                    self._drop()
                 raise
 
     async def close(self) -> None:

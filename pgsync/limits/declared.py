@@ -81,7 +81,7 @@ class TokenBucket(Limit):
 class LimitSet:
     """The limits of a key, as the SQL functions take them: ``only`` where there is but one."""
 
-    __slots__ = ("arguments", "limits", "most", "only")
+    __slots__ = ("_hash", "arguments", "limits", "most", "only")
 
     def __init__(self, limits: Sequence[Limit], whose: str) -> None:
         if not limits or not all(isinstance(limit, Limit) for limit in limits):
@@ -97,13 +97,14 @@ class LimitSet:
             "algorithm": _array(limit.algorithm for limit in limits),
             "burst": _array(getattr(limit, "burst", None) or "NULL" for limit in limits),
         }
+        self._hash = hash(self.limits)
         self.only = _one(limits[0]) if len(limits) == 1 else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LimitSet) and self.limits == other.limits
 
     def __hash__(self) -> int:
-        return hash(self.limits)
+        return self._hash
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.limits))

@@ -24,7 +24,7 @@ class Denials:
 
     def find(self, key: str, limits: LimitSet, cost: int) -> Decision | None:
         """The denial of so many permits or fewer, if it holds still; ``retry_after`` is of now."""
-        denied = self._denied.get((key, limits))
+        denied = self._denied.get((key, limits)) if self._denied else None
         if denied is None:
             return None
         until, at, decision = denied

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import psycopg
 
-from pgsync.database.calls import Call
+from pgsync.database.calls import Call, Prepared, Steps
 from pgsync.database.combining import AsyncCombiner, Combiner, Party
+from pgsync.database.drive import drive, drive_async
 from pgsync.database.forks import renew_after_fork
 from pgsync.database.kept import AsyncKeptConnection, KeptConnection
 from pgsync.database.pool import AsyncDatabase, Database
@@ -27,6 +28,7 @@ from pgsync.limits.calls import Grant, refund, take
 from pgsync.limits.declared import LimitSet
 from pgsync.limits.denials import Denials
 from pgsync.limits.leases import Leases
+from pgsync.limits.open_window import OpenWindow
 from pgsync.limits.outage import PATIENCE, Outage, Watch
 
 __all__ = ["AsyncLimitExchange", "LimitExchange", "Question"]
@@ -36,6 +38,7 @@ C = TypeVar("C")
 
 _CONNECTIONS = 4
 _TOGETHER = 1000
+_MOST_LINES = 1000
 
 _AWAY = (ConnectionFailed, OutcomeUnknown, ServerUnsupported)
 
@@ -55,6 +58,13 @@ class Question(NamedTuple):
             self.key, self.limits, self.cost, times, durable=self.durable, shadow=self.shadow
         )
 
+    def open_window(self) -> OpenWindow | None:
+        """The window of a key that has just been taken of, where it is fixed and the only one."""
+        limit = self.limits.limits[0]
+        if self.shadow or len(self.limits.limits) > 1 or limit.algorithm != "fixed":
+            return None
+        return OpenWindow(self.key, limit, self.cost, durable=self.durable)
+
 
 class _Hit(Party):
     """Somebody's hit, or lease of ``weight`` hits."""
@@ -67,17 +77,51 @@ class _Hit(Party):
 
 
 class _Line(Generic[C]):
-    """Those who ask the same just now; it goes when the last of them has."""
+    """Those who ask the same, and what is known of their key: its window, once that is open."""
 
-    __slots__ = ("combiner", "users")
+    __slots__ = ("_question", "_window", "combiner")
 
-    def __init__(self, combiner: C) -> None:
-        self.combiner = combiner
-        self.users = 0
+    combiner: C
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._window: OpenWindow | None = None
+
+    def taking(self, times: int) -> Steps[Grant]:
+        """Plan: ask so many times; twice only where a window has just ended, or is full."""
+        grant = None
+        if self._window is not None:
+            grant = yield from self._window.taking(times)
+        if grant is None:
+            grant = yield from self._question.of(times)
+            self._window = self._question.open_window() if grant.times == times else None
+        return grant
 
 
-def _share(hits: Iterable[_Hit], grant: Grant) -> None:
+class _Lines(Generic[C]):
+    """The lines of what was asked lately; ``combine`` makes the combiner of one."""
+
+    def __init__(self, combine: Callable[[_Line[C]], C]) -> None:
+        self._combine = combine
+        self._lines: dict[Question, _Line[C]] = {}
+
+    def of(self, question: Question) -> _Line[C]:
+        line = self._lines.get(question)
+        if line is None:
+            if len(self._lines) >= _MOST_LINES:
+                self._lines.clear()  # Who stands in one is served there still.
+            line = _Line(question)
+            line.combiner = self._combine(line)
+            line = self._lines.setdefault(question, line)
+        return line
+
+
+def _share(hits: Sequence[_Hit], grant: Grant) -> None:
     """Share out what was granted to all together: first come, first served."""
+    if len(hits) == 1:
+        hits[0].grant = grant
+        hits[0].answered = True
+        return
     left = grant.times
     for hit in hits:
         times = min(hit.weight, left)
@@ -121,35 +165,37 @@ class LimitExchange(_ExchangeFace):
         # A forked child has its parent's leases in memory, and none of its own.
         self.forget()
         self._watch = Watch()
-        self._mutex = threading.Lock()
-        self._lines: dict[Question, _Line[Combiner[_Hit]]] = {}
-        self._places = threading.Semaphore(_CONNECTIONS)
+        self._lines: _Lines[Combiner[_Hit]] = _Lines(self._combiner)
+        self._places: SimpleQueue[None] = SimpleQueue()  # a semaphore, but quicker
+        for _ in range(_CONNECTIONS):
+            self._places.put(None)
         self._free: list[KeptConnection] = []
         self._closed = False
 
     def ask(self, question: Question, times: int) -> Grant:
         """Take permits, together with all who ask the same just now."""
+        line = self._lines.of(question)
+        if line.combiner.try_lead():
+            try:
+                return drive(line.taking(times), self.run)
+            finally:
+                line.combiner.pass_on()
         hit = _Hit(times)
-        with self._mutex:
-            line = self._lines.get(question)
-            if line is None:
-                line = _Line(Combiner(partial(self._serve, question), _TOGETHER))
-                self._lines[question] = line
-            line.users += 1
-        try:
-            line.combiner.ask(hit)
-        finally:
-            with self._mutex:
-                line.users -= 1
-                if not line.users:
-                    del self._lines[question]
+        line.combiner.ask(hit)
         assert hit.grant is not None
         return hit.grant
 
-    def _serve(self, question: Question, hits: list[_Hit]) -> None:
-        _share(hits, self.run(question.of(sum(hit.weight for hit in hits))))
+    def _combiner(self, line: _Line[Combiner[_Hit]]) -> Combiner[_Hit]:
+        return Combiner(partial(self._serve, line), _TOGETHER)
 
-    def run(self, call: Call[T]) -> T:
+    def _serve(self, line: _Line[Combiner[_Hit]], hits: list[_Hit]) -> None:
+        _share(hits, drive(line.taking(sum(hit.weight for hit in hits)), self.run))
+
+    @overload
+    def run(self, call: Call[T]) -> T: ...
+    @overload
+    def run(self, call: Prepared[T]) -> T | None: ...
+    def run(self, call: Call[T] | Prepared[T]) -> T | None:
         """Run a call, within a bounded time.
 
         Raises:
@@ -159,20 +205,25 @@ class LimitExchange(_ExchangeFace):
         if self._closed:
             raise PgsyncError("the coordinator has been closed")
         asked_at = time.monotonic()
-        if not self._places.acquire(timeout=PATIENCE):
-            raise LimitUndecided("all connections for limits are waiting for the server")
+        try:
+            self._places.get(timeout=PATIENCE)
+        except Empty:
+            raise LimitUndecided("all connections for limits are waiting for the server") from None
         try:
             kept = self._free.pop() if self._free else KeptConnection(self.database)
             try:
                 kept.holds()
-                with self._watch.over(kept):
+                self._watch.begin(kept)
+                try:
                     answer = kept.run(call)
+                finally:
+                    self._watch.end(kept)
             finally:
                 self._free.append(kept)
         except _AWAY as error:
             raise self.outage.begin(error, asked_at) from error
         finally:
-            self._places.release()
+            self._places.put(None)
         self.outage.end()
         return answer
 
@@ -199,7 +250,7 @@ class AsyncLimitExchange(_ExchangeFace):
 
     def _begin(self) -> None:
         self.forget()
-        self._lines: dict[Question, _Line[AsyncCombiner[_Hit]]] = {}
+        self._lines: _Lines[AsyncCombiner[_Hit]] = _Lines(self._combiner)
         self._places = asyncio.Semaphore(_CONNECTIONS)
         self._free: list[AsyncKeptConnection] = []
         self._closed = False
@@ -207,28 +258,26 @@ class AsyncLimitExchange(_ExchangeFace):
     async def ask(self, question: Question, times: int) -> Grant:
         """As :meth:`LimitExchange.ask`."""
         hit = _Hit(times)
-        line = self._lines.get(question)
-        if line is None:
-            line = _Line(AsyncCombiner(partial(self._serve, question), _TOGETHER))
-            self._lines[question] = line
-        line.users += 1
-        try:
-            await line.combiner.ask(hit)
-        finally:
-            line.users -= 1
-            if not line.users:
-                del self._lines[question]
+        await self._lines.of(question).combiner.ask(hit)
         assert hit.grant is not None
         return hit.grant
 
-    async def _serve(self, question: Question, hits: list[_Hit]) -> None:
+    def _combiner(self, line: _Line[AsyncCombiner[_Hit]]) -> AsyncCombiner[_Hit]:
+        return AsyncCombiner(partial(self._serve, line), _TOGETHER)
+
+    async def _serve(self, line: _Line[AsyncCombiner[_Hit]], hits: list[_Hit]) -> None:
         try:
-            _share(hits, await self.run(question.of(sum(hit.weight for hit in hits))))
+            plan = line.taking(sum(hit.weight for hit in hits))
+            _share(hits, await drive_async(plan, self.run))
         except Exception as error:  # noqa: BLE001 - each of them is to hear of it
             for hit in hits:
                 hit.fail(error)
 
-    async def run(self, call: Call[T]) -> T:
+    @overload
+    async def run(self, call: Call[T]) -> T: ...
+    @overload
+    async def run(self, call: Prepared[T]) -> T | None: ...
+    async def run(self, call: Call[T] | Prepared[T]) -> T | None:
         """As :meth:`LimitExchange.run`."""
         self.outage.check()
         if self._closed:

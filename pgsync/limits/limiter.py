@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pgsync.counts import count
@@ -96,7 +97,7 @@ class _LimiterFace(Generic[E]):
             if self._declared.lease:
                 return (yield from self._lease_plan(key, cost))
             asked_at = time.monotonic()
-            grant = yield from self._ask(key, cost, 1)
+            grant: Grant = yield self._asking(key, cost, 1)
         except LimitUndecided:
             return self._undecided(key, cost)
         return self._noted(grant, asked_at)
@@ -112,7 +113,7 @@ class _LimiterFace(Generic[E]):
                 # One window has ended; in the longer ones these were not used.
                 yield from calls.refund(key, self._limits, *left)
             asked_at = time.monotonic()
-            grant = yield from self._ask(key, cost, max(1, self._declared.lease // cost))
+            grant: Grant = yield self._asking(key, cost, max(1, self._declared.lease // cost))
             if grant.times:
                 lease.fill(grant, asked_at)
         finally:
@@ -121,15 +122,11 @@ class _LimiterFace(Generic[E]):
         leased = max(0, grant.times - 1) * cost
         return decision._replace(remaining=decision.remaining + leased)
 
-    def _ask(self, key: str, cost: int, times: int) -> Steps[Grant]:
+    def _asking(self, key: str, cost: int, times: int) -> Invoke[Any]:
         declared = self._declared
         question = Question(key, self._limits, cost, declared.durable, declared.shadow)
-
-        def ask() -> Any:
-            return self._exchange.ask(question, times)
-
-        grant: Grant = yield from Invoke(ask, ask)
-        return grant
+        ask: Callable[[], Any] = partial(self._exchange.ask, question, times)
+        return Invoke(ask, ask)
 
     def _noted(self, grant: Grant, asked_at: float) -> Decision:
         decision = grant.decision

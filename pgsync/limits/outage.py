@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from pgsync.database.kept import KeptConnection
 from pgsync.errors import LimitUndecided
@@ -92,16 +90,15 @@ class Watch:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def over(self, kept: KeptConnection) -> Iterator[None]:
-        """Watch over the call that is made on a connection meanwhile."""
+    def begin(self, kept: KeptConnection) -> None:
+        """Watch over the call that is made on a connection from now on."""
         self._deadlines[kept] = time.monotonic() + PATIENCE
         if self._thread is None:
             self._start()
-        try:
-            yield
-        finally:
-            del self._deadlines[kept]
+
+    def end(self, kept: KeptConnection) -> None:
+        """The call has ended."""
+        del self._deadlines[kept]
 
     def _start(self) -> None:
         with self._starting:
