@@ -32,7 +32,8 @@ R = TypeVar("R")
 
 logger = logging.getLogger("pgsync.locks")
 
-_LONGEST_PAUSE = 30.0
+# Nobody leads until then, when the database is back.
+_LONGEST_PAUSE = 3.0
 _LOOK_SECONDS = 1.0
 
 

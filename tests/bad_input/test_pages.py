@@ -7,17 +7,18 @@ from typing import Any
 
 import psycopg
 import pytest
+import requests
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from starlette.testclient import TestClient
 
 from pgsync.dashboard.access import BoundedBody
 from pgsync.dashboard.actions import ACTIONS
 from pgsync.dashboard.pages import PAGES
 from tests.dashboard.conftest import Browser, served
+from tests.serving import serving
 
 __all__ = ["served"]
 
@@ -118,9 +119,9 @@ def test_a_body_is_read_so_far_and_no_further() -> None:
         return PlainTextResponse(str(len(await request.body())))
 
     routes = [Route("/", size, methods=["POST"])]
-    client = TestClient(Starlette(routes=routes, middleware=[Middleware(BoundedBody)]))
-    assert client.post("/", content=b"t" * (4 << 20)).text == str(4 << 20)
-    assert client.post("/", content=b"t" * ((4 << 20) + 1)).status_code == 413
+    with serving(Starlette(routes=routes, middleware=[Middleware(BoundedBody)])) as url:
+        assert requests.post(url, data=b"t" * (4 << 20), timeout=30).text == str(4 << 20)
+        assert requests.post(url, data=b"t" * ((4 << 20) + 1), timeout=30).status_code == 413
 
 
 @pytest.mark.parametrize("path", ["/sign-in", "/do/queues/pause"])

@@ -19,6 +19,7 @@ from tests.faults.campaign_ledger import (
     states_of,
     work_off,
 )
+from tests.faults.holder_ledger import check_holdings, holdings
 from tests.faults.import_ledger import check_imports, finish_imports
 from tests.faults.importer import ImportOrders
 from tests.faults.job_ledger import Figures, check_jobs
@@ -26,6 +27,7 @@ from tests.faults.job_run import drain, task_names
 from tests.faults.ledger import Event
 from tests.faults.limit_worker import check_limits
 from tests.faults.schedule_ledger import check_schedules
+from tests.faults.witness import Outage
 
 __all__ = ["After", "check_everything"]
 
@@ -43,7 +45,11 @@ class After:
 
 
 def check_everything(
-    dsn: str, graph: GraphStandin, histories: Mapping[str, list[Event]], after: After
+    dsn: str,
+    graph: GraphStandin,
+    histories: Mapping[str, list[Event]],
+    after: After,
+    outages: list[Outage],
 ) -> tuple[list[str], Figures]:
     """What is wrong, in sentences, and what was checked. All processes must have ended."""
     verdicts = [
@@ -52,9 +58,10 @@ def check_everything(
         _check_imports(dsn, histories["importers"], after),
         _check_jobs(dsn, histories["jobbers"]),
         _check_limits(histories["limiters"]),
+        _check_holders(dsn, histories["holders"]),
         (_check_operations(dsn), {}),
         # The last: it stops the database's clock.
-        _check_schedules(dsn),
+        _check_schedules(dsn, outages),
     ]
     violations = [violation for violations, _ in verdicts for violation in violations]
     return violations, {what: n for _, figures in verdicts for what, n in figures.items()}
@@ -66,6 +73,20 @@ def _check_locks(dsn: str, history: list[Event]) -> Verdict:
     return ledger.check_ledger(counter, entries, history), {
         "locks: guarded sections": len(entries),
         "locks: refused by the guard": kinds["refused"],
+    }
+
+
+def _check_holders(dsn: str, history: list[Event]) -> Verdict:
+    held = holdings(dsn)
+    refused = Counter(event["what"] for event in history if event["event"] == "refused")
+    stays = Counter(each.what for each in held)
+    leaders = {each.token for each in held if each.what == "leader"}
+    return check_holdings(held, history), {
+        "semaphores: guarded stays": stays["slots"],
+        "semaphores: refused by the guard": refused["slots"],
+        "elections: leaders": len(leaders),
+        "elections: guarded writes": stays["leader"],
+        "elections: refused by the guard": refused["leader"],
     }
 
 
@@ -108,8 +129,8 @@ def _check_limits(history: list[Event]) -> Verdict:
     }
 
 
-def _check_schedules(dsn: str) -> Verdict:
-    violations, figures = check_schedules(dsn)
+def _check_schedules(dsn: str, outages: list[Outage]) -> Verdict:
+    violations, figures = check_schedules(dsn, outages)
     return violations, {f"schedules: {what}": n for what, n in figures.items()}
 
 

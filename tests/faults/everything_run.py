@@ -25,6 +25,8 @@ from tests.faults.crew import Crew, Crews
 from tests.faults.disk import can_mount
 from tests.faults.everything_check import After, check_everything
 from tests.faults.everything_storm import FULL_DISK, KINDS, EverythingStorm, all_faults
+from tests.faults.holder_ledger import PLACES, create_holdings
+from tests.faults.holder_worker import HolderOrders
 from tests.faults.importer import ImportOrders
 from tests.faults.job_ledger import create_effects
 from tests.faults.job_worker import JobOrders
@@ -35,6 +37,7 @@ from tests.faults.process import Orders
 from tests.faults.proxy import Proxy
 from tests.faults.report import Report, run_folder
 from tests.faults.schedule_daemon import ScheduleOrders
+from tests.faults.witness import Witness
 
 __all__ = ["EverythingSettings", "run"]
 
@@ -68,6 +71,7 @@ class EverythingSettings:
     senders: int = 1
     importers: int = 2
     limiters: int = 1
+    holders: int = 2
     schedules: int = 20
     rows: int = 1_000
     imports_a_minute: int = 10
@@ -94,17 +98,21 @@ def run(settings: EverythingSettings) -> Report:
         faults = all_faults(settings.seed, kinds, settings.calm)
         storm = EverythingStorm(pair, proxy, all_crews, faults)
         report.faults = storm.done
+        witness = Witness(lambda: pair.primary.dsn)
         try:
             all_crews.start_all()
             _see_all_go_on(pair, crews)
-            storm.blow(settings.seconds, least=len(kinds))
+            with witness:
+                storm.blow(settings.seconds, least=len(kinds))
             _see_all_go_on(pair, crews)
         except AssertionError as error:
             report.violations.append(f"it did not come so far: {error!r}")
         finally:
             report.violations += all_crews.stop(_STOP_SECONDS)
         histories = {name: ledger.events(crew.folder) for name, crew in crews.items()}
-        violations, figures = check_everything(pair.primary.dsn, graph, histories, after)
+        violations, figures = check_everything(
+            pair.primary.dsn, graph, histories, after, witness.outages
+        )
         report.violations += violations
         report.figures |= figures
     return report
@@ -118,6 +126,7 @@ def _prepare(
     migrate(dsn, modules=True)
     ledger.create(dsn)
     create_effects(dsn)
+    create_holdings(dsn)
     minutes = settings.seconds / 60
     campaign = CampaignSettings(
         recipients=max(200, round(settings.recipients_a_second * settings.seconds)),
@@ -138,6 +147,7 @@ def _prepare(
         "senders": CampaignOrders(**told, graph_url=graph.url),
         "importers": imports,
         "limiters": LimitOrders(**told),
+        "holders": HolderOrders(**told, slots=PLACES["slots"]),
     }
     return orders, After(number, campaign, imports, truth)
 
@@ -157,6 +167,7 @@ _MODULES = {
     "senders": "tests.faults.campaign_worker",
     "importers": "tests.faults.importer",
     "limiters": "tests.faults.limit_worker",
+    "holders": "tests.faults.holder_worker",
 }
 
 
@@ -185,6 +196,9 @@ def _progress(pair: Pair, crews: dict[str, Crew]) -> dict[str, int]:
                 name = sql.Identifier(*table.split("."))
                 query = sql.SQL("SELECT count(*) FROM {}").format(name)
                 counted[table] = (connection.execute(query).fetchone() or (0,))[0]
+            for what in PLACES:
+                query = "SELECT count(*) FROM holding WHERE what = %s"
+                counted[what] = (connection.execute(query, [what]).fetchone() or (0,))[0]
     except psycopg.OperationalError:
         return {}
     return counted

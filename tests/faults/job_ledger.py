@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,14 @@ import psycopg
 
 from tests.faults.ledger import Event
 
-__all__ = ["Figures", "check_jobs", "create_effects", "crowds"]
+__all__ = [
+    "Figures",
+    "check_jobs",
+    "create_effects",
+    "crowds",
+    "most_at_once",
+    "out_of_order",
+]
 
 Figures = dict[str, object]
 
@@ -66,7 +73,7 @@ def check_jobs(
         if wrong
     ]
     if guarded:
-        violations += crowds(rows)
+        violations += [*crowds(rows), *out_of_order(rows, history)]
     kinds = Counter(event["event"] for event in history)
     return violations, {
         "jobs acknowledged": len(acknowledged),
@@ -81,15 +88,40 @@ def crowds(rows: list[Any]) -> Iterator[str]:
 
     A committed effect had its key's slot from its first statement to its last.
     """
-    moments: defaultdict[tuple[str, str], list[tuple[datetime, int]]] = defaultdict(list)
+    stays: defaultdict[tuple[str, str], list[tuple[datetime, datetime]]] = defaultdict(list)
     for _, task, key, entered, left in rows:
         if key is not None:
-            moments[task, key] += [(entered, 1), (left, -1)]
-    for (task, key), changes in sorted(moments.items()):
-        inside = most = 0
-        for _, change in sorted(changes):
-            inside += change
-            most = max(most, inside)
+            stays[task, key].append((entered, left))
+    for (task, key), its in sorted(stays.items()):
+        most = most_at_once(its)
         limit = _AT_ONCE[task.rpartition(".")[2]]
         if most > limit:
             yield f"{most} jobs of {task} with the key {key} ran at once, and not {limit}"
+
+
+def most_at_once(stays: Iterable[tuple[datetime, datetime]]) -> int:
+    """How many were inside at the same moment; who leaves as another enters makes room for it."""
+    changes = [(moment, way) for stay in stays for moment, way in zip(stay, (1, -1), strict=True)]
+    inside = most = 0
+    for _, way in sorted(changes):
+        inside += way
+        most = max(most, inside)
+    return most
+
+
+def out_of_order(rows: list[Any], history: list[Event]) -> Iterator[str]:
+    """Where an ordered job ran before one of its key that its enqueuer had added before it.
+
+    Those of other enqueuers may have committed in either order.
+    """
+    entered = {job: (key, at) for job, task, key, at, _ in rows if task.endswith(".ordered")}
+    latest: dict[tuple[str, str], tuple[datetime, int]] = {}
+    for event in history:
+        if event["event"] != "acknowledged" or event["job"] not in entered:
+            continue
+        job = event["job"]
+        key, at = entered[job]
+        before = latest.get((event["by"], key))
+        if before is not None and before[0] > at:
+            yield f"job {job} with the key {key} ran before {before[1]}, which was added before it"
+        latest[event["by"], key] = (at, job)

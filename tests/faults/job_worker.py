@@ -89,12 +89,13 @@ def produce(sync: Coordinator, tasks: list[Any], orders: JobOrders, stop: thread
     rng = random.Random(orders.seed)
     while not stop.wait(orders.pause):
         task, n = rng.choice(tasks), rng.randrange(4)
+        told = {"task": task.name, "by": orders.name}
         try:
-            history.add("acknowledged", job=task.enqueue(n=n).id, task=task.name)
+            history.add("acknowledged", job=task.enqueue(n=n).id, **told)
             if rng.random() < 0.02:
                 jobs = task.enqueue_many({"n": n % 4} for n in range(20))
                 for job in jobs:
-                    history.add("acknowledged", job=job, task=task.name)
+                    history.add("acknowledged", job=job, **told)
             if rng.random() < 0.05:
                 rows = sync.database.run(_backlog())
                 time.sleep(0.5 if rows > _BACKLOG else 0.0)

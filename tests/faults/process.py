@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ class Orders:
 def begin() -> threading.Event:
     """Begin to be a process of the harness; set when it is told to stop, by SIGTERM."""
     faulthandler.enable()  # so that SIGABRT shows where each thread hangs
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()

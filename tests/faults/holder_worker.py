@@ -1,0 +1,154 @@
+"""One process of the fault harness that holds places of a semaphore, and stands for leadership.
+
+What it does inside it writes down in a transaction that the holder's guard is part of.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from pgsync import (
+    ConnectionFailed,
+    Coordinator,
+    LockCapacityError,
+    LockHeld,
+    LockLost,
+    OutcomeUnknown,
+)
+from tests.faults.history import History
+from tests.faults.process import Orders, begin
+
+__all__ = ["HolderOrders"]
+
+_ENTER = "SELECT clock_timestamp()"
+_WRITE = (
+    "INSERT INTO holding (section, what, token, worker, entered_at, left_at)"
+    " VALUES (%s, %s, %s, %s, %s, clock_timestamp())"
+)
+_LONG_STAYS = 0.02  # the share of those that last about as long as the ttl, or longer
+
+
+@dataclass(frozen=True, kw_only=True)
+class HolderOrders(Orders):
+    """What a process is told; ``slots`` are the semaphore's, ``ttl`` is in seconds."""
+
+    slots: int
+    ttl: float = 1.0
+    threads: int = 3
+
+
+class HolderThread:
+    """Goes inside again and again, until it is told to stop."""
+
+    def __init__(self, orders: HolderOrders, name: str, history: History, stop: Any) -> None:
+        self._orders = orders
+        self._name = name
+        self._random = random.Random(f"{orders.seed}.{name}")
+        self._history = history
+        self._stop = stop
+        self._sections = 0
+        self._data: psycopg.Connection[Any] | None = None
+
+    def hold_slots(self, sync: Coordinator) -> None:
+        """Take a place of the semaphore, be inside, and give it back."""
+
+        def turn() -> None:
+            with sync.semaphore(
+                "slots", self._orders.slots, ttl=self._orders.ttl, wait=2.0, owner=self._name
+            ) as place:
+                for _ in range(self._random.choice((1, 1, 3))):
+                    self._be_inside("slots", place)
+
+        self._again_and_again(turn)
+
+    def lead(self, sync: Coordinator) -> None:
+        """Stand for leadership, do the leader's work, and step down now and then."""
+
+        def term() -> None:
+            election = sync.elect("leader", ttl=self._orders.ttl, retry=0.1, owner=self._name)
+            with election:
+                election.wait(2.0)
+                while not self._stop.is_set() and self._random.random() > 0.02:
+                    lock = election.lock
+                    if lock is None:
+                        election.wait(0.5)
+                    else:
+                        self._be_inside("leader", lock)
+
+        self._again_and_again(term)
+
+    def _again_and_again(self, turn: Any) -> None:
+        while not self._stop.is_set():
+            try:
+                turn()
+            except (LockHeld, LockLost):
+                continue
+            except (psycopg.Error, ConnectionFailed, OutcomeUnknown, LockCapacityError):
+                self._stop.wait(self._random.uniform(0.01, 0.1))
+            except Exception:  # noqa: BLE001 - the checker reports it, with all it says
+                self._history.add("error", worker=self._name, error=traceback.format_exc())
+                self._stop.wait(0.05)
+        if self._data is not None:
+            self._data.close()
+
+    def _be_inside(self, what: str, lock: Any) -> None:
+        self._sections += 1
+        section = f"{self._name}.{self._sections}"
+        stay = self._random.uniform(0.0, 0.01)
+        if self._random.random() < _LONG_STAYS:
+            stay = self._random.uniform(0.5, 1.5) * self._orders.ttl
+        guard_first = self._random.random() < 0.5
+        outcome, token = "failed", lock.token
+        data = self._connection()
+        try:
+            entered = data.execute(_ENTER).fetchone()
+            assert entered is not None
+            if guard_first:
+                lock.guard(data)
+            self._stop.wait(stay)
+            data.execute(_WRITE, [section, what, token, self._name, *entered])
+            if not guard_first:
+                lock.guard(data)
+            outcome = "unknown"
+            data.commit()
+            outcome = "acknowledged"
+        except LockLost:
+            outcome = "refused"
+            data.rollback()
+            raise
+        except Exception:
+            data.close()
+            raise
+        finally:
+            self._history.add(outcome, worker=self._name, section=section, what=what)
+
+    def _connection(self) -> psycopg.Connection[Any]:
+        if self._data is None or self._data.closed:
+            self._data = psycopg.connect(self._orders.dsn, application_name="holder data")
+        return self._data
+
+
+def main(orders: HolderOrders) -> None:
+    """Hold and lead until SIGTERM."""
+    stop = begin()
+    history = History(orders.history)
+    with Coordinator(orders.dsn) as sync:
+        threads = []
+        for number in range(orders.threads):
+            holder = HolderThread(orders, f"{orders.name}.{number}", history, stop)
+            work = holder.hold_slots if number else holder.lead
+            threads.append(threading.Thread(target=work, args=[sync]))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main(HolderOrders.given())
