@@ -5,6 +5,17 @@ DROP FUNCTION IF EXISTS pgsync.started_jobs(bigint[]);
 DROP FUNCTION IF EXISTS pgsync.claimable_queues(text[]);
 DROP FUNCTION IF EXISTS pgsync.claim_jobs(bigint, text[], integer, integer[]);
 
+CREATE OR REPLACE FUNCTION pgsync.queue_is_open(queue text) RETURNS TABLE (limited boolean)
+LANGUAGE sql STABLE AS $$
+    SELECT s.limited FROM (
+        SELECT count(q.paused_at) > 0 AS paused, count(q.max_running) + count(q.max_starts) > 0 AS limited
+        FROM pgsync.queue AS q WHERE q.name = queue_is_open.queue
+    ) AS s WHERE NOT s.paused
+$$;
+
+COMMENT ON FUNCTION pgsync.queue_is_open(text) IS
+    'Internal: whether a queue has limits; no row where it is paused.';
+
 CREATE OR REPLACE FUNCTION pgsync.strict_turns(queues text[], batch integer)
 RETURNS TABLE (queue text, quota integer, limited boolean)
 LANGUAGE sql STABLE AS $$
@@ -17,11 +28,7 @@ LANGUAGE sql STABLE AS $$
         UNION ALL
         SELECT r.name FROM pgsync.ready_queues() AS r WHERE g.name = '*' AND NOT r.name = ANY (queues)
     ) AS w
-    CROSS JOIN LATERAL (
-        SELECT count(q.paused_at) > 0 AS paused, count(q.max_running) + count(q.max_starts) > 0 AS limited
-        FROM pgsync.queue AS q WHERE q.name = w.name
-    ) AS s
-    WHERE NOT s.paused
+    CROSS JOIN LATERAL pgsync.queue_is_open(w.name) AS s
 $$;
 
 COMMENT ON FUNCTION pgsync.strict_turns(text[], integer) IS
@@ -115,6 +122,11 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cach
 DECLARE
     moment timestamptz := pgsync.clock();
     remaining integer := batch;
+    due boolean;
+    unsure boolean;
+    limits boolean;
+    shared boolean;
+    turns refcursor;
     turn record;
     room integer;
     claimed integer;
@@ -128,18 +140,25 @@ DECLARE
     notes boolean;
     claim_index oid := 'pgsync.job_ready_claim'::regclass;
     walked bigint;
-    shared boolean;
     places tid[] := '{}';
 BEGIN
-    PERFORM FROM pgsync.job_scheduled AS s
-    WHERE s.run_at >= pgsync.due_floor() AND s.run_at <= moment LIMIT 1;
-    IF FOUND THEN
+    -- In one statement: for a claim of one job, what these would cost apart is a tenth of its time.
+    SELECT (SELECT true FROM pgsync.job_scheduled AS s
+            WHERE s.run_at >= pgsync.due_floor() AND s.run_at <= moment LIMIT 1),
+           (SELECT true FROM pgsync.job_dependency AS d WHERE d.unsure LIMIT 1),
+           (SELECT true FROM pgsync.queue AS q
+            WHERE coalesce(q.max_running, q.max_starts) IS NOT NULL LIMIT 1),
+           -- In the order of the one index that has them alone, and is empty where nobody has a tenant.
+           (SELECT true FROM pgsync.job_ready AS r
+            WHERE r.tenant IS NOT NULL ORDER BY r.queue, r.tenant LIMIT 1)
+    INTO due, unsure, limits, shared;
+    IF due THEN
         PERFORM pgsync.promote_due_jobs();
     END IF;
-    PERFORM FROM pgsync.job_dependency AS d WHERE d.unsure LIMIT 1;
-    IF FOUND THEN
+    IF unsure THEN
         PERFORM pgsync.settle_dependencies();
     END IF;
+    shared := shared OR due OR unsure;  -- These may have brought the first that have a tenant.
     -- The polls of an idle worker must not write: the lock of its own row would be flushed to disk.
     IF NOT pgsync.any_ready_jobs(claim_jobs.queues) THEN
         PERFORM pgsync.resume_all_lock_lines();
@@ -153,8 +172,7 @@ BEGIN
             HINT = 'It was given up for dead: register again.';
     END IF;
     notes := pgsync.notes_floors();
-    PERFORM FROM pgsync.queue AS q WHERE coalesce(q.max_running, q.max_starts) IS NOT NULL LIMIT 1;
-    IF FOUND THEN
+    IF limits THEN
         -- All of them first and in one order, whatever order this worker claims in.
         PERFORM pgsync.lock_queue_slots(ARRAY(
             SELECT q.name FROM pgsync.queue AS q
@@ -162,20 +180,23 @@ BEGIN
               AND (q.name = ANY (claim_jobs.queues) OR '*' = ANY (claim_jobs.queues))
               AND pgsync.has_ready_jobs(q.name)));
     END IF;
-    -- In the order of the one index that has them alone, and is empty where nobody has a tenant.
-    PERFORM FROM pgsync.job_ready AS r WHERE r.tenant IS NOT NULL ORDER BY r.queue, r.tenant LIMIT 1;
-    shared := FOUND;
     FOR round IN 1..10 LOOP
         asked := false;
         following := false;
         contended := false;
         refused := 0;
-        FOR turn IN
-            SELECT t.* FROM pgsync.strict_turns(claim_jobs.queues, remaining) AS t WHERE weights IS NULL
-            UNION ALL
-            SELECT t.* FROM pgsync.claim_turns(claim_jobs.queues, weights, remaining) AS t WHERE weights IS NOT NULL
+        IF weights IS NOT NULL THEN
+            OPEN turns FOR SELECT t.* FROM pgsync.claim_turns(claim_jobs.queues, weights, remaining) AS t;
+        ELSIF '*' = ANY (claim_jobs.queues) THEN
+            OPEN turns FOR SELECT t.* FROM pgsync.strict_turns(claim_jobs.queues, remaining) AS t;
+        ELSE
+            OPEN turns FOR
+            SELECT g.name AS queue, remaining AS quota, s.limited
+            FROM unnest(claim_jobs.queues) AS g (name) CROSS JOIN LATERAL pgsync.queue_is_open(g.name) AS s;
+        END IF;
         LOOP
-            EXIT WHEN remaining <= 0;
+            FETCH turns INTO turn;
+            EXIT WHEN NOT FOUND OR remaining <= 0;
             room := least(turn.quota, remaining);
             IF turn.limited THEN
                 CONTINUE WHEN NOT pgsync.has_ready_jobs(turn.queue);
@@ -239,6 +260,7 @@ BEGIN
                 PERFORM pgsync.return_queue_room(turn.queue, room - claimed - asking);
             END IF;
         END LOOP;
+        CLOSE turns;
         EXIT WHEN NOT asked;
         IF following THEN
             -- Before their keys, whose slots they would hold while they wait.

@@ -49,7 +49,7 @@ LANGUAGE sql IMMUTABLE AS $$
         count_ended discards_told end_batches fail_job finish_job forget_workers free_after
         free_job_locks free_locks free_slots give_back_jobs hold_jobs jobs_ended keep_logs lock_followers
         lock_keys lock_queue_slots new_batch note_jobs permit_jobs put_aside put_aside_for_locks put_back
-        put_followers_aside register_worker release_job report_progress rescue_jobs reserve_lock
+        put_followers_aside queue_is_open register_worker release_job report_progress rescue_jobs reserve_lock
         resume_all_lock_lines resume_followers resume_keys resume_lock_lines resume_waiting_jobs
         return_queue_room round_of_tenants schedule_again seal_batch settle_dependencies
         start_admitted started_jobs stop_job strict_turns take_discards take_job_locks
