@@ -313,8 +313,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '2bbdb07ffd46b69c6cf3d5ee06c2cfe469bc2059070b48c941ace9baa2606f74')
-VALUES ('api', 0, '0.1.0', '2cea55b73c3b4cf8dc4030a430ef722b9c01f697152507603edfb9656403e034')
+VALUES ('api', 0, '0.1.0', '7040a9632142d95b6a2d8b454f82bbfb740149bc7cf6991faff7f4f2cb0445f9')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

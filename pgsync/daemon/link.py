@@ -14,10 +14,11 @@ from datetime import timedelta
 from typing import Any, TypeVar, overload
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from pgsync.daemon.vitals import HEARD_WITHIN
 from pgsync.database.calls import Call, Listing
-from pgsync.database.pool import execute_async
+from pgsync.database.pool import ask_async, execute_async
 from pgsync.database.session import answering_within, hang_up, open_session_async
 from pgsync.errors import ConnectionFailed, LockCapacityError, OutcomeUnknown, PgsyncError
 from pgsync.queues.work import (
@@ -65,6 +66,7 @@ class WorkerLink:
         self._kinds = kinds
         self._heard_at = time.monotonic()
         self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._cursor: psycopg.AsyncCursor[Any] | None = None
         self._connecting = asyncio.Lock()
         self._beside: psycopg.AsyncConnection[Any] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -109,11 +111,11 @@ class WorkerLink:
         Every call of a worker bears that: a repeated completion finds its job gone.
         """
         while True:
-            connection = self._connection
-            if connection is None:
+            connection, cursor = self._connection, self._cursor
+            if connection is None or cursor is None:
                 raise ConnectionFailed("the worker has stopped")
             try:
-                answer = await execute_async(connection, call)
+                answer = await ask_async(cursor, call)
                 self._heard_at = time.monotonic()
                 return answer
             except OutcomeUnknown as error:
@@ -198,4 +200,4 @@ class WorkerLink:
             await connection.close()
             raise
         self._heard_at = time.monotonic()
-        self._connection = connection
+        self._connection, self._cursor = connection, connection.cursor(row_factory=tuple_row)

@@ -181,6 +181,8 @@ class Worker:
             room = 0 if self._signals.quiet else self._room_for_claims()
             jobs = await self._claim(room) if room > 0 else []
             self._take(jobs)
+            if jobs:
+                await asyncio.sleep(0)  # First of all they begin.
             if room > 0 and len(jobs) < room:
                 self._ahead = 0
                 if not jobs and not self._attempts and self._drain:

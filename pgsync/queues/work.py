@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, LiteralString
 
 from psycopg import BaseConnection
@@ -115,10 +116,11 @@ def claim_jobs(
         " c.created_at, c.run_at, c.key, c.in_batch, c.lock_token"
         # What a crash of the server undoes of a claim it undoes as a whole: the job is available.
         " FROM set_config('synchronous_commit', 'off', true) AS s,"
-        " pgsync.claim_jobs(%(worker)s, %(queues)s, %(batch)s, %(weights)s::integer[]) AS c",
+        " pgsync.claim_jobs(%(worker)s, %(queues)s::text[], %(batch)s,"
+        " %(weights)s::integer[]) AS c",
         {
             "worker": worker,
-            "queues": list(queues),
+            "queues": _names(tuple(queues)),
             "batch": batch,
             "weights": None if weights is None else list(weights),
         },
@@ -195,6 +197,12 @@ def complete_jobs(
 def _array(numbers: Sequence[int]) -> str:
     # As the text of an array: adapting a list asks for the type of each element.
     return f"{{{','.join(map(str, numbers))}}}"
+
+
+@lru_cache(64)
+def _names(names: tuple[str, ...]) -> str:
+    quoted = (name.replace("\\", r"\\").replace('"', r"\"") for name in names)
+    return "{" + ",".join(f'"{name}"' for name in quoted) + "}"
 
 
 def complete_job(worker: int, job: Job, result: str | None) -> Call[bool]:

@@ -53,6 +53,15 @@ def test_a_drain_runs_all_that_is_there(face: Any) -> None:
     assert drain(face).completed == 0
 
 
+def test_queues_may_have_any_name(face: Any) -> None:
+    names = ["a,b", '"', "\\", '\\"', "{}", "null", " ", "d'été"]
+    seen: list[str] = []
+    for name in names:
+        face.task(name=name, queue=name)(lambda name: seen.append(name)).enqueue(name=name)
+    assert drain(face, queues=names).completed == len(names)
+    assert sorted(seen) == sorted(names)
+
+
 @pytest.mark.parametrize("kind", ["blocking", "awaiting"])
 def test_no_more_than_the_concurrency_run_at_once(sync: Coordinator, kind: str) -> None:
     now = most = 0
