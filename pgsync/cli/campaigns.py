@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import datetime, timedelta
 
 import click
 
+from pgsync.cli import exits
 from pgsync.cli.modules import open_platform, print_result
-from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
+from pgsync.cli.output import by_option, direct_dsn_option, dsn_option, fetch, json_option, show
 
 __all__ = ["campaigns"]
-
-
-_by_option = click.option("--by", help="Who does it, for the audit trail; by default you.")
 
 
 @click.group()
@@ -46,7 +43,7 @@ def show_(context: click.Context, dsn: str | None, as_json: bool, campaign_id: i
     )
     facts = [{"field": name, "value": value} for row in rows for name, value in row.items()]
     show(rows if as_json else facts, as_json=as_json, empty=f"no campaign {campaign_id}")
-    context.exit(0 if rows else 3)
+    context.exit(0 if rows else exits.NOTHING)
 
 
 @campaigns.command()
@@ -118,33 +115,33 @@ def preflight(
     with open_platform(dsn, direct_dsn) as platform:
         report = platform.broadcasts.dry_run(campaign_id, messages)
     print_result(report)
-    context.exit(0 if report["ok"] else 4)
+    context.exit(0 if report["ok"] else exits.UNHEALTHY)
 
 
 @campaigns.command()
 @dsn_option
 @direct_dsn_option
 @click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="With its offset.")
-@_by_option
+@by_option("Who does it, for the audit trail")
 @click.argument("campaign_id", type=int)
 def start(
-    dsn: str | None, direct_dsn: str | None, at: datetime | None, by: str | None, campaign_id: int
+    dsn: str | None, direct_dsn: str | None, at: datetime | None, by: str, campaign_id: int
 ) -> None:
     """Look at it, and enqueue its sending; prints the job's number."""
     with open_platform(dsn, direct_dsn) as platform:
-        click.echo(f"job {platform.broadcasts.start(campaign_id, at, by or getpass.getuser())}")
+        click.echo(f"job {platform.broadcasts.start(campaign_id, at, by)}")
 
 
 @campaigns.command()
 @dsn_option
 @direct_dsn_option
-@_by_option
+@by_option("Who does it, for the audit trail")
 @click.argument("campaign_id", type=int)
-def resume(dsn: str | None, direct_dsn: str | None, by: str | None, campaign_id: int) -> None:
+def resume(dsn: str | None, direct_dsn: str | None, by: str, campaign_id: int) -> None:
     """Let one that is paused go on; prints the job's number."""
     with open_platform(dsn, direct_dsn) as platform:
         platform.broadcasts.campaigns.check_state(campaign_id, "paused")
-        job = platform.broadcasts.start(campaign_id, by=by or getpass.getuser())
+        job = platform.broadcasts.start(campaign_id, by=by)
         click.echo(f"job {job}")
 
 
@@ -152,26 +149,24 @@ def resume(dsn: str | None, direct_dsn: str | None, by: str | None, campaign_id:
 @dsn_option
 @direct_dsn_option
 @click.option("--why", default="paused by hand", show_default=True)
-@_by_option
+@by_option("Who does it, for the audit trail")
 @click.argument("campaign_id", type=int)
-def pause(
-    dsn: str | None, direct_dsn: str | None, why: str, by: str | None, campaign_id: int
-) -> None:
+def pause(dsn: str | None, direct_dsn: str | None, why: str, by: str, campaign_id: int) -> None:
     """Stop one that is sending; messages under way are finished."""
     with open_platform(dsn, direct_dsn) as platform:
-        platform.broadcasts.campaigns.pause(campaign_id, why, by or getpass.getuser())
+        platform.broadcasts.campaigns.pause(campaign_id, why, by)
         click.echo("paused")
 
 
 @campaigns.command()
 @dsn_option
 @direct_dsn_option
-@_by_option
+@by_option("Who does it, for the audit trail")
 @click.argument("campaign_id", type=int)
-def cancel(dsn: str | None, direct_dsn: str | None, by: str | None, campaign_id: int) -> None:
+def cancel(dsn: str | None, direct_dsn: str | None, by: str, campaign_id: int) -> None:
     """End one for good; messages under way are finished."""
     with open_platform(dsn, direct_dsn) as platform:
-        platform.broadcasts.campaigns.cancel(campaign_id, by or getpass.getuser())
+        platform.broadcasts.campaigns.cancel(campaign_id, by)
         click.echo("cancelled")
 
 

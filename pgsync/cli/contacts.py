@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pgsync.cli import exits
 from pgsync.cli.modules import open_platform, print_result
 from pgsync.cli.output import (
     direct_dsn_option,
@@ -219,7 +220,7 @@ def show_(
     )
     if not rows:
         click.echo(f"workspace {workspace_id} has no contact {phone}", err=True)
-        context.exit(3)
+        context.exit(exits.NOTHING)
     if as_json:
         show_one(rows[0], as_json=True)
         return

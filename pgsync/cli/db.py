@@ -12,13 +12,12 @@ from typing import Any
 
 import click
 
+from pgsync.cli import exits
 from pgsync.database.binaries import BinariesMissing, find_binaries
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.errors import PgsyncError
 
 __all__ = ["db"]
-
-_NOT_RUNNING = 4
 
 
 def _data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +63,7 @@ def status(context: click.Context, data_dir: Path | None, as_json: bool) -> None
     else:
         for name, value in facts.items():
             click.echo(f"{name:<11}{_word(value)}")
-    context.exit(0 if found.running else _NOT_RUNNING)
+    context.exit(0 if found.running else exits.UNHEALTHY)
 
 
 @db.command()

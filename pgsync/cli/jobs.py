@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pgsync.cli import exits
 from pgsync.cli.finding import filter_options, find_jobs, given_filter, rows_of
 from pgsync.cli.jobs_bulk import cancel, discard, retry
 from pgsync.cli.output import count, dsn_option, json_option, printable, show
@@ -15,8 +16,6 @@ from pgsync.errors import InvalidArgument
 from pgsync.queues.sealing import new_key
 
 __all__ = ["jobs"]
-
-_NO_SUCH_JOB = 3
 
 
 @click.group()
@@ -95,7 +94,7 @@ def jobs_why(context: click.Context, dsn: str | None, as_json: bool, job_id: int
         click.echo(f"job {why.id}: {why.task} on queue {why.queue}, {why.state}")
         click.echo(printable(f"{why.reason}: {why.detail}"))
     if why.state is None:
-        context.exit(_NO_SUCH_JOB)
+        context.exit(exits.NOTHING)
 
 
 for command in (retry, cancel, discard):

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
+from pgsync.cli import exits
 from pgsync.cli.finding import filter_options, find_jobs, given_filter
 from pgsync.cli.output import ask, dsn_option
 from pgsync.coordinator import Coordinator
@@ -20,7 +21,6 @@ from pgsync.queues.finding import ACTS_ON
 
 __all__ = ["cancel", "discard", "retry"]
 
-_NOTHING = 3
 _AT_ONCE = 500
 """So many jobs a transaction, with one audit entry."""
 
@@ -91,7 +91,7 @@ def _command(action: _Action, short: str, whole: str) -> click.Command:
                 changed = sum(_one(sync, action, job, by) for job in job_ids)
             else:
                 changed = _all(sync, action, wanted, most, by, yes)
-        click.get_current_context().exit(0 if changed or wanted else _NOTHING)
+        click.get_current_context().exit(0 if changed or wanted else exits.NOTHING)
 
     return act
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pgsync.cli import exits
 from pgsync.cli.output import dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
 from pgsync.limits import Limit
@@ -109,4 +110,4 @@ def limits_unset(
     with Coordinator(dsn) as sync:
         unset = sync.unset_limit(key, per=per, by=by)
     click.echo("unset" if unset else "none was set")
-    context.exit(0 if unset else 3)
+    context.exit(0 if unset else exits.NOTHING)

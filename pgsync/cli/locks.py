@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pgsync.cli import exits
 from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
 
@@ -62,7 +63,7 @@ def locks_ask(
     with Coordinator(dsn) as sync:
         asked = sync.ask_to_release(name, by=by, why=why)
     click.echo(f"asked {asked} holder(s)" if asked else "nobody holds it")
-    context.exit(0 if asked else 3)
+    context.exit(0 if asked else exits.NOTHING)
 
 
 @locks.command("release")

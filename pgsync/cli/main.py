@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from pgsync.cli import exits
 from pgsync.cli.campaigns import campaigns
 from pgsync.cli.config import config
 from pgsync.cli.contacts import contacts
@@ -106,8 +107,8 @@ for _commands in _SECTIONS.values():
 def exit_code(error: PgsyncError) -> int:
     """The exit code that scripts are promised for an error."""
     if isinstance(error, _CANNOT):
-        return 2
-    return 3 if isinstance(error, _NOT_ACQUIRED) else 1
+        return exits.CANNOT
+    return exits.NOTHING if isinstance(error, _NOT_ACQUIRED) else exits.FAILED
 
 
 def main() -> NoReturn:
@@ -117,10 +118,10 @@ def main() -> NoReturn:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        sys.exit(exits.CANNOT)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(exits.INTERRUPTED)
     except BrokenPipeError:
         # The reader (head, less) has seen enough.
         sys.stderr.close()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
+from pgsync.cli import exits
 from pgsync.cli.output import dsn_option, fetch, json_option, show
 
 __all__ = ["maintenance"]
-
-_UNHEALTHY = 4
 
 
 @click.command()
@@ -23,4 +22,4 @@ def maintenance(dsn: str | None, as_json: bool) -> None:
     )
     show(rows, as_json=as_json, empty="")
     if any(row["outcome"] == "failed" for row in rows):
-        click.get_current_context().exit(_UNHEALTHY)
+        click.get_current_context().exit(exits.UNHEALTHY)

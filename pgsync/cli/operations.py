@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show, show_one
+from pgsync.cli import exits
+from pgsync.cli.apps import open_app
+from pgsync.cli.output import (
+    by_option,
+    direct_dsn_option,
+    dsn_option,
+    fetch,
+    json_option,
+    show,
+    show_one,
+)
 from pgsync.coordinator import Coordinator
-from pgsync.daemon import load_app
 from pgsync.errors import InvalidArgument
 
 __all__ = ["operations"]
@@ -90,7 +95,7 @@ def operations_status(
     )
     if not rows:
         click.echo(f"{operation} has not run on {key}", err=True)
-        context.exit(3)
+        context.exit(exits.NOTHING)
     show_one(rows[0], as_json=as_json)
 
 
@@ -126,8 +131,12 @@ def operations_show(dsn: str | None, as_json: bool, run_id: int) -> None:
 @operations.command("start")
 @dsn_option
 @direct_dsn_option
-@click.option("--app", help="package.module:coordinator, which declares it; or PGSYNC_APP.")
-@click.option("--by", help="Who starts it, for its history; by default you.")
+@click.option(
+    "--app",
+    envvar="PGSYNC_APP",
+    help="package.module:coordinator, which declares it; or PGSYNC_APP.",
+)
+@by_option("Who starts it, for its history")
 @click.option("--now", is_flag=True, help="Run it here, rather than by a worker.")
 @click.argument("operation")
 @click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
@@ -135,7 +144,7 @@ def operations_start(
     dsn: str | None,
     direct_dsn: str | None,
     app: str | None,
-    by: str | None,
+    by: str,
     now: bool,
     operation: str,
     arguments: tuple[str, ...],
@@ -144,14 +153,7 @@ def operations_start(
 
     With --now exit 3 where it is in progress, or limited.
     """
-    app = app or os.environ.get("PGSYNC_APP")
-    if not app:
-        raise InvalidArgument("which app? give --app package.module:coordinator, or PGSYNC_APP")
-    for name, value in (("PGSYNC_DSN", dsn), ("PGSYNC_DIRECT_DSN", direct_dsn)):
-        if value is not None:
-            os.environ[name] = value  # where the app finds it
-    sys.path.insert(0, str(Path.cwd()))
-    sync = load_app(app)
+    sync = open_app(app, dsn, direct_dsn)
     if not isinstance(sync, Coordinator):
         raise InvalidArgument(f"--app: {app} is a {type(sync).__name__}, not a Coordinator")
     with sync:
@@ -159,7 +161,7 @@ def operations_start(
         if known is None:
             names = ", ".join(sorted(sync.operations)) or "none"
             raise InvalidArgument(f"{app} has no operation {operation!r}; it has {names}")
-        started = known.by(by or getpass.getuser())
+        started = known.by(by)
         given = dict(map(_argument, arguments))
         if now:
             click.echo(json.dumps(started(**given), ensure_ascii=False, indent=2))
@@ -179,15 +181,15 @@ def _argument(given: str) -> tuple[str, Any]:
 
 @operations.command("cancel")
 @dsn_option
-@click.option("--by", help="Who does it, for the audit trail; by default you.")
+@by_option("Who does it, for the audit trail")
 @click.argument("run_id", type=int)
 @click.pass_context
-def operations_cancel(context: click.Context, dsn: str | None, by: str | None, run_id: int) -> None:
+def operations_cancel(context: click.Context, dsn: str | None, by: str, run_id: int) -> None:
     """Cancel the job of a run; exit 3 where it has ended, or was called directly."""
     (row,) = fetch(
         dsn,
         "SELECT pgsync.cancel_operation(%(run)s, %(by)s) AS answer",
-        {"run": run_id, "by": by or getpass.getuser()},
+        {"run": run_id, "by": by},
     )
     if row["answer"] is None:
         click.echo(
@@ -195,5 +197,5 @@ def operations_cancel(context: click.Context, dsn: str | None, by: str | None, r
             " lock (pgsync locks release)",
             err=True,
         )
-        context.exit(3)
+        context.exit(exits.NOTHING)
     click.echo("asked to stop" if row["answer"] == "running" else row["answer"])

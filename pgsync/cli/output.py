@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from pgsync.database.faults import translated
 
 __all__ = [
     "ask",
+    "by_option",
     "count",
     "direct_dsn_option",
     "dsn_option",
@@ -53,6 +55,15 @@ def direct_dsn_option(command: F) -> F:
         envvar="PGSYNC_DIRECT_DSN",
         help="The same database without the pooler that --dsn leads through, if it does.",
     )(command)
+
+
+def by_option(about: str) -> Callable[[F], F]:
+    """Add ``--by``: who does it, which is you unless somebody else is named."""
+    return click.option(
+        "--by",
+        help=f"{about}; you, by default.",
+        callback=lambda _context, _option, given: given or getpass.getuser(),
+    )
 
 
 def json_option(command: F) -> F:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from datetime import datetime
 from typing import Any
 
 import click
 
-from pgsync.cli.output import dsn_option, fetch, json_option, show
+from pgsync.cli.output import by_option, dsn_option, fetch, json_option, show
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
 from pgsync.schedules import Given, upcoming
@@ -39,10 +38,6 @@ def _rhythm(cron: str | None, every: float | None, at: datetime | None) -> Given
     if at is not None:
         return at.astimezone()
     return every if every is not None else str(cron)
-
-
-def _by_option(command: Any) -> Any:
-    return click.option("--by", help="Who does it; you, by default.")(command)
 
 
 @click.group()
@@ -124,15 +119,15 @@ def schedules_add(
 
 @schedules.command("remove")
 @dsn_option
-@_by_option
+@by_option("Who does it")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.argument("name")
-def schedules_remove(dsn: str | None, name: str, by: str | None, yes: bool) -> None:
+def schedules_remove(dsn: str | None, name: str, by: str, yes: bool) -> None:
     """Delete a schedule with its history of fires; to stop it for a time, pause it."""
     if not yes:
         click.confirm(f"delete schedule {name} and its fires?", abort=True)
     with Coordinator(dsn) as sync:
-        removed = sync.remove_schedule(name, by or getpass.getuser())
+        removed = sync.remove_schedule(name, by)
     _changed(removed, "removed", f"there is no schedule {name}")
 
 
@@ -150,24 +145,24 @@ def schedules_run(dsn: str | None, name: str) -> None:
 
 @schedules.command("pause")
 @dsn_option
-@_by_option
+@by_option("Who does it")
 @click.option("--why", help="For whoever finds it paused.")
 @click.argument("name")
-def schedules_pause(dsn: str | None, name: str, by: str | None, why: str | None) -> None:
+def schedules_pause(dsn: str | None, name: str, by: str, why: str | None) -> None:
     """Stop a schedule's fires, also over deploys."""
     with Coordinator(dsn) as sync:
-        paused = sync.pause_schedule(name, by or getpass.getuser(), why)
+        paused = sync.pause_schedule(name, by, why)
     _changed(paused, "paused", "nothing to do: it was paused, or there is none")
 
 
 @schedules.command("resume")
 @dsn_option
-@_by_option
+@by_option("Who does it")
 @click.argument("name")
-def schedules_resume(dsn: str | None, name: str, by: str | None) -> None:
+def schedules_resume(dsn: str | None, name: str, by: str) -> None:
     """Let a paused schedule fire again; what it missed is made up for as its misfire says."""
     with Coordinator(dsn) as sync:
-        resumed = sync.resume_schedule(name, by or getpass.getuser())
+        resumed = sync.resume_schedule(name, by)
     _changed(resumed, "resumed", "nothing to do: it was not paused, or there is none")
 
 

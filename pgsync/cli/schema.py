@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from pgsync.cli import exits
 from pgsync.cli.output import direct_dsn_option, dsn_option, json_option, printable, show
 from pgsync.coordinator import Coordinator
 from pgsync.database.dsn import connect, masked
@@ -14,8 +15,6 @@ from pgsync.database.migrations import render
 from pgsync.doctor import Finding, examine
 
 __all__ = ["doctor", "migrate"]
-
-_UNHEALTHY = 4
 
 
 @click.command()
@@ -99,7 +98,7 @@ def doctor(
     if as_json:
         show([asdict(finding) for finding in findings], as_json=True, empty="")
     failed = any(finding.level == "failure" for finding in findings)
-    context.exit(_UNHEALTHY if failed else 0)
+    context.exit(exits.UNHEALTHY if failed else 0)
 
 
 _WORDS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}

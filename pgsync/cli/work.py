@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from pgsync.cli.apps import open_app
 from pgsync.cli.dashboard import dashboard_beside
 from pgsync.cli.settings import Found, find_settings, log_level
-from pgsync.coordinator import AsyncCoordinator, Coordinator
-from pgsync.daemon import KINDS, Changes, begin_logging, load_app
+from pgsync.coordinator import AsyncCoordinator
+from pgsync.daemon import KINDS, Changes, begin_logging
 from pgsync.errors import InvalidArgument
 
 __all__ = ["daemon", "worker"]
@@ -78,14 +76,8 @@ def _work(flags: dict[str, Any], *, scheduler: bool, drain: bool) -> None:
         flags["queues"] = one_by_one
     found = find_settings(flags)
     value = {name: each.value for name, each in found.items()}
-    if value["app"] is None:
-        raise InvalidArgument("which app? give --app package.module:coordinator, or PGSYNC_APP")
     begin_logging((log_level(found), value["log_format"]))
-    for name in ("dsn", "direct_dsn"):
-        if value[name] is not None:
-            os.environ["PGSYNC_" + name.upper()] = value[name]  # where the app finds it
-    sys.path.insert(0, str(Path.cwd()))
-    sync = load_app(value["app"])
+    sync = open_app(value["app"], value["dsn"], value["direct_dsn"])
     options: dict[str, Any] = {name: value[name] for name in ("queues", "concurrency", "grace")}
     if value["only"] is not None and scheduler:
         options["only"] = value["only"]
@@ -99,10 +91,6 @@ def _work(flags: dict[str, Any], *, scheduler: bool, drain: bool) -> None:
         else (value["health_host"], value["health_port"]),
         "reload": lambda: _changes(find_settings(flags)),
     }
-    if not isinstance(sync, (Coordinator, AsyncCoordinator)):
-        raise InvalidArgument(
-            f"--app: {value['app']} is a {type(sync).__name__}, not a coordinator"
-        )
     with ExitStack() as stack:
         if scheduler and value["dashboard_port"] is not None:
             address = value["dashboard_host"], value["dashboard_port"]

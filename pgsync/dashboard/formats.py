@@ -79,12 +79,10 @@ def compact(value: Any, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def spark(values: Sequence[float], height: int = 20) -> str:
-    """The points of a line over the values, two units apart, for an SVG polyline."""
+def spark(values: Sequence[float]) -> str:
+    """The points of a line over the values, two units apart and 20 high, for an SVG polyline."""
     top = max(values, default=0) or 1
-    return " ".join(
-        f"{2 * n},{height - 1 - (height - 2) * value / top:.1f}" for n, value in enumerate(values)
-    )
+    return " ".join(f"{2 * n},{19 - 18 * value / top:.1f}" for n, value in enumerate(values))
 
 
 def json_value(value: Any) -> Any:

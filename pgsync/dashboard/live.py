@@ -16,6 +16,7 @@ EVERY = (2, 5, 10, 30, 60)
 # A stream ends by itself, and the browser asks for the next: so it cannot outlive a session for
 # long, and a server that stops need not wait for it.
 _SECONDS = 30
+_MOST_STREAMS = 100
 
 
 def wants_events(request: Request) -> bool:
@@ -30,15 +31,14 @@ def seconds_wanted(request: Request) -> int:
 
 
 class LiveStreams:
-    """Streams of one dashboard; over ``most`` at once are refused."""
+    """Streams of one dashboard; over a hundred at once are refused."""
 
-    def __init__(self, most: int = 100) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._open = 0
 
     def stream(self, render: Callable[[], Awaitable[str]], every: int) -> Response:
         """What ``render`` gives, every so many seconds while it differs from the last."""
-        if self._open >= self._most:
+        if self._open >= _MOST_STREAMS:
             raise HTTPException(503, "too many pages are open; pause some of them")
         return StreamingResponse(
             self._events(render, every),

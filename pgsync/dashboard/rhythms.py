@@ -9,7 +9,7 @@ from functools import lru_cache
 from cron_descriptor import Options, get_description
 
 from pgsync.dashboard.formats import duration, moment
-from pgsync.schedules.triggers import spelled_out
+from pgsync.schedules.crontab import spelled_out
 
 __all__ = ["in_words"]
 

@@ -1,48 +1,31 @@
 """When a schedule is due: crontab lines, intervals and dates, computed by APScheduler's triggers.
 
-Some traps of APScheduler 3.11 are mended here. ``CronTrigger.from_crontab`` counts weekday 0 as
-Monday where crontab counts Sunday, and it wants both day fields to match where crontab (POSIX)
-wants either, if both are restricted; it refuses steps beyond their range, which cron takes. Cron
-triggers are computed on a clock that does not jump; see ``wall_clock.py``.
+Cron triggers (``crontab.py``) are computed on a clock that does not jump; see ``wall_clock.py``.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from pgsync.durations import to_timedelta
 from pgsync.errors import InvalidArgument
+from pgsync.schedules.crontab import cron_trigger, has_fixed_hours
 from pgsync.schedules.wall_clock import next_by_wall_clock
 
-__all__ = ["Given", "Rhythm", "rhythm_from", "spelled_out"]
+__all__ = ["Given", "Rhythm", "rhythm_from"]
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_NICKNAMES = {
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-    "@monthly": "0 0 1 * *",
-    "@weekly": "0 0 * * 0",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@hourly": "0 * * * *",
-}
-_FIELD = re.compile(r"(\w+)='([^']*)'")
-
-
 Given: TypeAlias = str | float | timedelta | datetime | BaseTrigger
 """What a schedule may be declared with; see :func:`rhythm_from`."""
 
@@ -142,11 +125,6 @@ def rhythm_from(given: Given, timezone: str, start: datetime | None = None) -> R
     return rhythm
 
 
-def spelled_out(expression: str) -> str:
-    """A cron expression without nicknames: ``0 0 * * *`` for ``@daily``."""
-    return _NICKNAMES.get(expression, expression)
-
-
 def _interval_text(interval: timedelta, start: datetime | None) -> str:
     seconds = interval.total_seconds()
     text = str(int(seconds)) if seconds.is_integer() else f"{seconds:.6f}".rstrip("0")
@@ -165,15 +143,7 @@ def _trigger(rhythm: Rhythm) -> tuple[BaseTrigger, ZoneInfo, bool]:
     if rhythm.kind not in _TRIGGERS:
         raise InvalidArgument(f"a schedule is cron, interval or date, not {rhythm.kind!r}")
     trigger = _TRIGGERS[rhythm.kind](rhythm.expression)
-    return trigger, zone, rhythm.kind == "cron" and _has_fixed_hours(rhythm.expression)
-
-
-def _has_fixed_hours(expression: str) -> bool:
-    if "=" in expression:
-        hour = dict(_FIELD.findall(expression)).get("hour", "*")
-    else:
-        hour = spelled_out(expression).split()[-4]
-    return not hour.startswith("*")
+    return trigger, zone, rhythm.kind == "cron" and has_fixed_hours(rhythm.expression)
 
 
 def _zone(name: str) -> ZoneInfo:
@@ -183,103 +153,6 @@ def _zone(name: str) -> ZoneInfo:
         raise InvalidArgument(
             f"unknown time zone {name!r}; use a name like Europe/Berlin"
         ) from None
-
-
-def _cron(expression: str) -> BaseTrigger:
-    try:
-        if "=" in expression:
-            if _FIELD.sub("", expression).strip():
-                raise ValueError("its fields are like hour='2' minute='30'")
-            return CronTrigger(**dict(_FIELD.findall(expression)), timezone=UTC)
-        return _crontab(spelled_out(expression))
-    except (ValueError, TypeError) as error:
-        raise InvalidArgument(f"{expression!r} is no crontab line: {error}") from None
-
-
-def _crontab(line: str) -> BaseTrigger:
-    fields = line.lower().split()
-    if len(fields) == 6:
-        second, *fields = fields
-    else:
-        second = "0"
-    if len(fields) != 5:
-        raise ValueError(
-            "it needs five fields (minute hour day month weekday), or six with seconds"
-        )
-    minute, hour, day, month, weekday = (field.replace("?", "*") for field in fields)
-    common: dict[str, Any] = {
-        "second": _values("second", second),
-        "minute": _values("minute", minute),
-        "hour": _values("hour", hour),
-        "month": _values("month", month),
-        "timezone": UTC,
-    }
-    days, weekdays = _values("day", day), _weekdays(weekday)
-    if day.startswith("*") or weekday.startswith("*"):
-        return CronTrigger(day=days, day_of_week=weekdays, **common)
-    return OrTrigger([CronTrigger(day=days, **common), CronTrigger(day_of_week=weekdays, **common)])
-
-
-_BOUNDS = {
-    "second": (0, 59),
-    "minute": (0, 59),
-    "hour": (0, 23),
-    "day": (1, 31),
-    "month": (1, 12),
-    "weekday": (0, 7),
-}
-_NAMES = {
-    "month": ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
-    "weekday": _WEEKDAYS,
-}
-
-
-def _values(field: str, text: str) -> str:
-    """A field for APScheduler, which refuses names of months in lists and steps beyond a range."""
-    return "*" if text == "*" else ",".join(map(str, sorted(_expanded(field, text))))
-
-
-def _weekdays(text: str) -> str:
-    """Crontab's weekdays (0 and 7 are Sunday) as the names that APScheduler takes."""
-    if text == "*":
-        return "*"
-    return ",".join(_WEEKDAYS[day] for day in sorted({n % 7 for n in _expanded("weekday", text)}))
-
-
-def _expanded(field: str, text: str) -> set[int]:
-    """The values that crontab(5) reads in a field."""
-    low, high = _BOUNDS[field]
-    values: set[int] = set()
-    for part in text.split(","):
-        body, slash, step_text = part.partition("/")
-        step = int(step_text) if slash else 1
-        if step < 1:
-            raise ValueError(f"step of {step} in {field} {part!r}")
-        if body == "*":
-            first, last = low, 6 if field == "weekday" else high
-        else:
-            start, dash, end = body.partition("-")
-            if dash and not end:
-                raise ValueError(f"{field} range {body!r} has no end")
-            first = _number(field, start)
-            last = _number(field, end) if end else (high if slash else first)
-            if field == "weekday":
-                last = 7 if last == 0 < first else 6 if slash and not end else last
-            if last < first:
-                raise ValueError(f"{field} range {body!r} runs backwards")
-        values.update(range(first, last + 1, step))
-    return values
-
-
-def _number(field: str, text: str) -> int:
-    low, high = _BOUNDS[field]
-    names = _NAMES.get(field, ())
-    if text.isalpha() and text[:3] in names:
-        return names.index(text[:3]) + low
-    number = int(text)
-    if not low <= number <= high:
-        raise ValueError(f"{field} {number} is not from {low} to {high}")
-    return number
 
 
 def _interval(expression: str) -> BaseTrigger:
@@ -321,7 +194,7 @@ class _Once(DateTrigger):  # type: ignore[misc]
 
 
 _TRIGGERS: dict[str, Callable[[str], BaseTrigger]] = {
-    "cron": _cron,
+    "cron": cron_trigger,
     "interval": _interval,
     "date": _date,
 }

@@ -25,6 +25,9 @@ import platformdirs
 from pgsync.database.embedded.filelock import is_locked
 from pgsync.errors import InvalidArgument
 
+_TAIL_BYTES = 16_384
+_TAIL_LINES = 15
+
 Wanted = Literal["while-used", "persistent", "stopped"]
 
 
@@ -128,15 +131,15 @@ class ServerFolder:
         except FileNotFoundError:
             return 0
 
-    def log_tail(self, start: int = 0, lines: int = 15) -> str:
-        """The last ``lines`` of the log that were written after its byte ``start``."""
+    def log_tail(self, start: int) -> str:
+        """The last lines of the log that were written after its byte ``start``."""
         try:
             with self.log.open("rb") as log:
-                log.seek(max(start, self.log_size() - 16_384))
+                log.seek(max(start, self.log_size() - _TAIL_BYTES))
                 text = log.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(text.splitlines()[-_TAIL_LINES:])
 
 
 def replace_file(path: Path, text: str) -> None:

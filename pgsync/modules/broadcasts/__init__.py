@@ -2,8 +2,9 @@
 
 from pgsync.modules.broadcasts.audience import Audience
 from pgsync.modules.broadcasts.broadcasts import Broadcasts
-from pgsync.modules.broadcasts.campaigns import CampaignStateError, QuietHours
+from pgsync.modules.broadcasts.campaigns import CampaignStateError
 from pgsync.modules.broadcasts.pacing import UNCAPPED, Caps
+from pgsync.modules.broadcasts.quiet_hours import QuietHours
 from pgsync.modules.broadcasts.rehearsal import Preflight, PreflightFailed
 from pgsync.modules.broadcasts.webhooks import webhook_app
 

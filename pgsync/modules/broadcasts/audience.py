@@ -13,8 +13,10 @@ from sqlalchemy.orm import Session
 from pgsync.database.json import to_json
 from pgsync.errors import InvalidArgument
 
-__all__ = ["Audience", "add_contacts", "add_phones", "check_variables"]
+__all__ = ["Audience", "add_contacts", "add_phones", "check_phone", "check_variables"]
 
+# What the contacts' table asks of a phone number, since who opts out becomes a contact.
+_E164 = re.compile(r"\+[1-9][0-9]{2,14}")
 _FIELD = re.compile(r"name|phone|email|company|custom\..{1,200}")
 
 # Set-based, whatever their number; who opted out is left out here, and again when it is sent.
@@ -70,6 +72,12 @@ class Audience:
     def as_json(self) -> dict[str, Any]:
         """What the campaign's row keeps."""
         return {"tags": None if self.tags is None else list(self.tags), "custom": dict(self.custom)}
+
+
+def check_phone(phone: str) -> None:
+    """Raise InvalidArgument unless it is a phone number in E.164."""
+    if not _E164.fullmatch(phone):
+        raise InvalidArgument(f"{phone[:50]!r} is no phone number in E.164, like +4930123456")
 
 
 def check_variables(variables: Sequence[str]) -> list[str]:

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
 from pgsync.errors import ConnectionFailed, LockLost, OutcomeUnknown
-from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError, check_phone
+from pgsync.modules.broadcasts.audience import check_phone
+from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError
 from pgsync.modules.broadcasts.dispatch import Dispatcher
 from pgsync.modules.broadcasts.models import Campaign
 from pgsync.modules.broadcasts.pacing import Caps, Pace
@@ -207,7 +208,7 @@ class Broadcasts:
             return {"state": self.campaigns.state_of(campaign_id)}
         campaign, connection = self._find(campaign_id)
         recipients = Recipients(self._sessions, campaign_id, quota=Quota(connection))
-        # This run has the campaign's lock, so whoever claimed before is dead or has lost it.
+        # This run has the campaign's lock: whoever claimed before is dead, or about to hear.
         lost = recipients.expire()
         if lost:
             op.note("lost", recipients=lost)

@@ -6,12 +6,9 @@ one wins and the other is told.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import TextClause, func, literal_column, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
@@ -23,12 +20,14 @@ from pgsync.modules.broadcasts.audience import (
     Audience,
     add_contacts,
     add_phones,
+    check_phone,
     check_variables,
 )
 from pgsync.modules.broadcasts.models import Campaign, CampaignRecipient
+from pgsync.modules.broadcasts.quiet_hours import QuietHours
 from pgsync.modules.whatsapp.filling import Parameters, check_slots
 
-__all__ = ["CampaignStateError", "Campaigns", "QuietHours", "check_phone"]
+__all__ = ["CampaignStateError", "Campaigns"]
 
 _STARTABLE = ("draft", "scheduled", "paused", "failed")
 _FAILING = ("scheduled", "sending")
@@ -37,35 +36,9 @@ _RETRIABLE = ("paused", "completed", "failed")
 
 _AUDIT = text("SELECT pgsync.record_audit(:action, :campaign, :by)")
 
-# What the contacts' table asks of a phone number, since who opts out becomes a contact.
-_E164 = re.compile(r"\+[1-9][0-9]{2,14}")
-
 
 class CampaignStateError(PgsyncError):
     """The campaign's state does not allow this."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuietHours:
-    """The time of day in which a campaign sends nothing, in a time zone; it may pass midnight."""
-
-    start: time
-    end: time
-    zone: str = "UTC"
-
-    def __post_init__(self) -> None:
-        try:
-            ZoneInfo(self.zone)
-        except (KeyError, ValueError, OSError):
-            raise InvalidArgument(f"there is no time zone {self.zone[:50]!r}") from None
-        if self.start == self.end:
-            raise InvalidArgument("quiet hours must end at another time than they begin")
-
-
-def check_phone(phone: str) -> None:
-    """Raise InvalidArgument unless it is a phone number in E.164."""
-    if not _E164.fullmatch(phone):
-        raise InvalidArgument(f"{phone[:50]!r} is no phone number in E.164, like +4930123456")
 
 
 class Campaigns:

@@ -81,7 +81,7 @@ _EXPIRE = text(
     SET state = 'unknown', lease_until = NULL, unknown_at = clock_timestamp(),
         error = 'its sender was lost before the answer was recorded'
     WHERE campaign_id = :campaign_id AND state = 'sending'
-      AND (lease_until <= clock_timestamp() OR CAST(:all AS boolean))
+      AND lease_until <= clock_timestamp()
     """
 )
 
@@ -250,14 +250,10 @@ class Recipients:
         with self._sessions.begin() as session:
             session.execute(SUPPRESS, {"id": claim.id})
 
-    def expire(self, *, all_of_them: bool = False) -> int:
-        """Mark those whose sender is lost as unknown, and say how many.
-
-        ``all_of_them`` regardless of their lease is for the one who knows that no other lives.
-        """
-        parameters = {"campaign_id": self.campaign_id, "all": all_of_them}
+    def expire(self) -> int:
+        """Mark those whose sender has let its lease pass as unknown, and say how many."""
         with self._sessions.begin() as session:
-            expired: Any = session.execute(_EXPIRE, parameters)
+            expired: Any = session.execute(_EXPIRE, {"campaign_id": self.campaign_id})
             return int(expired.rowcount)
 
     def processed(self) -> tuple[int, int]:
