@@ -11,13 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from markdown.extensions.toc import slugify
 
 import pgsync
 from tests.docs.external_links import external_links
 
 ROOT = Path(__file__).parents[2]
+_HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 _LISTED = re.findall(r"^::: (\S+)$", (ROOT / "docs/python.md").read_text(), re.MULTILINE)
 
 
@@ -35,8 +38,29 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     assert 'id="pgsync.Coordinator.lock"' in html
 
 
-def test_links_that_lead_elsewhere_are_encrypted() -> None:
-    assert [link for link in external_links() if not link[1].startswith("https://")] == []
+def test_links_that_lead_elsewhere_are_well_formed_and_encrypted() -> None:
+    # Whether somebody answers there is not asked: the tests have no network.
+    parts = [(page, urlsplit(address)) for page, address in external_links()]
+    wrong = [
+        (page, address.geturl())
+        for page, address in parts
+        if address.scheme != "https" or not _HOST.fullmatch(address.netloc)
+    ]
+    assert parts
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "sql/README.md"])
+def test_links_of_pages_beside_the_site_lead_to_what_is_there(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        target, _, anchor = link.partition("#")
+        if "://" in target:
+            continue
+        found = (ROOT / page).parent / target if target else ROOT / page
+        assert found.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", found.read_text(), re.MULTILINE)
+            assert anchor in {slugify(title, "-") for title in titles}, link
 
 
 def test_what_is_public_is_in_the_reference_once() -> None:

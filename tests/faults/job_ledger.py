@@ -94,7 +94,7 @@ def crowds(rows: list[Any]) -> Iterator[str]:
             stays[task, key].append((entered, left))
     for (task, key), its in sorted(stays.items()):
         most = most_at_once(its)
-        limit = _AT_ONCE[task.rpartition(".")[2]]
+        limit = _AT_ONCE[_named(task)]
         if most > limit:
             yield f"{most} jobs of {task} with the key {key} ran at once, and not {limit}"
 
@@ -114,8 +114,9 @@ def out_of_order(rows: list[Any], history: list[Event]) -> Iterator[str]:
 
     Those of other enqueuers may have committed in either order.
     """
-    entered = {job: (key, at) for job, task, key, at, _ in rows if task.endswith(".ordered")}
+    entered = {job: (key, at) for job, task, key, at, _ in rows if _named(task) == "ordered"}
     latest: dict[tuple[str, str], tuple[datetime, int]] = {}
+    swapped = []
     for event in history:
         if event["event"] != "acknowledged" or event["job"] not in entered:
             continue
@@ -123,5 +124,12 @@ def out_of_order(rows: list[Any], history: list[Event]) -> Iterator[str]:
         key, at = entered[job]
         before = latest.get((event["by"], key))
         if before is not None and before[0] > at:
-            yield f"job {job} with the key {key} ran before {before[1]}, which was added before it"
+            swapped.append((before[1], job))
         latest[event["by"], key] = (at, job)
+    if swapped:
+        yield f"{len(swapped)} ordered jobs ran before one that was added before: {swapped[:5]}"
+
+
+def _named(task: str) -> str:
+    """What the harness calls it; a module may stand before that."""
+    return task.rpartition(".")[2]
