@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["clean", "guard_formula", "split_tags", "split_values", "unguard_formula"]
+__all__ = ["clean", "guard_formula", "read_cells", "split_tags", "split_values", "unguard_formula"]
 
 _PACKED = ":::"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\ufeff]")
@@ -30,6 +30,25 @@ def clean(text: str) -> str | None:
     """
     text = _CONTROL.sub("", _LINE_END.sub("\n", text))
     return unicodedata.normalize("NFC", text).strip() or None
+
+
+def read_cells(cells: Sequence[str]) -> list[str | None]:
+    """What the cells of a column hold: clean, the guard against formulas taken away."""
+    # One look at all of them costs what one at a few does, and most columns are plain.
+    text = "\n".join(cells)
+    if _is_plain(text.replace("\n", " ")) and not ("'" in text and _GUARDED.search(text)):
+        return [cell.strip() or None for cell in cells]
+    return [_read_cell(cell) for cell in cells]
+
+
+def _read_cell(cell: str) -> str | None:
+    text = unguard_formula(cell)
+    return (text.strip() or None) if _is_plain(text) else clean(text)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether :func:`clean` would take nothing away but outer space."""
+    return text.isprintable() and (text.isascii() or unicodedata.is_normalized("NFC", text))
 
 
 def split_values(text: str) -> list[str]:

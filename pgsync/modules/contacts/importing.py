@@ -6,13 +6,14 @@ crash of anything, goes on behind its last chunk when the same file is imported 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import dropwhile, islice
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,7 +26,7 @@ from pgsync.modules.contacts.merging import OnDuplicate, merge_staged
 from pgsync.modules.contacts.models import ContactImport, ContactImportReject
 from pgsync.modules.contacts.phones import check_region
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
-from pgsync.modules.contacts.staging import Staging, keep_rejects
+from pgsync.modules.contacts.staging import Lines, Staging, keep_rejects
 from pgsync.modules.contacts.surveying import Survey, survey
 from pgsync.modules.contacts.tables import Bounds, open_table
 from pgsync.modules.guarding import guarded
@@ -34,9 +35,8 @@ from pgsync.operations import OperationRun
 
 __all__ = ["ImportRun", "ImportSettings"]
 
-T = TypeVar("T")
-
 _UNFINISHED = ("running", "failed")
+_PIECE = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,38 +145,46 @@ class ImportRun:
             return 0, region
 
     def _merge_file(self, path: Path, bounds: Bounds | None, through: int, region: str) -> None:
-        with open_table(path, bounds) as table:
-            rows = ((number, cells) for number, cells in table.rows if number > through)
+        with (
+            open_table(path, bounds) as table,
+            ThreadPoolExecutor(1, thread_name_prefix="pgsync-read") as reader,
+        ):
+            rows = dropwhile(lambda row: row[0] <= through, table.rows)
             contacts = read_contacts(
                 replace(table, rows=rows),
                 region,
                 self.settings.mapping,
                 keep_others=self.settings.keep_others,
             )
-            for chunk in _read_ahead(_chunks(contacts, self.batch)):
-                self._merge_chunk(path.name, chunk)
+            read = partial(reader.submit, _read_chunk, contacts, self.batch)
+            coming = read()
+            while (chunk := coming.result()) is not None:
+                coming = self._merge_chunk(path.name, chunk, read)
 
-    def _merge_chunk(self, file_name: str, chunk: list[ContactRow | Reject]) -> None:
-        rejects = [row for row in chunk if isinstance(row, Reject)]
+    def _merge_chunk(
+        self, file_name: str, chunk: _Chunk, read_on: Callable[[], Future[_Chunk | None]]
+    ) -> Future[_Chunk | None]:
+        """Merge a chunk, and let the next one be read while the database works on this one."""
         with guarded(self.sessions, self.op) as session:
-            staging = Staging(session, self.workspace_id)
-            turns = staging.add([row for row in chunk if isinstance(row, ContactRow)])
-            staging.finish()
+            turns = Staging(session, self.workspace_id).add(chunk.lines, lock=True)
+            # Not before: each answer of the database would wait until the reader lets go of Python.
+            coming = read_on()
             policy = self.settings.on_duplicate
             merge_staged(session, self.id, self.workspace_id, file_name, policy, turns)
-            if rejects:
-                keep_rejects(session, self.id, rejects)
+            if chunk.rejects:
+                keep_rejects(session, self.id, chunk.rejects)
             done, total = session.execute(
                 update(ContactImport)
                 .where(ContactImport.id == self.id)
                 .values(
-                    rows=ContactImport.rows + len(chunk),
-                    rejected=ContactImport.rejected + len(rejects),
-                    through=chunk[-1].row,
+                    rows=ContactImport.rows + chunk.rows,
+                    rejected=ContactImport.rejected + len(chunk.rejects),
+                    through=chunk.through,
                 )
                 .returning(ContactImport.rows, ContactImport.total)
             ).one()
         self.op.progress(done, total)
+        return coming
 
     def _finish(self) -> dict[str, Any]:
         with guarded(self.sessions, self.op) as session:
@@ -214,15 +222,25 @@ class ImportRun:
             )
 
 
-def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(islice(items, size)):
-        yield chunk
+@dataclass(slots=True)
+class _Chunk:
+    """Rows to be done in one transaction; ``through`` is the number of the last."""
+
+    through: int = 0
+    lines: Lines = field(default_factory=Lines)
+    rejects: list[Reject] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.lines) + len(self.rejects)
 
 
-def _read_ahead(chunks: Iterator[T]) -> Iterator[T]:
-    """The same, with the next one read in a thread while the database works on this one."""
-    with ThreadPoolExecutor(1, thread_name_prefix="pgsync-read") as reader:
-        coming = reader.submit(next, chunks, None)
-        while (chunk := coming.result()) is not None:
-            coming = reader.submit(next, chunks, None)
-            yield chunk
+def _read_chunk(contacts: Iterator[ContactRow | Reject], size: int) -> _Chunk | None:
+    chunk = _Chunk()
+    # Few rows at a time: Python would look through more of them for cycles, again and again.
+    while piece := list(islice(contacts, min(_PIECE, size - chunk.rows))):
+        chunk.lines.extend([row for row in piece if isinstance(row, ContactRow)])
+        chunk.rejects += [row for row in piece if isinstance(row, Reject)]
+        chunk.through = piece[-1].row
+    return chunk if chunk.rows else None

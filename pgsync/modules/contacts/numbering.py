@@ -19,6 +19,7 @@ __all__ = ["INVALID", "read_international", "read_national"]
 INVALID = ""
 """The answer for what is certainly no number; None is no answer."""
 
+_HEAD = re.compile(r"\+[0-9]{3}")
 _PLAIN = re.compile(r"\+[1-9][0-9]{5,14}")
 _DIGITS = re.compile(r"[1-9][0-9]{5,14}")
 _KINDS = (
@@ -37,9 +38,9 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    leading: re.Pattern[str] | None
-    valid: re.Pattern[str]
-    prefix: re.Pattern[str] | None
+    leading: str | None
+    valid: str
+    prefix: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,26 @@ class _Dialling:
     lengths: frozenset[int]
 
 
+class _Heads(dict[str, re.Pattern[str] | None]):
+    """What is valid in E.164, by a plus and the three digits behind it; learnt as they come."""
+
+    def __missing__(self, head: str) -> re.Pattern[str] | None:
+        if len(head) != 4 or _HEAD.fullmatch(head) is None:
+            return None
+        code = _country_code(head)
+        self[head] = None if code is None else _international(int(code))
+        return self[head]
+
+
+_HEADS = _Heads()
+
+
 def read_international(text: str) -> str | None:
     """The text, if it is a valid number in E.164; :data:`INVALID`; or None: ask the library."""
+    # Most numbers are valid, and one pattern says so.
+    valid = _HEADS[text[:4]]
+    if valid is not None and valid.fullmatch(text):
+        return text
     if _PLAIN.fullmatch(text) is None:
         return None
     code = _country_code(text)
@@ -61,10 +80,10 @@ def read_international(text: str) -> str | None:
     national = text[len(code) + 1 :]
     if national.startswith("0"):
         return None
-    prefix = _regions(int(code))[0].prefix
+    prefix = _prefix(int(code))
     if prefix is not None and prefix.match(national):
         return None
-    return text if _is_valid(int(code), national) else INVALID
+    return INVALID
 
 
 def read_national(digits: str, region: str) -> str | None:
@@ -80,7 +99,7 @@ def read_national(digits: str, region: str) -> str | None:
         # Nothing can be taken away, so that it is all there is of the number.
         if _DIGITS.fullmatch(digits) is None or digits.startswith(code):
             return None
-        return f"+{code}{digits}" if _is_valid(int(code), digits) else INVALID
+        return f"+{code}{digits}" if _national(int(code)).fullmatch(digits) else INVALID
     # Of some prefixes the library takes more, or puts something before; on islands the area's code.
     if not trunk or written[0] != trunk or any(written.groups()):
         return None
@@ -89,7 +108,7 @@ def read_national(digits: str, region: str) -> str | None:
         return None
     if digits.startswith(code) and (trunk != code or (prefix and prefix.match(national))):
         return None
-    if _DIGITS.fullmatch(national) is None or not _is_valid(int(code), national):
+    if _DIGITS.fullmatch(national) is None or not _national(int(code)).fullmatch(national):
         return None
     return f"+{code}{national}"
 
@@ -104,23 +123,38 @@ def _dialling(region: str) -> _Dialling | None:
         str(metadata.country_code),
         metadata.national_prefix,
         re.compile(abroad) if abroad else None,
-        _region(metadata).prefix,
+        re.compile(prefix) if (prefix := _region(metadata).prefix) else None,
         frozenset(metadata.general_desc.possible_length if metadata.general_desc else ()),
     )
 
 
-def _is_valid(code: int, national: str) -> bool:
+def _valid(code: int) -> str:
     """As the library: the first region whose leading digits or patterns are met decides."""
-    regions = _regions(code)
-    if len(regions) == 1:
-        return regions[0].valid.fullmatch(national) is not None
-    for region in regions:
-        if region.leading is not None:
-            if region.leading.match(national):
-                return region.valid.fullmatch(national) is not None
-        elif region.valid.fullmatch(national):
-            return True
-    return False
+    pattern = "(?!)"
+    for region in reversed(_regions(code)):
+        if region.leading is None:
+            pattern = f"(?:(?:{region.valid})|{pattern})"
+        else:
+            led = f"(?:{region.leading})"
+            pattern = f"(?:(?={led})(?:{region.valid})|(?!{led}){pattern})"
+    return pattern
+
+
+@cache
+def _national(code: int) -> re.Pattern[str]:
+    return re.compile(_valid(code))
+
+
+@cache
+def _international(code: int) -> re.Pattern[str]:
+    prefix = _regions(code)[0].prefix or "(?!)"
+    return re.compile(rf"\+(?=[0-9]{{6,15}}\Z){code}(?!0)(?!{prefix}){_valid(code)}")
+
+
+@cache
+def _prefix(code: int) -> re.Pattern[str] | None:
+    prefix = _regions(code)[0].prefix
+    return re.compile(prefix) if prefix else None
 
 
 def _country_code(text: str) -> str | None:
@@ -149,11 +183,7 @@ def _region(metadata: PhoneMetadata) -> _Region:
     # Valid is what matches the general pattern and that of some kind, as in the library.
     valid = f"(?={general}\\Z)(?:{'|'.join(kind for kind in kinds if kind)})"
     leading, prefix = metadata.leading_digits, metadata.national_prefix_for_parsing
-    return _Region(
-        re.compile(leading) if leading else None,
-        re.compile(valid),
-        re.compile(f"(?:{prefix})") if prefix else None,
-    )
+    return _Region(leading, valid, f"(?:{prefix})" if prefix else None)
 
 
 def _pattern(description: PhoneNumberDesc | None) -> str | None:

@@ -16,7 +16,7 @@ from pgsync.modules.contacts.headers import find_columns
 from pgsync.modules.contacts.importing import ImportSettings
 from pgsync.modules.contacts.merging import count_staged
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
-from pgsync.modules.contacts.staging import Staging
+from pgsync.modules.contacts.staging import Lines, Staging
 from pgsync.modules.contacts.tables import Bounds, Table, open_table
 from pgsync.modules.models import Workspace
 
@@ -54,7 +54,9 @@ def rehearse(
         for chunk in _chunks(table, region, settings):
             rows = [row for row in chunk if isinstance(row, ContactRow)]
             rejects = [row for row in chunk if isinstance(row, Reject)]
-            staging.add(rows)
+            lines = Lines()
+            lines.extend(rows)
+            staging.add(lines)
             seen += rows[: first - len(seen)] if len(seen) < first else []
             errors += [row.message for row in rejects[: ERRORS_SHOWN - len(errors)]]
             rejected += len(rejects)

@@ -1,15 +1,16 @@
 """Carrying a chunk of rows into the database by COPY: good ones to staging, refused ones to their
 list.
 
-Staging is a table of the transaction's own, so that nothing is left behind however it ends. In it a
-phone number's first row of the chunk has turn 0, its second one 1, and so on: rows of one turn can
-be merged at once.
+Staging is a table of the transaction's own, so that nothing is left behind however it ends. In it
+turn 0 are the first rows of numbers that are no contacts yet, turn 1 those of known ones and the
+second rows of the others, and so on: a number is once in a turn, whose rows can be merged at once.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -18,15 +19,16 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from pgsync.modules.contacts.consent import Consent
+from pgsync.modules.contacts.merging import lock_known
 from pgsync.modules.contacts.rows import ContactRow, Reject
 
-__all__ = ["Staging", "keep_rejects"]
+__all__ = ["Lines", "Staging", "keep_rejects"]
 
 _TABLE = """
 CREATE TEMPORARY TABLE staged_contact (
     turn integer NOT NULL,
-    row bigint NOT NULL,
     phone text COLLATE "C" NOT NULL,
+    row bigint NOT NULL,
     name text,
     email text,
     company text,
@@ -40,7 +42,6 @@ CREATE TEMPORARY TABLE staged_contact (
     consent_evidence text
 ) ON COMMIT DROP
 """
-_INDEX = "CREATE INDEX ON staged_contact (turn, phone)"
 _COPY = "COPY staged_contact FROM STDIN"
 _COPY_REJECTS = (
     "COPY pgsync_modules.contact_import_rejects (import_id, row, reason, raw) FROM STDIN"
@@ -59,8 +60,56 @@ WHERE c.workspace_id = :workspace_id AND c.merged_into IS NOT NULL
   AND c.phone = ANY (CAST(:phones AS text[]))
 """)
 
+_NULL = "\\N"
+_ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
+_SILENT = "\t".join((_NULL,) * 4)
 
-_SILENT = Consent(False)
+
+@dataclass(slots=True)
+class Lines:
+    """Rows as COPY takes them: the numbers, and for each what follows it in its line."""
+
+    phones: list[str] = field(default_factory=list)
+    rest: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.phones)
+
+    def extend(self, rows: Sequence[ContactRow]) -> None:
+        """Add rows; made column by column, which costs a third of row by row."""
+        if not rows:
+            return
+        numbers, phones, *texts, tags, statuses, customs, consents = zip(*rows, strict=True)
+        joined = {its: _escaped("\n".join(its)) or _NULL for its in set(tags)}
+        columns = (
+            map(str, numbers),
+            *map(_column, texts),
+            [joined[its] for its in tags],
+            [_escaped(json.dumps(custom)) if custom else _NULL for custom in customs],
+            [status or _NULL for status in statuses],
+            [_consent(consent) if consent else _SILENT for consent in consents],
+        )
+        self.phones += phones
+        self.rest += map("\t".join, zip(*columns, strict=True))
+
+
+def _column(texts: Sequence[str | None]) -> list[str]:
+    together = "".join(filter(None, texts))
+    if any(mark in together for mark, _ in _ESCAPES):
+        return [_escaped(text) if text else _NULL for text in texts]
+    return [text or _NULL for text in texts]
+
+
+def _consent(consent: Consent) -> str:
+    at = consent.at.isoformat() if consent.at else _NULL
+    told = [_escaped(text) if text else _NULL for text in (consent.source, consent.evidence)]
+    return "\t".join(("t" if consent.opted_in else "f", at, *told))
+
+
+def _escaped(text: str) -> str:
+    for mark, escape in _ESCAPES:
+        text = text.replace(mark, escape)
+    return text
 
 
 class Staging:
@@ -77,48 +126,32 @@ class Staging:
         session.execute(_LOCK_MERGES, {"workspace_id": workspace_id})
         self._driver.execute(_TABLE)
 
-    def add(self, rows: Sequence[ContactRow]) -> int:
-        """Stage rows, and return how many turns it takes to merge them."""
-        turns: defaultdict[str, int] = defaultdict(int)
-        survivors = self._survivors(rows)
+    def add(self, lines: Lines, *, lock: bool = False) -> int:
+        """Stage rows, and return how many turns it takes to merge them.
+
+        With ``lock``, as for a merge, those who are contacts already are locked.
+        """
+        if not lines:
+            return 0
+        phones = self._surviving(lines.phones)
+        known = lock_known(self._session, self._workspace_id, phones) if lock else ()
+        coming = dict.fromkeys(known, 1)
+        turns = []
+        for phone in phones:
+            turns.append(turn := coming.get(phone, 0))
+            coming[phone] = turn + 1
+        staged = zip(map(str, turns), phones, lines.rest, strict=True)
         with self._driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-            for row in rows:
-                phone = survivors.get(row.phone, row.phone) if survivors else row.phone
-                turn = turns[phone]
-                turns[phone] = turn + 1
-                consent = row.consent or _SILENT
-                copy.write_row(
-                    (
-                        turn,
-                        row.row,
-                        phone,
-                        row.name,
-                        row.email,
-                        row.company,
-                        row.notes,
-                        "\n".join(row.tags) or None,
-                        Jsonb(row.custom) if row.custom else None,
-                        row.status,
-                        consent.opted_in,
-                        consent.at,
-                        consent.source,
-                        consent.evidence,
-                    )
-                )
-        return max(turns.values(), default=0)
+            copy.write("\n".join(map("\t".join, staged)))
+        return max(turns) + 1
 
-    def finish(self) -> None:
-        """Index the staged rows; unknown to the planner they are joined all with all."""
-        self._driver.execute(_INDEX)
-        self._driver.execute("ANALYZE staged_contact")
-
-    def _survivors(self, rows: Sequence[ContactRow]) -> dict[str, str]:
+    def _surviving(self, phones: Sequence[str]) -> Sequence[str]:
         here = {"workspace_id": self._workspace_id}
         if not self._session.scalar(_ANY_MERGED, here):
-            return {}
-        phones = [row.phone for row in rows]
-        found = self._session.execute(_SURVIVORS, {**here, "phones": phones})
-        return {row.phone: row.surviving for row in found}
+            return phones
+        found = self._session.execute(_SURVIVORS, {**here, "phones": list(phones)})
+        survivors = {row.phone: row.surviving for row in found}
+        return [survivors.get(phone, phone) for phone in phones]
 
 
 def keep_rejects(session: Session, import_id: int, rejects: Iterable[Reject]) -> None:

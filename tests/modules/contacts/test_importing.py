@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from pgsync import Coordinator, InvalidArgument, LockLost, OperationBlocked
 from pgsync.modules.contacts import (
+    Contact,
     ContactFileError,
     ContactRow,
     Contacts,
@@ -18,7 +20,7 @@ from pgsync.modules.contacts import (
     write_sample,
 )
 from pgsync.modules.contacts.merging import merge_staged
-from pgsync.modules.contacts.staging import Staging
+from pgsync.modules.contacts.staging import Lines, Staging
 from pgsync.operations import OperationRun
 from tests.eventually import eventually
 from tests.faults.import_run import run_worker
@@ -242,6 +244,30 @@ def test_columns_that_are_not_understood_can_become_custom_fields(
     assert book.all()[PHONE].custom == {"Size": "L", "Club": "chess"}
 
 
+def test_what_cells_hold_comes_in_letter_by_letter(contacts: Contacts, book: Any) -> None:
+    odd = ["\\N", "C:\\new\\t", "tab\tand\nline", "\\.", "a\\"]
+    path = book.folder / "odd.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["phone", "name", "notes", "tags", "Path", "consent", "evidence"])
+        for number, text in enumerate(odd):
+            writer.writerow([f"+1201555010{number}", text, text, text, text, "yes", text])
+    contacts.contact_import(
+        workspace_id=book.workspace,
+        path=str(path),
+        mapping={"consent_evidence": "evidence"},
+        keep_others=True,
+    )
+    found = [
+        (contact.name, contact.notes, contact.custom["Path"], contact.consent_evidence)
+        for _, contact in sorted(book.all().items())
+    ]
+    assert found == [(text,) * 4 for text in odd]
+    assert [contact.tags for _, contact in sorted(book.all().items())] == [
+        text.split("\n") for text in odd
+    ]
+
+
 def test_one_number_in_every_row_is_one_contact(contacts: Contacts, book: Any) -> None:
     lines = [f"{PHONE},,tag {number % 3}" for number in range(300)]
     path = book.file("phone,name,tags", f"{PHONE},Ana,", *lines)
@@ -251,29 +277,48 @@ def test_one_number_in_every_row_is_one_contact(contacts: Contacts, book: Any) -
     assert (contact.name, contact.tags) == ("Ana", ["tag 0", "tag 1", "tag 2"])
 
 
+def _somebody_waits(database: Any) -> Any:
+    return database.execute(
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+        " AND cardinality(pg_blocking_pids(pid)) > 0"
+    ).fetchone()
+
+
 def test_an_import_and_a_live_edit_do_not_lose_each_others_changes(
     contacts: Contacts, book: Any, database: Any
 ) -> None:
     book.add(PHONE, name="Ana", tags=["vip"])
     path = book.file("phone,email,tags", f"{PHONE},ana@example.org,imported")
 
-    def waits() -> Any:
-        return database.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-            " AND cardinality(pg_blocking_pids(pid)) > 0"
-        ).fetchone()
-
     with ThreadPoolExecutor(1) as pool:
         # What an app does: it reads, thinks, and writes what it made of it.
         with contacts.editing(book.workspace, PHONE) as contact:
             running = pool.submit(contacts.contact_import, workspace_id=book.workspace, path=path)
-            eventually(lambda: waits() or running.done(), within=60)
+            eventually(lambda: _somebody_waits(database) or running.done(), within=60)
             contact.tags = [*contact.tags, "edited"]
             contact.name = "Ana Maria"
         running.result(60)
     found = book.all()[PHONE]
     assert (found.name, found.email) == ("Ana Maria", "ana@example.org")
     assert found.tags == ["vip", "edited", "imported"]
+
+
+def test_a_contact_that_somebody_adds_meanwhile_is_merged_like_the_others(
+    contacts: Contacts, book: Any, database: Any, sessions: Any
+) -> None:
+    path = book.file("phone,name,email", f"{PHONE},Ana,ana@example.org", f"{OTHER},Bo,")
+    with ThreadPoolExecutor(1) as pool, sessions.begin() as session:
+        # Not committed yet, so that the import finds nobody, and waits where it adds.
+        session.add(Contact(workspace_id=book.workspace, phone=PHONE, name="Ana Maria"))
+        session.flush()
+        running = pool.submit(contacts.contact_import, workspace_id=book.workspace, path=path)
+        eventually(lambda: _somebody_waits(database) or running.done(), within=60)
+        session.commit()
+        result = running.result(60)
+    assert _counts(result) == {"imported": 1, "updated": 1}
+    found = book.all()
+    assert (found[PHONE].name, found[PHONE].email) == ("Ana Maria", "ana@example.org")
+    assert found[OTHER].name == "Bo"
 
 
 def test_an_edit_waits_for_an_import_and_sees_what_it_brought(
@@ -286,21 +331,12 @@ def test_an_edit_waits_for_an_import_and_sees_what_it_brought(
             contact.tags = [*contact.tags, "edited"]
 
     with sessions.begin() as session, ThreadPoolExecutor(1) as pool:
-        staging = Staging(session, book.workspace)
-        turns = staging.add([ContactRow(2, PHONE, tags=("imported",))])
-        staging.finish()
+        lines = Lines()
+        lines.extend([ContactRow(2, PHONE, tags=("imported",))])
+        turns = Staging(session, book.workspace).add(lines, lock=True)
         merge_staged(session, 0, book.workspace, "people.csv", "fill", turns)
         running = pool.submit(edit)
-        eventually(
-            lambda: (
-                database.execute(
-                    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-                    " AND cardinality(pg_blocking_pids(pid)) > 0"
-                ).fetchone()
-                or running.done()
-            ),
-            within=60,
-        )
+        eventually(lambda: _somebody_waits(database) or running.done(), within=60)
         session.commit()
         running.result(60)
     assert book.all()[PHONE].tags == ["vip", "imported", "edited"]

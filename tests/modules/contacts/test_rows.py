@@ -26,7 +26,7 @@ from pgsync.modules.contacts import (
     to_e164,
     write_sample,
 )
-from pgsync.modules.contacts.cells import clean, guard_formula, unguard_formula
+from pgsync.modules.contacts.cells import clean, guard_formula, read_cells, unguard_formula
 from pgsync.modules.contacts.numbering import INVALID, read_international, read_national
 from pgsync.modules.contacts.previewing import preview
 from pgsync.modules.contacts.sample import REGION
@@ -263,6 +263,17 @@ def test_clean_text_is_clean(text: str) -> None:
         assert found.encode()
         assert "\0" not in found
         assert clean(found) == found
+
+
+@given(
+    st.lists(
+        st.text(
+            st.sampled_from("=+-@'; \t\r\n\0axe\u0301\u00a0\u200f王") | st.characters(codec=None)
+        )
+    )
+)
+def test_a_column_is_read_as_its_cells_are(cells: list[str]) -> None:
+    assert read_cells(cells) == [clean(unguard_formula(cell)) for cell in cells]
 
 
 def test_columns_that_are_not_understood_are_kept_on_request(tmp_path: Path) -> None:
