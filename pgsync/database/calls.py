@@ -74,11 +74,11 @@ class Listing(Generic[T_co]):
 
 @dataclass(slots=True)
 class Prepared(Generic[T_co]):
-    """A statement of a row or none, which a session prepares once, under a name.
+    """A statement that a session prepares once, under a name.
 
     It goes by libpq's own calls (``prepared.py``): psycopg's cursor and its conversions would take
     as long as the server does. ``statement`` has the placeholders ``$1``, ``$2``; the parameters
-    are in their binary form, and so are the columns that ``read`` gets.
+    are in their binary form, and so are the columns of the rows that ``read`` gets.
 
     The answer is None where there is no row, where the server refused the statement, and where the
     session prepares nothing: then ask by a :class:`Call`, which tells the reason.
@@ -87,7 +87,7 @@ class Prepared(Generic[T_co]):
     name: LiteralString
     statement: LiteralString
     parameters: Sequence[bytes]
-    read: Callable[[Sequence[bytes]], T_co]
+    read: Callable[[Sequence[Sequence[bytes]]], T_co]
 
     def __iter__(self) -> Generator[Prepared[T_co], Any, T_co | None]:
         """Ask for it inside a plan: ``answer = yield from prepared``."""

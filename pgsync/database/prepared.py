@@ -72,7 +72,13 @@ class _Statements(Generic[C]):
         if answer.status == ExecStatus.TUPLES_OK:
             if not answer.ntuples:
                 return None
-            return prepared.read([answer.get_value(0, at) or b"" for at in range(answer.nfields)])
+            columns = range(answer.nfields)
+            return prepared.read(
+                [
+                    [answer.get_value(row, column) or b"" for column in columns]
+                    for row in range(answer.ntuples)
+                ]
+            )
         if self._pgconn.status != ConnStatus.OK:
             raise psycopg.OperationalError(answer.error_message.decode("utf-8", "replace"))
         return None

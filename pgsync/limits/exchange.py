@@ -28,7 +28,7 @@ from pgsync.limits.calls import Grant, refund, take
 from pgsync.limits.declared import LimitSet
 from pgsync.limits.denials import Denials
 from pgsync.limits.leases import Leases
-from pgsync.limits.open_window import OpenWindow
+from pgsync.limits.open_windows import OpenWindows
 from pgsync.limits.outage import PATIENCE, Outage, Watch
 
 __all__ = ["AsyncLimitExchange", "LimitExchange", "Question"]
@@ -58,12 +58,12 @@ class Question(NamedTuple):
             self.key, self.limits, self.cost, times, durable=self.durable, shadow=self.shadow
         )
 
-    def open_window(self) -> OpenWindow | None:
-        """The window of a key that has just been taken of, where it is fixed and the only one."""
-        limit = self.limits.limits[0]
-        if self.shadow or len(self.limits.limits) > 1 or limit.algorithm != "fixed":
+    def open_windows(self) -> OpenWindows | None:
+        """The windows of a key that has just been taken of, where all its limits are fixed ones."""
+        limits = self.limits.limits
+        if self.shadow or any(limit.algorithm != "fixed" for limit in limits):
             return None
-        return OpenWindow(self.key, limit, self.cost, durable=self.durable)
+        return OpenWindows(self.key, limits, self.cost, durable=self.durable)
 
 
 class _Hit(Party):
@@ -77,24 +77,24 @@ class _Hit(Party):
 
 
 class _Line(Generic[C]):
-    """Those who ask the same, and what is known of their key: its window, once that is open."""
+    """Those who ask the same, and what is known of their key: its windows, once they are open."""
 
-    __slots__ = ("_question", "_window", "combiner")
+    __slots__ = ("_question", "_windows", "combiner")
 
     combiner: C
 
     def __init__(self, question: Question) -> None:
         self._question = question
-        self._window: OpenWindow | None = None
+        self._windows: OpenWindows | None = None
 
     def taking(self, times: int) -> Steps[Grant]:
         """Plan: ask so many times; twice only where a window has just ended, or is full."""
         grant = None
-        if self._window is not None:
-            grant = yield from self._window.taking(times)
+        if self._windows is not None:
+            grant = yield from self._windows.taking(times)
         if grant is None:
             grant = yield from self._question.of(times)
-            self._window = self._question.open_window() if grant.times == times else None
+            self._windows = self._question.open_windows() if grant.times == times else None
         return grant
 
 

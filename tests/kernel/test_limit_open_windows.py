@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from pgsync import Coordinator, Limit
 from pgsync.limits import exchange, outage
+from pgsync.limits.declared import LimitSet
 from tests.eventually import eventually
 from tests.kernel.conftest import Clock
 
 pytestmark = pytest.mark.core
 
 _MINUTE = timedelta(minutes=1)
+_NONE = (None, None)
 
 # What happens to a key between its hits, by other processes too; %(key)s is the key.
 _DEEDS = {
@@ -33,13 +35,27 @@ _DEEDS = {
 _deed = st.tuples(st.sampled_from([*_DEEDS, "pause"]), st.integers(1, 8))
 _hit = st.tuples(st.just("hit"), st.integers(1, 3))
 
+_TAKE = (
+    "SELECT t.granted = 1, t.remaining, t.retry_after, t.resets_at, t.binding, t.quota, t.taken_at,"
+    " t.marks FROM pgsync.rate_limit_take('long:7', %s::integer[], %s::interval[], %s) AS t"
+)
 
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        [Limit(5, per=60)],
+        [Limit(5, per=60), Limit(5, per=90)],
+        [Limit(12, per=600), Limit(5, per=60), Limit(4, per=15)],
+    ],
+    ids=["one", "two", "three"],
+)
 def test_it_decides_as_the_long_way_does(
-    face: Any, database: psycopg.Connection[Any], clock: Clock
+    face: Any, database: psycopg.Connection[Any], clock: Clock, limits: list[Limit]
 ) -> None:
-    limiter = face.limiter("short", Limit(5, per=60), remember=0)
+    limiter = face.limiter("short", *limits, remember=0)
 
-    @settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.one_of(_hit, _hit, _deed), max_size=16))
     def agree(steps: list[tuple[str, int]]) -> None:
         for key in ("short:7", "long:7"):
@@ -53,20 +69,30 @@ def test_it_decides_as_the_long_way_does(
                     database.execute(_DEEDS[what], {"key": key, "n": n})
             else:
                 short = limiter.hit("7", cost=n)
-                row = database.execute(
-                    "SELECT t.granted = 1, t.remaining, t.retry_after, t.resets_at, t.quota,"
-                    " t.taken_at, t.marks"
-                    " FROM pgsync.rate_limit_take('long:7', 5, '1 minute', %s) AS t",
-                    [n],
-                ).fetchone()
-                ticket = short.ticket
-                retry_after = timedelta(seconds=short.retry_after)
-                assert row == (
-                    *(short.allowed, short.remaining, retry_after, short.resets_at, short.quota),
-                    *((ticket.taken_at, list(ticket.marks)) if ticket else (None, None)),
+                asked = ([limit.max for limit in limits], [limit.per for limit in limits], n)
+                assert database.execute(_TAKE, asked).fetchone() == (
+                    short.allowed,
+                    short.remaining,
+                    timedelta(seconds=short.retry_after),
+                    short.resets_at,
+                    limits.index(short.limit) + 1 if short.limit else 0,
+                    short.quota,
+                    *((short.ticket.taken_at, list(short.ticket.marks)) if short.ticket else _NONE),
                 )
 
     agree()
+
+
+def test_a_lease_lasts_until_the_first_of_its_windows_ends(sync: Coordinator, clock: Clock) -> None:
+    limits = LimitSet([Limit(9, per=90), Limit(9, per=60)], "mail")
+    question = exchange.Question("mail:7", limits, 1, durable=False, shadow=False)
+    assert [sync.limit_exchange.ask(question, 2).lasts for _ in range(2)] == [60, 60]
+
+
+def test_of_two_that_are_used_up_the_one_that_opens_last_binds(face: Any) -> None:
+    minute, hour = Limit(3, per=60), Limit(3, per=3600)
+    limiter = face.limiter("mail", minute, hour)
+    assert [limiter.hit("7").limit for _ in range(3)] == [minute, minute, hour]
 
 
 def test_permits_taken_the_short_way_can_be_given_back(face: Any) -> None:
@@ -78,15 +104,21 @@ def test_permits_taken_the_short_way_can_be_given_back(face: Any) -> None:
     assert limiter.remaining("7") == 4
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [[Limit(4, per=3600)], [Limit(9, per=7200), Limit(4, per=3600)]],
+    ids=["one", "two"],
+)
 def test_the_last_permit_goes_to_one_of_two(
     new_face: Callable[[], Any],
     database: psycopg.Connection[Any],
     dsn: str,
     monkeypatch: pytest.MonkeyPatch,
+    limits: list[Limit],
 ) -> None:
     for module in (exchange, outage):
         monkeypatch.setattr(module, "PATIENCE", 60.0)
-    limiters = [new_face().limiter("mail", Limit(4, per=3600)) for _ in range(2)]
+    limiters = [new_face().limiter("mail", *limits) for _ in range(2)]
     assert [limiter.hit("7").remaining for limiter in limiters] == [3, 2]
     with ThreadPoolExecutor(2) as pool:
         with psycopg.connect(dsn) as holder:
