@@ -15,7 +15,7 @@ from pgsync import Coordinator, Limit
 from pgsync.cli.main import cli
 
 # What a command must be told, for something to be shown.
-_ARGUMENTS = {
+ARGUMENTS = {
     "jobs show": ["{job}"],
     "jobs why": ["{job}"],
     "limits show": ["graph:7"],
@@ -77,7 +77,7 @@ def test_what_json_prints_can_be_read(dsn: str, busy: dict[str, Any]) -> None:
     assert len(SHOWING) > 15
     empty = []
     for path in SHOWING:
-        arguments = [each.format(**busy) for each in _ARGUMENTS.get(path, [])]
+        arguments = [each.format(**busy) for each in ARGUMENTS.get(path, [])]
         done = CliRunner().invoke(
             cli, [*path.split(), *arguments, "--json"], env={"PGSYNC_DSN": dsn}
         )

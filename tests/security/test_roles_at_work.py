@@ -61,13 +61,25 @@ def test_an_app_and_its_worker_work_as_a_worker(login: Login, guarded: Any) -> N
             lock.check()
             with psycopg.connect(sync.dsn) as work:
                 lock.guard(work)
+                sync.fence("file", lock.token, within=work)
+            with psycopg.connect(sync.dsn) as work, sync.transaction_lock(work, "c"):
+                send.enqueue(n=504, within=work)
+        handed = sync.lock("handed", ttl=60)
+        handed.acquire()
+        sync.restore_lock("handed", handed.hand_over(), ttl=60).release()
+        with sync.elect("leader", retry=0.1) as election:
+            assert election.wait(30)
         limiter = sync.limiter("graph", Limit(5, per=60), TokenBucket(5, per=60))
         limiter.hit("7")
         limiter.acquire("7", timeout=1)
+        limiter.refund(limiter.hit("7"))
+        limiter.penalize("7", 1, "asked to")
         limiter.clear("7")
+        with limiter.reserve("8", 2):
+            pass
         result = sync.run_worker(drain=True, scheduler=True)
     assert result.discarded == 1
-    assert sorted(ran) == [*range(1, 202), *range(500, 504)]
+    assert sorted(ran) == [*range(1, 202), *range(500, 505)]
     assert guarded.execute(_FAILED).fetchall() == []
 
 
