@@ -12,8 +12,9 @@ DROP FUNCTION IF EXISTS pgsync.take_expired_lock(bigint);
 DROP FUNCTION IF EXISTS pgsync.try_lock(text, interval, text, text);
 DROP FUNCTION IF EXISTS pgsync.wait_lock(text, interval, text, interval, text);
 
+-- STABLE like convert_to: declared IMMUTABLE it would never be inlined.
 CREATE OR REPLACE FUNCTION pgsync.lock_key(name text) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
 RETURN ('x' || encode(substring(sha256(convert_to(name, 'UTF8')) FROM 1 FOR 8), 'hex'))::bit(64)::bigint;
 
 COMMENT ON FUNCTION pgsync.lock_key(text) IS

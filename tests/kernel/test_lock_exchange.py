@@ -123,3 +123,39 @@ def test_a_broken_request_spoils_no_other_of_its_batch(dsn: str, database: Any) 
         before.check()
         assert [lock.name for lock in sync.list_locks()] == ["before"]
         assert advisory_locks(database) == 1
+
+
+_EXCHANGE = """
+    SELECT x.place, x.acquired, x.token FROM pgsync.exchange_locks(%s::bigint[], %s::text[],
+        array_fill(interval '1 minute', ARRAY[7]), array_fill('me'::text, ARRAY[7]), %s::text[],
+        %s::integer[], array_fill(NULL::interval, ARRAY[7]), array_fill(false, ARRAY[7])) AS x
+"""
+
+
+def test_a_batch_answers_each_request_as_if_it_came_alone(dsn: str, database: Any) -> None:
+    names = ["free", "twice", "twice", "theirs", "own", "shared", "slot"]
+    modes = [*["exclusive"] * 5, "shared", "semaphore"]
+    slots = [*[None] * 6, 2]
+    answers = {1: True, 2: True, 3: False, 4: False, 5: False, 6: True, 7: True}
+    with psycopg.connect(dsn, autocommit=True) as other, psycopg.connect(dsn) as guard:
+        take = "SELECT token FROM pgsync.try_lock(%s, '1 minute', 'somebody')"
+        other.execute(take, ["theirs"])
+        own = database.execute(take, ["own"]).fetchone()[0]
+        tokens: list[int] = []
+        # At first the session has not asked yet how many locks it may hold; then it has.
+        for round_ in range(3):
+            guarded = database.execute(take, ["guarded"]).fetchone()[0]
+            guard.execute("SELECT pgsync.assert_lock('guarded', %s)", [guarded])
+            released = [*tokens, guarded, 42]
+            rows = database.execute(_EXCHANGE, [released, names, modes, slots]).fetchall()
+            assert {place: acquired for place, acquired, _ in rows} == answers | {
+                -place: token != 42 for place, token in enumerate(released, 1)
+            }
+            tokens = [token for place, acquired, token in rows if place > 0 and acquired]
+            assert len(tokens) == len(set(tokens)) == 4, round_
+            # Each is held once, also theirs and its own; and the guard has one.
+            assert advisory_locks(database) == len(tokens) + 3
+            guard.rollback()
+        rows = database.execute(_EXCHANGE, [[*tokens, own], [], modes, slots]).fetchall()
+        assert [acquired for _, acquired, _ in rows] == [True] * 5
+        assert advisory_locks(database) == 1
