@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 __all__ = ["AsyncCombiner", "Combiner", "Party"]
@@ -20,21 +21,25 @@ __all__ = ["AsyncCombiner", "Combiner", "Party"]
 _USUAL_SECONDS = 0.005
 """A round trip that takes longer is no measure of how long to wait for others."""
 
+_LOOK_AGAIN = 1.0
+"""After so long one looks oneself whether one is answered, should whoever was to ring have died."""
+
 
 class Party:
     """What one caller asks at once. Whoever asks for all sets the answer, or ``error``.
 
     ``weight`` is its share of what may go in one round trip. ``leads`` says that its caller is to
-    ask for all.
+    ask for all. ``following`` was answered with it, and is to be rung for next.
     """
 
-    __slots__ = ("_bell", "answered", "error", "leads", "weight")
+    __slots__ = ("_bell", "answered", "error", "following", "leads", "weight")
 
     def __init__(self, weight: int = 1) -> None:
         self.weight = weight
         self.answered = False
         self.error: Exception | None = None
         self.leads = False
+        self.following: Party | None = None
         self._bell: threading.Lock | None = None
 
     def fail(self, error: Exception) -> None:
@@ -52,10 +57,10 @@ class Party:
         if self._bell is not None:
             self._bell.release()
 
-    def wait(self, seconds: float = -1) -> None:
-        """Wait until it is rung for."""
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is rung for; False where it was not in that time."""
         assert self._bell is not None
-        self._bell.acquire(timeout=seconds)
+        return self._bell.acquire(timeout=seconds)
 
 
 P = TypeVar("P", bound=Party)
@@ -124,16 +129,21 @@ class Combiner(Generic[P]):
     def _stand_by(self, party: P) -> None:
         """Wait for the answer, or for the turn to ask."""
         try:
-            party.wait()
+            while not party.wait(_LOOK_AGAIN) and not party.answered:
+                pass
         except BaseException:
             self._withdraw(party)
             raise
+        finally:
+            if party.following is not None:
+                party.following.ring()
         if party.leads:
             self._lead(party)
 
     def _withdraw(self, party: P) -> None:
         """Interrupted while standing by: ask no longer, or wait for the answer under way."""
-        while not party.answered:
+        answered = False
+        while not answered:
             with self._mutex:
                 in_queue = party in self._queue
                 if in_queue:
@@ -142,7 +152,8 @@ class Combiner(Generic[P]):
                 self.pass_on()
             if in_queue or party.leads:
                 return
-            party.wait(0.05)  # It is under way: one round trip.
+            answered = party.answered
+            party.wait(0.05)  # It is under way: one round trip, or the ring of who was before.
 
     def _lead(self, party: P) -> None:
         """Ask for all who stand in the queue, and make one of those who came since lead."""
@@ -169,9 +180,14 @@ class Combiner(Generic[P]):
             self._ended = time.monotonic()
             self._took = min(self._ended - began, _USUAL_SECONDS)
             self.pass_on()
-            for other in batch[1:]:
-                if other.answered:
-                    other.ring()
+            self._ring([other for other in batch[1:] if other.answered])
+
+    def _ring(self, answered: list[P]) -> None:
+        """Wake the first, who wakes the next: woken at once, all would only wait for the GIL."""
+        for other, following in pairwise(answered):
+            other.following = following
+        if answered:
+            answered[0].ring()
 
     def _gather(self, party: P) -> None:
         """Wait for the company of the last round trip, if that has just ended."""
