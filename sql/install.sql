@@ -313,7 +313,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'ac04925296cfd14611c57630448baa1dcf9d8f35e84b44ce4663a19c4c408fc3')
+VALUES ('api', 0, '0.1.0', '6d6e682b697c005ba4f7cb90f67cfecb0ce4136c55f29a23d064516ea82cccae')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

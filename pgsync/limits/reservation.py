@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
-from pgsync.database.calls import Call
+from pgsync.database.calls import Call, Row
 from pgsync.errors import InvalidArgument
 from pgsync.limits.calls import Grant, settle
 from pgsync.limits.decision import Decision
 from pgsync.limits.denials import Denials
 
 __all__ = ["AsyncReservation", "Reservation"]
+
+logger = logging.getLogger("pgsync.limits")
 
 
 class _ReservationFace:
@@ -29,9 +32,23 @@ class _ReservationFace:
     def _settling(self, cost: int) -> Call[bool]:
         if isinstance(cost, bool) or not isinstance(cost, int) or not 0 <= cost <= 2**31 - 1:
             raise InvalidArgument(f"cost must be a whole number, 0 or more, not {cost!r}")
-        self.settled = True
+        settled_before, self.settled = self.settled, True
         self._denials.forget(self.decision.key)
-        return settle(self._number, cost)
+        call = settle(self._number, cost)
+
+        def read(row: Row) -> bool:
+            in_time = call.read(row)
+            if not in_time and not settled_before:
+                logger.warning(
+                    "a reservation of %r had expired before it was settled with %d: it stands with"
+                    " the %d permits that it took; give reserve() a longer ttl",
+                    self.decision.key,
+                    cost,
+                    self.decision.cost,
+                )
+            return in_time
+
+        return Call(call.statement, call.parameters, read)
 
 
 class Reservation(_ReservationFace):
@@ -41,7 +58,7 @@ class Reservation(_ReservationFace):
         """Say what it cost in the end: what is over is given back, what is missing is taken too.
 
         That may be more than the limit has: who comes next has to wait. False where it was settled
-        before, or has expired.
+        before, or has expired, which is logged: then it stands as it was taken.
         """
         return bool(self._run(self._settling(cost)))
 

@@ -71,7 +71,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.rate_limit_reserve(text, integer[], interval[], integer, interval, text[], integer[]) IS
-    'As rate_limit_take, for a cost that is known only afterwards: rate_limit_settle corrects it, within ttl.';
+    'As rate_limit_take, for a cost that is known only afterwards: rate_limit_settle corrects it, within ttl. After that it counts as settled with what it took, since whoever died with it may have spent it.';
 
 CREATE OR REPLACE FUNCTION pgsync.rate_limit_settle(reservation bigint, cost integer) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
