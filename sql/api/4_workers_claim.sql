@@ -126,6 +126,8 @@ DECLARE
     unsure boolean;
     limits boolean;
     shared boolean;
+    floored boolean;
+    ready boolean;
     turns refcursor;
     turn record;
     room integer;
@@ -150,8 +152,13 @@ BEGIN
             WHERE coalesce(q.max_running, q.max_starts) IS NOT NULL LIMIT 1),
            -- In the order of the one index that has them alone, and is empty where nobody has a tenant.
            (SELECT true FROM pgsync.job_ready AS r
-            WHERE r.tenant IS NOT NULL ORDER BY r.queue, r.tenant LIMIT 1)
-    INTO due, unsure, limits, shared;
+            WHERE r.tenant IS NOT NULL ORDER BY r.queue, r.tenant LIMIT 1),
+           (SELECT true FROM pgsync.floors_kept LIMIT 1),
+           -- The usual answer of any_ready_jobs, at a quarter of its price.
+           (SELECT true FROM unnest(claim_jobs.queues) AS q (name)
+            CROSS JOIN LATERAL (SELECT FROM pgsync.job_ready AS r WHERE r.queue = q.name LIMIT 1) AS found
+            WHERE NOT EXISTS (SELECT FROM pgsync.floors_kept) LIMIT 1)
+    INTO due, unsure, limits, shared, floored, ready;
     IF due THEN
         PERFORM pgsync.promote_due_jobs();
     END IF;
@@ -160,7 +167,7 @@ BEGIN
     END IF;
     shared := shared OR due OR unsure;  -- These may have brought the first that have a tenant.
     -- The polls of an idle worker must not write: the lock of its own row would be flushed to disk.
-    IF NOT pgsync.any_ready_jobs(claim_jobs.queues) THEN
+    IF NOT coalesce(ready, pgsync.any_ready_jobs(claim_jobs.queues)) THEN
         PERFORM pgsync.resume_all_lock_lines();
         RETURN;
     END IF;
@@ -171,7 +178,7 @@ BEGIN
             MESSAGE = format('worker %s is not registered', claim_jobs.worker),
             HINT = 'It was given up for dead: register again.';
     END IF;
-    notes := pgsync.notes_floors();
+    notes := CASE WHEN floored THEN pgsync.notes_floors() ELSE false END;
     IF limits THEN
         -- All of them first and in one order, whatever order this worker claims in.
         PERFORM pgsync.lock_queue_slots(ARRAY(
