@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -25,8 +26,6 @@ from pgsync.cli.progress import showing_progress
 from pgsync.errors import InvalidArgument
 
 __all__ = ["contacts"]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Moment(click.DateTime):
@@ -251,70 +250,31 @@ def merge(
         print_result(counts)
 
 
-def _consent_options(evidence: bool) -> Callable[[F], F]:
-    """Add how it is known, and when it was."""
+def _consent_command(name: str, about: str, *, needs_evidence: bool) -> click.Command:
+    @click.command(name.replace("_", "-"), help=about)
+    @dsn_option
+    @direct_dsn_option
+    @click.option("--source", required=True, help="Where it came from, like form.")
+    @click.option("--evidence", required=needs_evidence, help="What proves it.")
+    @click.option("--at", type=_Moment(), help="When it was (UTC); now unless given.")
+    @click.argument("workspace_id", type=int)
+    @click.argument("phone")
+    def record(
+        dsn: str | None, direct_dsn: str | None, workspace_id: int, phone: str, **said: Any
+    ) -> None:
+        with open_platform(dsn, direct_dsn) as platform:
+            change = getattr(platform.contacts, name)(workspace_id, phone, **said)
+        print_result({**asdict(change), "at": change.at.isoformat() if change.at else None})
 
-    def add(command: F) -> F:
-        for option in (
-            click.option("--at", type=_Moment(), help="When it was (UTC); now unless given."),
-            click.option("--evidence", required=evidence, help="What proves it."),
-            click.option("--source", required=True, help="Where it came from, like form."),
-            click.argument("phone"),
-            click.argument("workspace_id", type=int),
-            direct_dsn_option,
-            dsn_option,
-        ):
-            command = option(command)
-        return command
-
-    return add
-
-
-@contacts.command("opt-out")
-@_consent_options(evidence=False)
-def opt_out(
-    dsn: str | None,
-    direct_dsn: str | None,
-    workspace_id: int,
-    phone: str,
-    source: str,
-    evidence: str | None,
-    at: datetime | None,
-) -> None:
-    """Record that a person opted out."""
-    with open_platform(dsn, direct_dsn) as platform:
-        change = platform.contacts.opt_out(
-            workspace_id, phone, source=source, evidence=evidence, at=at
-        )
-        _print_change(change)
+    return record
 
 
-@contacts.command("opt-in")
-@_consent_options(evidence=True)
-def opt_in(
-    dsn: str | None,
-    direct_dsn: str | None,
-    workspace_id: int,
-    phone: str,
-    source: str,
-    evidence: str,
-    at: datetime | None,
-) -> None:
-    """Record that a person opted in; only this ends an opt-out, and only an older one."""
-    with open_platform(dsn, direct_dsn) as platform:
-        change = platform.contacts.opt_in(
-            workspace_id, phone, source=source, evidence=evidence, at=at
-        )
-        _print_change(change)
-
-
-def _print_change(change: Any) -> None:
-    at = change.at.isoformat() if change.at else None
-    print_result(
-        {
-            "contact_id": change.contact_id,
-            "status": change.status,
-            "at": at,
-            "changed": change.changed,
-        }
-    )
+for _command in (
+    _consent_command("opt_out", "Record that a person opted out.", needs_evidence=False),
+    _consent_command(
+        "opt_in",
+        "Record that a person opted in; only this ends an opt-out, and only an older one.",
+        needs_evidence=True,
+    ),
+):
+    contacts.add_command(_command)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import LiteralString
 
 from rich.console import Console
 from rich.progress import (
@@ -17,12 +17,17 @@ from rich.progress import (
 )
 
 from pgsync.cli.output import ask
+from pgsync.cli.repeating import repeating
 from pgsync.coordinator import Coordinator
 from pgsync.errors import PgsyncError
 
 __all__ = ["showing_progress"]
 
 _SECONDS = 0.5
+_NEWEST: LiteralString = """
+SELECT o.done, o.total FROM pgsync.operations AS o
+WHERE o.id > %(mark)s AND o.operation = %(operation)s ORDER BY o.id DESC LIMIT 1
+"""
 
 
 @contextmanager
@@ -39,7 +44,6 @@ def showing_progress(
         yield
         return
     mark = ask(sync, "SELECT coalesce(max(o.id), 0) AS id FROM pgsync.operations AS o")[0]["id"]
-    stop = threading.Event()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -50,25 +54,11 @@ def showing_progress(
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(operation, total=None)
 
-        def follow() -> None:
-            while not stop.wait(_SECONDS):
-                try:
-                    rows = ask(
-                        sync,
-                        "SELECT o.done, o.total FROM pgsync.operations AS o"
-                        " WHERE o.id > %(mark)s AND o.operation = %(operation)s"
-                        " ORDER BY o.id DESC LIMIT 1",
-                        {"mark": mark, "operation": operation},
-                    )
-                except PgsyncError:
-                    continue  # The operation itself says what is wrong.
-                for row in rows:
+        def look() -> None:
+            # What is wrong with the database, the operation itself says.
+            with suppress(PgsyncError):
+                for row in ask(sync, _NEWEST, {"mark": mark, "operation": operation}):
                     progress.update(bar, completed=row["done"] or 0, total=row["total"])
 
-        thread = threading.Thread(target=follow, name="pgsync-progress", daemon=True)
-        thread.start()
-        try:
+        with repeating(look, _SECONDS):
             yield
-        finally:
-            stop.set()
-            thread.join()

@@ -20,7 +20,7 @@ from pgsync.limits.retry_after import asked_pause
 
 __all__ = ["Key", "host_key", "key_of", "send_limited", "send_limited_async"]
 
-_logger = logging.getLogger("pgsync.doors")
+logger = logging.getLogger("pgsync.doors")
 
 
 class _Answer(Protocol):
@@ -81,4 +81,4 @@ def _failures_logged(key: str) -> Iterator[None]:
     try:
         yield
     except (PgsyncError, psycopg.Error):
-        _logger.warning("the key %r could not be closed for others", key, exc_info=True)
+        logger.warning("the key %r could not be closed for others", key, exc_info=True)

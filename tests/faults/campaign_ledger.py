@@ -15,8 +15,8 @@ from pgsync.modules.broadcasts import UNCAPPED, webhook_app
 from pgsync.modules.platform import Platform
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
-from tests.faults.tenants import new_connection
 from tests.serving import serving
+from tests.tenants import new_connection
 
 __all__ = [
     "CampaignSettings",
@@ -59,7 +59,7 @@ def platform_on(dsn: str, graph: GraphStandin) -> Iterator[Platform]:
 
 def prepare_campaign(platform: Platform, graph: GraphStandin, settings: CampaignSettings) -> int:
     """A campaign that is due, and what will go wrong with some of its messages."""
-    connection = new_connection(platform, graph)
+    connection = new_connection(platform.sessions, graph)
     graph.templates.add(name="hello", language="de", body="Hello {{1}}")
     platform.whatsapp.template_sync(connection_id=connection.id)
     campaigns = platform.broadcasts.campaigns

@@ -20,7 +20,7 @@ from pgsync.modules.contacts.sample import write_sample
 from pgsync.modules.platform import Platform
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.faults.report import Report
-from tests.faults.tenants import new_connection
+from tests.tenants import new_connection
 
 __all__ = ["MESSAGES", "run"]
 
@@ -80,7 +80,7 @@ def _operations(
     platform: Platform, graph: GraphStandin, folder: Path, number: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is started in a round, on a workspace of its own."""
-    connection = new_connection(platform, graph)
+    connection = new_connection(platform.sessions, graph)
     where = {"workspace_id": connection.workspace_id}
     yield "sync", {"connection_id": connection.id}
     yield "import", {**where, "path": str(folder / "contacts.csv")}

@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,27 +43,9 @@ def hourly():
 
 
 @pytest.fixture
-def pgsync(dsn: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command line on a module ``app`` of the test's own; kills what is left."""
-    started: list[subprocess.Popen[str]] = []
-    (tmp_path / "app.py").write_text(_APP)
-
-    def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-        program = subprocess.Popen(
-            [sys.executable, "-c", "from pgsync.cli import main; main()", *arguments],
-            env={**os.environ, "PGSYNC_DSN": dsn, "PGSYNC_APP": "app:sync", **environment},
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(program)
-        return program
-
-    yield start
-    for program in started:
-        program.kill()
-        program.communicate()
+def app() -> str:
+    """What the command line works for."""
+    return _APP
 
 
 def test_a_server_that_vanished_behind_a_living_proxy_is_left(

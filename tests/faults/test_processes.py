@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,27 +49,9 @@ if multiprocessing.parent_process() is not None:
 
 
 @pytest.fixture
-def pgsync(dsn: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command line on a module ``app`` of the test's own; kills what is left."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str, app: str = _APP) -> subprocess.Popen[str]:
-        (tmp_path / "app.py").write_text(app)
-        program = subprocess.Popen(
-            [sys.executable, "-c", "from pgsync.cli import main; main()", *arguments],
-            env={**os.environ, "PGSYNC_DSN": dsn},
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(program)
-        return program
-
-    yield start
-    for program in started:
-        program.kill()
-        program.communicate()
+def app() -> str:
+    """What the command line works for."""
+    return _APP
 
 
 def workers(database: Any) -> list[int]:

@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync import Coordinator
 from pgsync.modules.database import sessions_for
-from pgsync.modules.models import Connection, Workspace
+from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import WhatsApp
 from pgsync.modules.whatsapp.standin import GraphStandin
+from tests.tenants import new_connection
 
 TOKEN = "EAAtest-token-that-must-not-leak"
 
@@ -34,20 +35,7 @@ def sessions(dsn: str) -> Iterator[sessionmaker[Session]]:
 @pytest.fixture
 def connection(sessions: sessionmaker[Session], standin: GraphStandin) -> Connection:
     """A connection of a workspace to the stand-in."""
-    with sessions.begin() as session:
-        workspace = Workspace(name="Acme", default_region="DE")
-        session.add(workspace)
-        session.flush()
-        made = Connection(
-            workspace_id=workspace.id,
-            name="Acme's number",
-            waba_id=standin.waba_id,
-            phone_number_id=standin.phone_number_id,
-            token=TOKEN,
-            calls_per_minute=100_000,
-        )
-        session.add(made)
-    return made
+    return new_connection(sessions, standin)
 
 
 @pytest.fixture

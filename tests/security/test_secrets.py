@@ -20,13 +20,13 @@ from pgsync import AsyncCoordinator, Coordinator
 from pgsync.dashboard import create_app
 from pgsync.dashboard.pages import PAGES
 from pgsync.modules.database import sessions_for
-from pgsync.modules.models import Connection, Workspace
 from pgsync.modules.whatsapp import WhatsApp
 from pgsync.modules.whatsapp.standin import GraphStandin
 from pgsync.queues.sealing import new_key
 from tests.dashboard.conftest import READ_TOKEN, Browser
 from tests.eventually import eventually
 from tests.serving import serving
+from tests.tenants import new_connection
 
 PASSWORD = "planted-in-the-dsn"
 DASHBOARD = "planted-for-the-dashboard"
@@ -175,24 +175,11 @@ def test_a_sync_that_the_api_refuses_tells_no_token(
 ) -> None:
     sessions = sessions_for(dsn)
     with GraphStandin(token=ACCESS) as graph, caplog.at_level(logging.DEBUG):
-        with sessions.begin() as session:
-            workspace = Workspace(name="Acme", default_region="DE")
-            session.add(workspace)
-            session.flush()
-            made = Connection(
-                workspace_id=workspace.id,
-                name="Acme",
-                waba_id=graph.waba_id,
-                phone_number_id=graph.phone_number_id,
-                token=ACCESS,
-            )
-            session.add(made)
-            session.flush()
-            number = made.id
+        connection = new_connection(sessions, graph)
         whatsapp = WhatsApp(sync, sessions, graph_url=graph.url)
         details = {"code": 190, "details": f"token {ACCESS}"} if fault == "error" else {}
         graph.inject(fault, times=None, **details)
-        whatsapp.template_sync.enqueue(connection_id=number)
+        whatsapp.template_sync.enqueue(connection_id=connection.id)
         sync.run_worker(queues=["sync"], drain=True)
     sessions.kw["bind"].dispose()
     runs = database.execute("SELECT count(*) FROM pgsync.operations").fetchone()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+
+from pgsync.cli.repeating import repeating
 
 __all__ = ["Screen"]
 
@@ -49,23 +50,16 @@ class Screen:
         if not self._live:
             yield
             return
-        stop = threading.Event()
         with (
             psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection,
             Live(console=self._console, auto_refresh=False, transient=True) as live,
         ):
 
             def refresh() -> None:
-                while not stop.wait(_SECONDS):
-                    live.update(_picture(connection, mark), refresh=True)
+                live.update(_picture(connection, mark), refresh=True)
 
-            thread = threading.Thread(target=refresh, name="pgsync-demo-screen")
-            thread.start()
-            try:
+            with repeating(refresh, _SECONDS):
                 yield
-            finally:
-                stop.set()
-                thread.join()
 
 
 def _picture(connection: psycopg.Connection[dict[str, Any]], mark: int) -> Group:

@@ -50,14 +50,6 @@ class Answer(enum.StrEnum):
     REGISTRATION = "registration"
     """Concerns the registration of a phone number only, never a send or a sync."""
 
-    @property
-    def alert(self) -> bool:
-        """Whether a person must be told, since waiting cannot help."""
-        return self in _ALERTS
-
-
-_ALERTS = frozenset({Answer.PAUSE_CAMPAIGN, Answer.DISABLE_CONNECTION})
-
 
 class Ambiguity(enum.Enum):
     """Whether an error answer to a send leaves open that the message was accepted."""

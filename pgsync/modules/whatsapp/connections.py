@@ -64,10 +64,7 @@ class _Client:
 
 
 class Connections:
-    """Hands out clients; each of their calls takes a permit of its connection's shared budget.
-
-    ``patience`` is how long a call waits for a permit, in seconds.
-    """
+    """Hands out clients; each of their calls takes a permit of its connection's shared budget."""
 
     def __init__(
         self,
@@ -76,13 +73,11 @@ class Connections:
         *,
         graph_url: str | None = None,
         graph_version: str | None = None,
-        patience: float = _PATIENCE,
     ) -> None:
         self._sync = sync
         self._sessions = sessions
         self._graph_url = graph_url
         self._graph_version = graph_version
-        self._patience = patience
         self._clients: dict[tuple[int, float], _Client] = {}
         self._mutex = threading.Lock()
 
@@ -104,12 +99,11 @@ class Connections:
             )
         return connection
 
-    def graph(self, connection: Connection, patience: float | None = None) -> GraphClient:
+    def graph(self, connection: Connection, patience: float = _PATIENCE) -> GraphClient:
         """The client of a connection; kept, so that its HTTP connections are used again.
 
-        ``patience`` is how long its calls wait for a permit, where not as those of all clients.
+        ``patience`` is how many seconds its calls wait for a permit.
         """
-        patience = self._patience if patience is None else patience
         key = (connection.token, connection.calls_per_minute)
         with self._mutex:
             known = self._clients.get((connection.id, patience))

@@ -49,7 +49,7 @@ TEMPLATE_FIELDS = (
     "parameter_format",
 )
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger("pgsync.modules.whatsapp")
 
 _DEFAULT_URL = "https://graph.facebook.com"
 _DEFAULT_VERSION = "v23.0"
@@ -262,7 +262,7 @@ class GraphClient:
         try:
             self._on_throttle(seconds)
         except Exception:  # the outcome of a send weighs more than the hook
-            _logger.warning("telling others to wait %.1f s failed", seconds, exc_info=True)
+            logger.warning("telling others to wait %.1f s failed", seconds, exc_info=True)
 
 
 _FOR_ONE_RECIPIENT = frozenset({Answer.RETRY_RECIPIENT_LATER, Answer.RETRY_RECIPIENT_TOMORROW})

@@ -17,19 +17,11 @@ from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import WhatsApp
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
+from tests.modules.broadcasts.looking import states_of
 
 NewCampaign = Callable[[int], int]
 
 SENDERS = 8
-
-
-def _states(database: Any, campaign: int) -> dict[str, int]:
-    rows = database.execute(
-        "SELECT state, count(*) FROM pgsync_modules.campaign_recipient WHERE campaign_id = %s"
-        " GROUP BY state",
-        [campaign],
-    )
-    return dict(rows.fetchall())
 
 
 def _calls(standin: GraphStandin) -> int:
@@ -76,7 +68,7 @@ def test_after_an_answer_that_concerns_all_nobody_else_is_called(
     assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "paused"
     # Only the calls that were under way with the first are made.
     assert _calls(standin) <= SENDERS
-    assert _states(database, campaign) == {"pending": 200}
+    assert states_of(database, campaign) == {"pending": 200}
 
 
 def test_a_campaign_over_a_disabled_connection_is_paused_and_says_why(
@@ -128,8 +120,8 @@ def test_who_opts_out_by_an_answer_is_never_written_to_again(
     for campaign in (first, second):
         broadcasts.campaigns.schedule(campaign)
         broadcasts.campaign_sending(campaign_id=campaign)
-    assert _states(database, first) == {"sent": 1, "failed": 1}
-    assert _states(database, second) == {"sent": 1, "skipped": 1}
+    assert states_of(database, first) == {"sent": 1, "failed": 1}
+    assert states_of(database, second) == {"sent": 1, "skipped": 1}
     third = new_campaign(0)
     assert broadcasts.campaigns.add_phones(third, ["+4915112000000", "+4915112000001"]) == 1
 
@@ -155,7 +147,7 @@ def test_a_pause_in_the_middle_lets_nobody_else_be_called(
         assert running.result(30)["state"] == "paused"
     # What was claimed before the pause: the calls under way, and the reserve.
     assert _calls(standin) <= before + 2 * SENDERS
-    states = _states(database, campaign)
+    states = states_of(database, campaign)
     assert states == {"sent": _calls(standin), "pending": 200 - _calls(standin)}
 
 

@@ -16,17 +16,9 @@ from pgsync.modules.broadcasts import Broadcasts, CampaignStateError
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
+from tests.modules.broadcasts.looking import states_of
 
 NewCampaign = Callable[[int], int]
-
-
-def _states(database: Any, campaign: int) -> dict[str, int]:
-    rows = database.execute(
-        "SELECT state, count(*) FROM pgsync_modules.campaign_recipient WHERE campaign_id = %s"
-        " GROUP BY state",
-        [campaign],
-    )
-    return dict(rows.fetchall())
 
 
 def _send(broadcasts: Broadcasts, campaign: int) -> dict[str, Any]:
@@ -40,7 +32,7 @@ def test_each_recipient_gets_one_message(
 ) -> None:
     campaign = new_campaign(50)
     assert _send(broadcasts, campaign) == {"state": "completed", "done": 50, "total": 50}
-    assert _states(database, campaign) == {"sent": 50}
+    assert states_of(database, campaign) == {"sent": 50}
     assert sum(standin.log.accepted.values()) == 50
     assert len(standin.log.duplicate_sends) == 0
 
@@ -74,7 +66,7 @@ def test_an_accepted_message_whose_answer_was_lost_is_unknown_and_not_resent(
     campaign = new_campaign(10)
     standin.inject("reset", times=3, path="messages", accept=True)
     _send(broadcasts, campaign)
-    assert _states(database, campaign) == {"sent": 7, "unknown": 3}
+    assert states_of(database, campaign) == {"sent": 7, "unknown": 3}
     assert sum(standin.log.accepted.values()) == 10
     assert broadcasts.campaigns.state_of(campaign) == "completed"
     assert len(standin.log.duplicate_sends) == 0
@@ -105,7 +97,7 @@ def test_a_sender_killed_in_the_middle_sends_nothing_twice(
     )
     eventually(lambda: not database.execute("SELECT FROM pgsync.locks").fetchall())
     broadcasts.campaign_sending(campaign_id=campaign)
-    states = _states(database, campaign)
+    states = states_of(database, campaign)
     assert states["sent"] + states["unknown"] == 100
     # Eight calls were under way, and as many recipients in reserve.
     assert 0 < states["unknown"] <= 16
@@ -139,7 +131,7 @@ def test_who_opts_out_before_the_call_is_skipped(
         [connection.workspace_id],
     )
     _send(broadcasts, campaign)
-    assert _states(database, campaign) == {"sent": 2, "skipped": 1}
+    assert states_of(database, campaign) == {"sent": 2, "skipped": 1}
     assert standin.log.accepted == {"4915112000000": 1, "4915112000002": 1}
 
 
@@ -178,12 +170,12 @@ def test_an_error_that_concerns_all_pauses_the_campaign(
     campaign = new_campaign(100)
     standin.inject("error", times=None, path="messages", code=code)
     assert _send(broadcasts, campaign)["state"] == "paused"
-    assert _states(database, campaign) == {"pending": 100}
+    assert states_of(database, campaign) == {"pending": 100}
     # It stopped within its first batch, and a second start sends all of them.
     standin.clear_faults()
     database.execute("UPDATE pgsync_modules.campaign_recipient SET send_after = NULL")
     _send(broadcasts, campaign)
-    assert _states(database, campaign) == {"sent": 100}
+    assert states_of(database, campaign) == {"sent": 100}
     assert len(standin.log.duplicate_sends) == 0
 
 
@@ -193,7 +185,7 @@ def test_a_recipient_that_cannot_be_reached_fails_alone(
     campaign = new_campaign(5)
     standin.inject("error", to="+4915112000002", path="messages", code=131026)
     _send(broadcasts, campaign)
-    assert _states(database, campaign) == {"sent": 4, "failed": 1}
+    assert states_of(database, campaign) == {"sent": 4, "failed": 1}
     failed = database.execute(
         "SELECT phone, error_code FROM pgsync_modules.campaign_recipient WHERE state = 'failed'"
     ).fetchall()
@@ -206,12 +198,12 @@ def test_a_recipient_that_must_wait_is_sent_to_later(
     campaign = new_campaign(3)
     standin.inject("error", to="+4915112000002", path="messages", code=131056)
     assert _send(broadcasts, campaign)["state"] == "sending"
-    assert _states(database, campaign) == {"sent": 2, "pending": 1}
+    assert states_of(database, campaign) == {"sent": 2, "pending": 1}
     job = database.execute("SELECT task, state FROM pgsync.jobs").fetchall()
     assert job == [("campaign_sending", "scheduled")]
     database.execute("UPDATE pgsync_modules.campaign_recipient SET send_after = NULL")
     broadcasts.campaign_sending(campaign_id=campaign)
-    assert _states(database, campaign) == {"sent": 3}
+    assert states_of(database, campaign) == {"sent": 3}
     assert broadcasts.campaigns.state_of(campaign) == "completed"
 
 
@@ -223,9 +215,9 @@ def test_a_paused_campaign_sends_no_more_and_goes_on_when_started(
     broadcasts.campaigns.begin(campaign)
     broadcasts.campaigns.pause(campaign, "by hand")
     assert broadcasts.campaign_sending(campaign_id=campaign) == {"state": "paused"}
-    assert _states(database, campaign) == {"pending": 5}
+    assert states_of(database, campaign) == {"pending": 5}
     _send(broadcasts, campaign)
-    assert _states(database, campaign) == {"sent": 5}
+    assert states_of(database, campaign) == {"sent": 5}
 
 
 def test_states_change_only_as_they_may(broadcasts: Broadcasts, new_campaign: NewCampaign) -> None:

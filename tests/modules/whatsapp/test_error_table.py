@@ -140,11 +140,6 @@ def test_the_table_holds_no_code_twice_and_none_that_is_not_expected() -> None:
     assert {row.answer for row in TABLE} == set(Answer)
 
 
-def test_what_needs_a_person() -> None:
-    alerting = {answer for answer in Answer if answer.alert}
-    assert alerting == {Answer.PAUSE_CAMPAIGN, Answer.DISABLE_CONNECTION}
-
-
 def test_no_code_at_all_is_ambiguous_whatever_the_status() -> None:
     assert answer_to(None) is Answer.BACK_OFF
     assert is_ambiguous(None, 400)
