@@ -313,7 +313,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '09799be207bb63c13fada4571092b9f73b45f9615256c3a4b8a8854fa5d70849')
+VALUES ('api', 0, '0.1.0', '60597ad686af12b3e5ef8a7bff8d3670cc2c499dd0bf444ba69d1d274e842011')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

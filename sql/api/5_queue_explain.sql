@@ -52,6 +52,130 @@ $$;
 COMMENT ON FUNCTION pgsync.queue_fullness(text) IS
     'Internal: why a limited queue lets nothing start just now, in words, and until when; nulls where it does.';
 
+CREATE OR REPLACE FUNCTION pgsync.why_ended(job pgsync.job_finished) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT format('%s at %s, after %s of %s attempts', job.state, pgsync.say_time(job.finished_at), job.attempt,
+                  job.max_attempts)
+        || coalesce(': ' || CASE job.state WHEN 'discarded' THEN job.errors -> -1 ->> 'error'
+                                           WHEN 'cancelled' THEN job.result ->> 'reason' END, '')
+$$;
+
+COMMENT ON FUNCTION pgsync.why_ended(pgsync.job_finished) IS
+    'Internal: how a job ended, for why_not_running.';
+
+CREATE OR REPLACE FUNCTION pgsync.why_running(job pgsync.job_running, OUT reason text, OUT detail text)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    SELECT 'runs', format('attempt %s of %s runs on %s on %s (pid %s) since %s', job.attempt, job.max_attempts, w.name,
+               w.host, w.pid, pgsync.say_time(job.started_at))
+           || coalesce('; asked to stop at ' || pgsync.say_time(job.cancel_requested_at), '')
+    INTO reason, detail FROM pgsync.live_workers() AS w WHERE w.id = job.worker;
+    IF NOT FOUND THEN
+        reason := 'worker dead';
+        detail := format('worker %s, which claimed it at %s, is gone; the maintenance of any other worker or daemon will make it available again',
+            job.worker, pgsync.say_time(job.started_at));
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.why_running(pgsync.job_running) IS
+    'Internal: where a job runs, or that its worker is dead, for why_not_running.';
+
+CREATE OR REPLACE FUNCTION pgsync.why_key_waits(
+    job pgsync.job_waiting, OUT reason text, OUT detail text, OUT until timestamptz, OUT ahead integer
+)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    line pgsync.job_key;
+    holders text;
+BEGIN
+    SELECT k.* INTO line FROM pgsync.job_key AS k WHERE k.key = job.key;
+    SELECT count(*) INTO ahead FROM (
+        SELECT FROM pgsync.job_waiting AS w
+        WHERE w.waits_for = 'key' AND w.key = job.key AND (w.priority, w.id) < (job.priority, job.id)
+        LIMIT 1000) AS others;
+    IF line.permits_at > pgsync.clock() THEN
+        reason := 'key rate limited';
+        until := line.permits_at;
+        detail := format('as many jobs of key %s have started as may start in a time; more may at %s', job.key,
+            pgsync.say_time(until));
+    ELSE
+        reason := 'key busy';
+        SELECT string_agg(format('job %s%s', h.id, coalesce(' on ' || w.name, '')), ', ' ORDER BY h.id) INTO holders
+        FROM (SELECT j.id, j.worker FROM pgsync.job_running AS j WHERE j.key = job.key AND j.key_slot
+              UNION ALL SELECT j.id, NULL FROM pgsync.job_ready AS j WHERE j.key = job.key AND j.key_slot
+              UNION ALL SELECT j.id, NULL FROM pgsync.job_scheduled AS j WHERE j.key = job.key AND j.key_slot
+              UNION ALL SELECT j.id, NULL FROM pgsync.job_waiting AS j WHERE j.key = job.key AND j.key_slot
+              LIMIT 10) AS h
+        LEFT JOIN pgsync.worker AS w ON w.id = h.worker;
+        detail := format('all %s slots of key %s are taken, by %s', line.taken, job.key,
+            coalesce(holders, 'nobody any more: it is resumed in a moment'));
+    END IF;
+    detail := detail || CASE ahead WHEN 0 THEN '; next of its key'
+                                   ELSE format('; %s others of its key come before it', ahead) END;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.why_key_waits(pgsync.job_waiting) IS
+    'Internal: what a job waits for that waits for a slot or a permit of its key, for why_not_running.';
+
+CREATE OR REPLACE FUNCTION pgsync.why_lock_waits(
+    job pgsync.job_waiting, OUT detail text, OUT until timestamptz, OUT ahead integer
+)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    held record;
+BEGIN
+    SELECT count(*) INTO ahead FROM (
+        SELECT FROM pgsync.job_waiting AS w
+        WHERE w.waits_for = 'lock' AND w.lock_name = job.lock_name AND (w.priority, w.id) < (job.priority, job.id)
+        LIMIT 1000) AS others;
+    SELECT l.* INTO held FROM pgsync.explain_lock(job.lock_name) AS l;
+    until := held.expires_at;
+    detail := format('lock %s is ', job.lock_name) || CASE held.state
+        WHEN 'free' THEN 'free: it is resumed in a moment'
+        ELSE format('held by %s', held.holder)
+            || coalesce(' since ' || pgsync.say_time(held.acquired_at), '')
+            || coalesce(', until ' || pgsync.say_time(until) || ' at the latest', '') END
+        || CASE ahead WHEN 0 THEN '; next to have it' ELSE format('; %s others wait for it before it', ahead) END;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.why_lock_waits(pgsync.job_waiting) IS
+    'Internal: what a job waits for that waits for its lock, for why_not_running.';
+
+CREATE OR REPLACE FUNCTION pgsync.why_ready(
+    queue text, ahead integer, serving text, OUT reason text, OUT detail text, OUT until timestamptz
+)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    fullness record;
+BEGIN
+    SELECT f.* INTO fullness FROM pgsync.queue_fullness(queue) AS f;
+    IF serving IS NULL THEN
+        reason := 'no live worker';
+        SELECT format('no living worker claims from queue %s; those that live claim from: %s', queue,
+            coalesce(string_agg(DISTINCT q.name, ', '), 'nothing, as there is none'))
+        INTO detail FROM pgsync.live_workers() AS l JOIN pgsync.worker AS w ON w.id = l.id
+        CROSS JOIN unnest(w.queues) AS q (name);
+    ELSIF fullness.detail IS NOT NULL THEN
+        reason := 'queue limited';
+        until := fullness.until;
+        detail := fullness.detail || CASE ahead WHEN 0 THEN '; next of its queue' ELSE format('; behind %s others', ahead) END;
+    ELSE
+        reason := CASE ahead WHEN 0 THEN 'next' ELSE 'behind others' END;
+        detail := CASE ahead WHEN 0 THEN 'next of its queue'
+                             WHEN 1000 THEN 'behind 1000 others or more'
+                             WHEN 1 THEN 'behind 1 other'
+                             ELSE format('behind %s others', ahead) END
+            || format(', waiting for %s', serving);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.why_ready(text, integer, text) IS
+    'Internal: what a job waits for that could be claimed, behind so many others, where its queue is served by these workers (in words; null: by none), for why_not_running.';
+
 CREATE OR REPLACE FUNCTION pgsync.why_not_running(
     job_id bigint,
     OUT id bigint,
@@ -65,7 +189,7 @@ CREATE OR REPLACE FUNCTION pgsync.why_not_running(
     OUT ahead integer,
     OUT workers text[]
 )
--- STABLE: all of it reads one snapshot, in which the job is in one table.
+-- STABLE, as all that it calls: all of it reads one snapshot, in which the job is in one table.
 -- No bitmap of a whole queue, which the planner would make without fresh statistics.
 LANGUAGE plpgsql STABLE SET enable_bitmapscan = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -73,18 +197,13 @@ DECLARE
     ready pgsync.job_ready;
     waiting pgsync.job_scheduled;
     aside pgsync.job_waiting;
-    line pgsync.job_key;
-    held record;
     awaited text;
-    holders text;
-    fullness record;
     started pgsync.job_running;
     finished pgsync.job_finished;
     pause pgsync.queue;
-    due_priority smallint;
-    due_position bigint;
     serving text;
-    paused text := '';
+    paused text;
+    then_paused text;
 BEGIN
     id := job_id;
     SELECT r.* INTO ready FROM pgsync.job_ready AS r WHERE r.id = job_id;
@@ -107,11 +226,7 @@ BEGIN
         state := finished.state;
         reason := 'ended';
         since := finished.finished_at;
-        detail := format('%s at %s, after %s of %s attempts', state, pgsync.say_time(since),
-            finished.attempt, finished.max_attempts)
-            || coalesce(': ' || CASE state
-                WHEN 'discarded' THEN finished.errors -> -1 ->> 'error'
-                WHEN 'cancelled' THEN finished.result ->> 'reason' END, '');
+        detail := pgsync.why_ended(finished);
         RETURN;
     END IF;
 
@@ -126,17 +241,7 @@ BEGIN
     IF started.id IS NOT NULL THEN
         state := 'running';
         since := started.started_at;
-        SELECT format('attempt %s of %s runs on %s on %s (pid %s) since %s', started.attempt,
-            started.max_attempts, w.name, w.host, w.pid, pgsync.say_time(since))
-        INTO detail FROM pgsync.live_workers() AS w WHERE w.id = started.worker;
-        IF FOUND THEN
-            reason := 'runs';
-            detail := detail || coalesce('; asked to stop at ' || pgsync.say_time(started.cancel_requested_at), '');
-        ELSE
-            reason := 'worker dead';
-            detail := format('worker %s, which claimed it at %s, is gone; the maintenance of any other worker or daemon will make it available again',
-                started.worker, pgsync.say_time(since));
-        END IF;
+        SELECT w.reason, w.detail INTO reason, detail FROM pgsync.why_running(started) AS w;
         RETURN;
     END IF;
 
@@ -145,6 +250,7 @@ BEGIN
         paused := format('queue %s was paused by %s at %s', queue, coalesce(pause.paused_by, 'somebody'),
             pgsync.say_time(pause.paused_at));
     END IF;
+    then_paused := coalesce('; then, ' || paused, '');
 
     awaited := pgsync.awaited_jobs(coalesce(aside.after, ready.after));
     IF aside.waits_for = 'jobs' OR awaited IS NOT NULL AND ready.attempt = 0 THEN
@@ -152,38 +258,15 @@ BEGIN
         reason := 'waits for jobs';
         since := coalesce(aside.since, ready.run_at);
         detail := coalesce('it runs after ' || awaited, 'all jobs that it waited for have ended: it is resumed in a moment')
-            || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
+            || then_paused;
         RETURN;
     END IF;
 
     IF aside.waits_for = 'key' THEN
         state := 'waiting';
         since := aside.since;
-        SELECT k.* INTO line FROM pgsync.job_key AS k WHERE k.key = aside.key;
-        SELECT count(*) INTO ahead FROM (
-            SELECT FROM pgsync.job_waiting AS w
-            WHERE w.waits_for = 'key' AND w.key = aside.key AND (w.priority, w.id) < (aside.priority, aside.id)
-            LIMIT 1000) AS others;
-        IF line.permits_at > moment THEN
-            reason := 'key rate limited';
-            until := line.permits_at;
-            detail := format('as many jobs of key %s have started as may start in a time; more may at %s',
-                aside.key, pgsync.say_time(until));
-        ELSE
-            reason := 'key busy';
-            SELECT string_agg(format('job %s%s', h.id, coalesce(' on ' || w.name, '')), ', ' ORDER BY h.id) INTO holders
-            FROM (SELECT j.id, j.worker FROM pgsync.job_running AS j WHERE j.key = aside.key AND j.key_slot
-                  UNION ALL SELECT j.id, NULL FROM pgsync.job_ready AS j WHERE j.key = aside.key AND j.key_slot
-                  UNION ALL SELECT j.id, NULL FROM pgsync.job_scheduled AS j WHERE j.key = aside.key AND j.key_slot
-                  UNION ALL SELECT j.id, NULL FROM pgsync.job_waiting AS j WHERE j.key = aside.key AND j.key_slot
-                  LIMIT 10) AS h
-            LEFT JOIN pgsync.worker AS w ON w.id = h.worker;
-            detail := format('all %s slots of key %s are taken, by %s', line.taken, aside.key,
-                coalesce(holders, 'nobody any more: it is resumed in a moment'));
-        END IF;
-        detail := detail || CASE ahead WHEN 0 THEN '; next of its key'
-                                       ELSE format('; %s others of its key come before it', ahead) END
-            || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
+        SELECT w.reason, w.detail || then_paused, w.until, w.ahead INTO reason, detail, until, ahead
+        FROM pgsync.why_key_waits(aside) AS w;
         RETURN;
     END IF;
 
@@ -191,21 +274,7 @@ BEGIN
         state := 'waiting';
         reason := 'lock held';
         since := aside.since;
-        SELECT count(*) INTO ahead FROM (
-            SELECT FROM pgsync.job_waiting AS w
-            WHERE w.waits_for = 'lock' AND w.lock_name = aside.lock_name
-              AND (w.priority, w.id) < (aside.priority, aside.id)
-            LIMIT 1000) AS others;
-        SELECT l.* INTO held FROM pgsync.explain_lock(aside.lock_name) AS l;
-        until := held.expires_at;
-        detail := format('lock %s is ', aside.lock_name) || CASE held.state
-            WHEN 'free' THEN 'free: it is resumed in a moment'
-            ELSE format('held by %s', held.holder)
-                || coalesce(' since ' || pgsync.say_time(held.acquired_at), '')
-                || coalesce(', until ' || pgsync.say_time(until) || ' at the latest', '') END
-            || CASE ahead WHEN 0 THEN '; next to have it'
-                          ELSE format('; %s others wait for it before it', ahead) END
-            || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
+        SELECT w.detail || then_paused, w.until, w.ahead INTO detail, until, ahead FROM pgsync.why_lock_waits(aside) AS w;
         RETURN;
     END IF;
 
@@ -217,41 +286,23 @@ BEGIN
         detail := format('due at %s, in %s', pgsync.say_time(until), date_trunc('second', until - moment))
             || CASE WHEN state = 'retryable' THEN format('; attempt %s of %s failed', waiting.attempt, waiting.max_attempts)
                 || coalesce(': ' || (waiting.errors -> -1 ->> 'error'), '') ELSE '' END
-            || CASE paused WHEN '' THEN '' ELSE '; then, ' || paused END;
+            || then_paused;
         RETURN;
     END IF;
 
     -- A due job that nobody has promoted yet goes behind those of its priority.
     state := coalesce(waiting.state, 'available');
-    due_priority := coalesce(ready.priority, waiting.priority);
-    due_position := coalesce(ready.position, 9223372036854775807);
+    since := coalesce(pause.paused_at, ready.run_at, waiting.run_at);
     SELECT count(*) INTO ahead FROM (
         SELECT FROM pgsync.job_ready AS r
-        WHERE r.queue = why_not_running.queue AND (r.priority, r.position) < (due_priority, due_position)
+        WHERE r.queue = why_not_running.queue AND (r.priority, r.position)
+            < (coalesce(ready.priority, waiting.priority), coalesce(ready.position, 9223372036854775807))
         LIMIT 1000) AS others;
-    since := coalesce(ready.run_at, waiting.run_at);
-    SELECT f.* INTO fullness FROM pgsync.queue_fullness(queue) AS f;
     IF pause.name IS NOT NULL THEN
         reason := 'queue paused';
-        since := pause.paused_at;
         detail := paused || format('; pgsync.resume_queue(%L) ends that', queue);
-    ELSIF serving IS NULL THEN
-        reason := 'no live worker';
-        SELECT format('no living worker claims from queue %s; those that live claim from: %s', queue,
-            coalesce(string_agg(DISTINCT q.name, ', '), 'nothing, as there is none'))
-        INTO detail FROM pgsync.live_workers() AS l JOIN pgsync.worker AS w ON w.id = l.id
-        CROSS JOIN unnest(w.queues) AS q (name);
-    ELSIF fullness.detail IS NOT NULL THEN
-        reason := 'queue limited';
-        until := fullness.until;
-        detail := fullness.detail || CASE ahead WHEN 0 THEN '; next of its queue' ELSE format('; behind %s others', ahead) END;
     ELSE
-        reason := CASE ahead WHEN 0 THEN 'next' ELSE 'behind others' END;
-        detail := CASE ahead WHEN 0 THEN 'next of its queue'
-                             WHEN 1000 THEN 'behind 1000 others or more'
-                             WHEN 1 THEN 'behind 1 other'
-                             ELSE format('behind %s others', ahead) END
-            || format(', waiting for %s', serving);
+        SELECT w.reason, w.detail, w.until INTO reason, detail, until FROM pgsync.why_ready(queue, ahead, serving) AS w;
     END IF;
 END
 $$;

@@ -12,7 +12,8 @@ LANGUAGE sql IMMUTABLE AS $$
     ('pgsync_reader', '
         awaited_jobs worker_key
         check_count check_duration check_given check_name clock
-        check_job_filter find_jobs live_workers queue_fullness say_time why_not_running
+        check_job_filter find_jobs live_workers queue_fullness say_time
+        why_ended why_key_waits why_lock_waits why_not_running why_ready why_running
         check_limits judge_limits limit_opens_at limit_resets_at limit_rolled limit_room
         limits_storage_get limits_storage_get_moving limits_storage_get_sliding
         limits_storage_length limits_storage_slide microseconds overridden_burst rate_limit_peek
