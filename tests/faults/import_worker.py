@@ -26,10 +26,11 @@ def main(dsn: str, workspace: int, path: str, batch: int, kill_in: int) -> None:
     if kill_in:
         merge, chunks = importing.merge_staged, count(1)
 
-        def merge_then_die(*given: Any) -> None:
-            merge(*given)
+        def merge_then_die(*given: Any) -> bool:
+            met_known = merge(*given)
             if next(chunks) == kill_in:
                 os.kill(os.getpid(), signal.SIGKILL)
+            return met_known
 
         importing.merge_staged = merge_then_die
     sessions = sessions_for(dsn)

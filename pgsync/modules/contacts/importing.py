@@ -86,6 +86,7 @@ class ImportRun:
     settings: ImportSettings
     batch: int
     id: int = 0
+    _met_known: bool = False
 
     def run(self, path: Path, bounds: Bounds | None = None) -> dict[str, Any]:
         """Import the file and return the counts, with the messages of the first refused rows.
@@ -166,11 +167,13 @@ class ImportRun:
     ) -> Future[_Chunk | None]:
         """Merge a chunk, and let the next one be read while the database works on this one."""
         with guarded(self.sessions, self.op) as session:
-            turns = Staging(session, self.workspace_id).add(chunk.lines, lock=True)
+            # Who is known is asked for only once somebody was: most first imports meet nobody.
+            turns = Staging(session, self.workspace_id).add(chunk.lines, lock=self._met_known)
             # Not before: each answer of the database would wait until the reader lets go of Python.
             coming = read_on()
             policy = self.settings.on_duplicate
-            merge_staged(session, self.id, self.workspace_id, file_name, policy, turns)
+            met = merge_staged(session, self.id, self.workspace_id, file_name, policy, turns)
+            self._met_known |= met
             if chunk.rejects:
                 keep_rejects(session, self.id, chunk.rejects)
             done, total = session.execute(
