@@ -157,10 +157,11 @@ CLAIMS: Sequence[Claim] = (
         "import of CSV, numbers in E.164",
         "import of",
         "pgsync, numbers in E.164",
-        ("COPY, bare table",),
+        ("COPY, constraints and indexes",),
         0.5,
-        why="The contacts' keys, checks and indexes alone slow COPY down to a fifth; and each row "
-        "is read twice in Python, staged, and merged under row locks.",
+        why="Of what COPY spends on a row the import spends as much again: the file is read twice, "
+        "rows are staged, and each chunk commits: "
+        "[decision 24](decisions/0024-new-contacts-are-added-the-others-merged.md).",
     ),
 )
 
