@@ -11,7 +11,7 @@ __all__ = ["eventually"]
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], within: float = 20.0) -> T:
+def eventually(condition: Callable[[], T], within: float = 60.0) -> T:
     """Return the first true answer of ``condition``; fail if there is none within the time."""
     until = time.monotonic() + within
     while True:

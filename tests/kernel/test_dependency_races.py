@@ -55,7 +55,7 @@ def test_a_parent_cannot_end_unseen_while_the_child_is_put_aside(
                 is not None
             )
         )
-    ending.join(10)
+    ending.join(60)
     assert claim(*other) == [child]
 
 
@@ -71,7 +71,7 @@ def test_two_parents_that_end_at_once_in_open_transactions(database: Any, new_wo
         ending.start()
         ending.join(0.3)
         assert ending.is_alive()  # it waits for the child's row, which decides who was last
-    ending.join(10)
+    ending.join(60)
     assert claim(*mine) == [child]
     assert left(database) == 0
 
@@ -106,7 +106,7 @@ def test_a_job_put_aside_while_its_parent_falls(database: Any, new_worker: Any) 
         failing.start()
         failing.join(0.3)
         assert failing.is_alive()
-    failing.join(10)
+    failing.join(60)
     assert state(database, child)[0] == "cancelled"
     assert reason(database, grandchild) == f"job {child}, which it waits for, was cancelled"
 
@@ -137,7 +137,7 @@ def test_a_job_put_aside_while_what_fell_with_its_parent_is_cancelled(
     eventually(lambda: database.execute(waits, [mine[0].info.backend_pid]).fetchone() is not None)
     assert claim(*third) == []
     database.execute("SELECT pg_advisory_unlock(42)")
-    ending.join(10)
+    ending.join(60)
     complete(*other, (lasting, 1))
     assert claim(*third) == []
     assert {state(database, job)[0] for job in (found, late, alone)} == {"cancelled"}

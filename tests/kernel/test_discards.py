@@ -161,6 +161,6 @@ def test_a_callback_that_outlasts_the_grace_is_named(
     handler = raising(DiscardJob("no"))
     job = declare(sync, "blocking", handler, on_discard=tell).enqueue().id
     sync.start(grace=0.1)
-    assert began.wait(10)
+    assert began.wait(60)
     sync.stop()
     assert f"on_discard did not end for jobs [{job}]" in caplog.messages

@@ -54,8 +54,8 @@ def test_one_of_many_leads_and_another_follows_it(new_face: Callable[[], Any]) -
 def test_a_leader_that_is_killed_is_followed(sync: Coordinator, dsn: str) -> None:
     script = (
         "import sys, time\nfrom pgsync import Coordinator\n"
-        "election = Coordinator(sys.argv[1]).elect('reports')\n"
-        "election.start()\nassert election.wait(20)\nprint('leads', flush=True)\ntime.sleep(60)\n"
+        "election = Coordinator(sys.argv[1]).elect('reports', ttl=3600)\n"
+        "election.start()\nassert election.wait(60)\nprint('leads', flush=True)\ntime.sleep(60)\n"
     )
     leader = subprocess.Popen([sys.executable, "-c", script, dsn], stdout=subprocess.PIPE)
     assert leader.stdout is not None
@@ -64,9 +64,7 @@ def test_a_leader_that_is_killed_is_followed(sync: Coordinator, dsn: str) -> Non
         assert not election.wait(0.3)
         leader.kill()
         leader.wait()
-        killed_at = time.monotonic()
-        assert election.wait(10)
-        assert time.monotonic() - killed_at < 2
+        assert election.wait(60)  # and not after its ttl
 
 
 def test_a_leader_whose_session_ends_is_told_and_stands_again(
@@ -80,10 +78,10 @@ def test_a_leader_whose_session_ends_is_told_and_stands_again(
         on_gain=lambda lock: gains.append(lock.token),
         on_loss=reasons.append,
     ) as election:
-        assert election.wait(10)
+        assert election.wait(60)
         database.execute("SELECT pg_terminate_backend(pid) FROM pgsync.locks")
         eventually(lambda: len(gains) == 2)
-        assert election.wait(10)
+        assert election.wait(60)
     assert gains[1] > gains[0]
     assert reasons == ["its database session ended", "it stands no more"]
 
@@ -93,12 +91,12 @@ def test_an_election_ends_with_its_coordinator(new_face: Callable[[], Any]) -> N
     face, other = new_face(), new_face()
     election = face.elect("reports", on_loss=reasons.append)
     election.start()
-    assert election.wait(10)
+    assert election.wait(60)
     face.close()
     eventually(lambda: reasons == ["it stands no more"])
     assert not election.is_leader
     with other.elect("reports", retry=0.1) as follower:
-        assert follower.wait(10)
+        assert follower.wait(60)
     election.stop()
 
 
@@ -107,16 +105,16 @@ def test_callbacks_that_raise_do_not_end_the_election(new_face: Callable[[], Any
         raise ZeroDivisionError(what)
 
     with new_face().elect("reports", on_gain=fail, on_loss=fail) as election:
-        assert election.wait(10)
+        assert election.wait(60)
     with new_face().elect("reports") as election:
-        assert election.wait(10)
+        assert election.wait(60)
 
 
 def test_a_decorated_function_runs_where_this_process_leads(sync: Coordinator, dsn: str) -> None:
     leader, follower = sync.elect("reports"), Coordinator(dsn)
     ran: list[str] = []
     with leader, follower.elect("reports") as other:
-        assert leader.wait(10) or other.wait(10)
+        assert leader.wait(60) or other.wait(10)
         for name, election in (("leader", leader), ("other", other)):
 
             @election
@@ -166,7 +164,7 @@ def test_a_retry_that_cannot_be_is_refused(face: Any, retry: Any) -> None:
 def test_an_election_outlives_a_database_that_is_away(dsn: str, database: Any) -> None:
     # Terminating every session of it over and over is as close as one database can come.
     with Coordinator(dsn) as sync, sync.elect("reports", retry=0.05) as election:
-        assert election.wait(10)
+        assert election.wait(60)
         stop = threading.Event()
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
@@ -175,4 +173,4 @@ def test_an_election_outlives_a_database_that_is_away(dsn: str, database: Any) -
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             stop.wait(0.05)
-        assert election.wait(20)
+        assert election.wait(60)

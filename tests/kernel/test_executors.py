@@ -80,7 +80,7 @@ def test_a_connection_that_breaks_in_a_call_leaves_its_outcome_unknown(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep'"
     )
     eventually(lambda: database.execute(ended).fetchall())
-    thread.join(10)
+    thread.join(60)
     assert len(errors) == 1
     assert sync.database.run(ONE) == 1
 

@@ -203,7 +203,7 @@ def test_the_last_two_end_at_once(database: Any, new_worker: Any) -> None:
         ending.start()
         ending.join(0.3)
         assert ending.is_alive()
-    ending.join(10)
+    ending.join(60)
     assert counts(database, batch) == ("ended", 2, 2, 0, 0)
     assert callbacks(database) == ["well", "done"]
 

@@ -188,7 +188,7 @@ def test_ordered_jobs_keep_their_order_between_claims_at_once(
         results: list[list[int]] = []
         waits.start()
         waits.join(0.3)
-    waits.join(10)
+    waits.join(60)
     assert results == [[]]
     complete(*mine, (first, 1))
     assert claim(*other) == [second]

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgsync import AsyncCoordinator, Coordinator, LockHeld
+from pgsync import AsyncCoordinator, Coordinator
 from pgsync.locks import sessions
 from pgsync.locks.sessions import WAITING_SESSIONS
 from tests.advisory import advisory_locks
@@ -159,28 +159,28 @@ def test_a_grant_that_is_cancelled_before_it_is_heard_of_is_given_back(
     asyncio.run(scenario())
 
 
-def test_waiting_holds_back_vacuum_no_longer_than_a_slice(
+def test_a_wait_is_of_statements_that_end_so_that_it_does_not_hold_back_vacuum(
     new_face: Callable[[], Any], database: Any
 ) -> None:
     first, second = new_face(), new_face()
-    oldest = (
-        "SELECT max(clock_timestamp() - query_start) FROM pg_stat_activity"
-        " WHERE application_name LIKE 'pgsync waits%%' AND datname = current_database()"
-    )
-    longest = 0.0
-    with first.lock("report", ttl=60):
-        thread = threading.Thread(target=_give_up, args=(second, 4.0))
-        thread.start()
-        while thread.is_alive():
-            (age,) = database.execute(oldest).fetchone()
-            longest = max(longest, age.total_seconds() if age else 0.0)
-            time.sleep(0.02)
-    assert 0.5 < longest < 2.5
+    begun: set[Any] = set()
 
+    def statements() -> int:
+        begun.update(
+            database.execute(
+                "SELECT query_start FROM pg_stat_activity WHERE state = 'active'"
+                " AND application_name LIKE 'pgsync waits%' AND datname = current_database()"
+            ).fetchall()
+        )
+        return len(begun)
 
-def _give_up(face: Any, seconds: float) -> None:
-    with pytest.raises(LockHeld):
-        face.lock("report", ttl=60, wait=seconds).acquire()
+    held = first.lock("report", ttl=300)
+    held.acquire()
+    waiting = threading.Thread(target=second.lock("report", ttl=60, wait=120).acquire)
+    waiting.start()
+    eventually(lambda: statements() >= 3)
+    held.release()
+    waiting.join()
 
 
 def test_many_waiters_of_one_process_are_one_connection(dsn: str, database: Any) -> None:
@@ -255,18 +255,20 @@ def test_waiters_beyond_the_waiting_sessions_are_served_too(dsn: str, database: 
             thread.join(30)
 
 
-def test_processes_are_served_in_the_order_in_which_they_came(dsn: str, database: Any) -> None:
-    def one_round(holder: Coordinator, faces: list[Coordinator]) -> list[int] | None:
-        order: list[int] = []
+def test_processes_are_served_in_the_order_in_which_they_came(
+    dsn: str, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who waits for longer than a slice stands at the end of the queue again.
+    monkeypatch.setattr(sessions, "_SLICE", 60.0)
+    faces = [Coordinator(dsn) for _ in range(4)]
+    order: list[int] = []
 
-        def work(number: int) -> None:
-            with faces[number].lock("report", ttl=60, wait=30):
-                order.append(number)
+    def work(number: int) -> None:
+        with faces[number].lock("report", ttl=60, wait=60):
+            order.append(number)
 
-        held = holder.lock("report", ttl=60)
-        held.acquire()
+    with Coordinator(dsn) as holder, holder.lock("report", ttl=60):
         threads: list[threading.Thread] = []
-        began = time.monotonic()
         for number in range(len(faces)):
             threads.append(threading.Thread(target=work, args=(number,)))
             threads[-1].start()
@@ -276,16 +278,9 @@ def test_processes_are_served_in_the_order_in_which_they_came(dsn: str, database
                     == (len(threads),)
                 )
             )
-        held.release()
-        for thread in threads:
-            thread.join(30)
-        # Who waits for longer than a slice of a second stands at the end of the queue again.
-        return order if time.monotonic() - began < 0.9 else None
-
-    faces = [Coordinator(dsn) for _ in range(4)]
-    with Coordinator(dsn) as holder:
-        orders = (one_round(holder, faces) for _ in range(10))
-        assert next(order for order in orders if order is not None) == [0, 1, 2, 3]
+    for thread in threads:
+        thread.join(60)
+    assert order == [0, 1, 2, 3]
     for face in faces:
         face.close()
 

@@ -91,7 +91,7 @@ def test_waiting_ends_with_an_error_when_the_time_is_over(new_face: Callable[[],
         began = time.monotonic()
         with pytest.raises(LockHeld):
             second.lock("report", ttl=60, wait=0.4).acquire()
-        assert 0.35 < time.monotonic() - began < 5
+        assert 0.35 < time.monotonic() - began < 30
     with second.lock("report", ttl=60) as lock:
         assert lock.held
 
@@ -128,7 +128,7 @@ def test_the_deadline_ends_a_lock_that_is_not_renewed(face: Any, database: Any) 
         told.set()
 
     with face.lock("report", ttl=0.3, on_lost=on_lost) as lock:
-        assert told.wait(10)
+        assert told.wait(60)
         assert lock.lost
         with pytest.raises(LockLost, match="ttl"):
             lock.check()
@@ -156,7 +156,7 @@ def test_a_holder_whose_session_is_ended_is_told(face: Any, database: Any) -> No
     told = threading.Event()
     with face.lock("report", ttl=60, on_lost=lambda _: told.set()) as lock:
         assert database.execute("SELECT pgsync.force_unlock('report')").fetchone() == (True,)
-        assert told.wait(10)
+        assert told.wait(60)
         with pytest.raises(LockLost, match="session"):
             lock.check()
     with face.lock("report", ttl=60) as again:
@@ -350,7 +350,7 @@ def test_on_lost_that_raises_or_is_slow_holds_up_no_other_lock(face: Any) -> Non
         ("c", lambda _: told.set()),
     ):
         face.lock(name, ttl=0.2, on_lost=on_lost).acquire()
-    assert told.wait(10)
+    assert told.wait(60)
     slow.set()
     for name in "abc":
         with face.lock(name, ttl=60, wait=10) as lock:
@@ -435,6 +435,6 @@ def test_closing_ends_what_waits(dsn: str) -> None:
         )
     second.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(errors) == 3
     first.close()

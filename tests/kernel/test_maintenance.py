@@ -40,7 +40,7 @@ def maintain(dsn: str) -> Iterator[Callable[[Lane], None]]:
             with suppress(asyncio.CancelledError, psycopg.Error, Exception):
                 await task
 
-    yield lambda lane: asyncio.run_coroutine_threadsafe(start(lane), loop).result(10)
+    yield lambda lane: asyncio.run_coroutine_threadsafe(start(lane), loop).result(60)
     asyncio.run_coroutine_threadsafe(stop(), loop).result(20)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()

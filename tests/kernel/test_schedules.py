@@ -128,7 +128,7 @@ def test_a_declared_function_is_run_by_the_daemon(face: Any) -> None:
     ran = threading.Event()
     face.schedule(1, name="tick")(lambda: ran.set())
     face.start()
-    assert ran.wait(20)
+    assert ran.wait(60)
     face.stop()
 
 

@@ -24,6 +24,7 @@ from pgsync import (
     ReleaseJob,
     current_job,
 )
+from pgsync.daemon import signals
 from tests.eventually import eventually
 from tests.kernel.handlers import working
 
@@ -217,10 +218,14 @@ def test_backoff_grows_as_declared() -> None:
             Backoff(**bad)
 
 
-def test_a_waiting_worker_is_woken_at_once(face: Any, database: Any) -> None:
+def test_a_waiting_worker_is_woken_by_word_alone(
+    face: Any, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("_POLL_SECONDS", "_LONGEST_POLL_SECONDS"):  # no poll comes to help
+        monkeypatch.setattr(signals, pause, 600.0)
     ran = threading.Event()
     hold = threading.Event()
-    wait = face.task(name="wait")(lambda: hold.wait(20))
+    wait = face.task(name="wait")(lambda: hold.wait(120))
     quick = face.task(name="quick")(lambda: ran.set())
 
     def settled() -> Any:
@@ -233,17 +238,12 @@ def test_a_waiting_worker_is_woken_at_once(face: Any, database: Any) -> None:
     with working(face, concurrency=5):
         # A worker that has work, but room for more too, must hear of it as an idle one does.
         wait.enqueue()
-        times = []
         for done in range(5):
             eventually(lambda done=done: settled() == (done, True))
             ran.clear()
-            began = time.monotonic()
             quick.enqueue()
-            assert ran.wait(10)
-            times.append(time.monotonic() - began)
+            assert ran.wait(60)
         hold.set()
-    # Polls are a second apart: by them alone the median would be half of one.
-    assert sorted(times)[2] < 0.25
 
 
 def test_a_running_coroutine_is_cancelled_on_request(sync: Coordinator) -> None:
@@ -256,7 +256,7 @@ def test_a_running_coroutine_is_cancelled_on_request(sync: Coordinator) -> None:
 
     job = endless.enqueue()
     with working(sync):
-        assert began.wait(10)
+        assert began.wait(60)
         assert sync.cancel_job(job.id) == "running"
         found = eventually(lambda: (s := sync.job(job.id)) and s.state == "cancelled" and s)
     assert found.result == {"reason": "cancelled while it ran"}
@@ -272,7 +272,7 @@ def test_a_stop_finishes_what_runs_and_puts_back_the_rest(sync: Coordinator) -> 
 
     ids = slow.enqueue_many([{}] * 3)
     sync.start(concurrency=1)
-    assert began.wait(10)
+    assert began.wait(60)
     threading.Timer(0.1, end.set).start()
     sync.stop()
     states = [sync.job(job) for job in ids]
@@ -302,7 +302,7 @@ def test_a_stop_puts_back_at_once_what_was_claimed_ahead(sync: Coordinator, data
     quick.enqueue_many([{}] * 3000)
     slow.enqueue_many([{}] * 500)
     sync.start(concurrency=1)
-    assert began.wait(20)
+    assert began.wait(60)
     eventually(lambda: running() > 1)
     stopping = threading.Thread(target=sync.stop)
     stopping.start()
@@ -349,7 +349,7 @@ def test_what_outlasts_the_grace_goes_back_unspent(sync: Coordinator) -> None:
 
     ids = [stuck.enqueue().id, stuck_too.enqueue().id]
     sync.start(grace=0.1)
-    assert began.wait(10)
+    assert began.wait(60)
     sync.stop()
     end.set()
     states = [sync.job(job) for job in ids]
@@ -377,7 +377,7 @@ def test_sigterm_ends_a_worker_in_order(sync: Coordinator, dsn: str, database: A
     assert worker.stdout.readline() == b"began\n"
     worker.send_signal(signal.SIGTERM)
     assert worker.stdout.read().split()[0] == b"1"
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
     rows = database.execute("SELECT state, attempt FROM pgsync.jobs").fetchall()
     assert rows == [("available", 0)]
     assert database.execute("SELECT count(*) FROM pgsync.workers").fetchone() == (0,)
