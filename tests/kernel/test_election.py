@@ -63,7 +63,7 @@ def test_a_leader_that_is_killed_is_followed(sync: Coordinator, dsn: str) -> Non
     with sync.elect("reports", retry=0.1) as election:
         assert not election.wait(0.3)
         leader.kill()
-        leader.wait()
+        leader.communicate()
         assert election.wait(60)  # and not after its ttl
 
 

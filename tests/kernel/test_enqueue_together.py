@@ -234,14 +234,12 @@ def test_an_interrupted_thread_that_asks_for_others_leaves_them_their_jobs(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline().decode() == "0 2 3 4\n"
     rows = database.execute("SELECT (args ->> 'n')::int FROM pgsync.job_ready ORDER BY 1")
     assert [n for (n,) in rows.fetchall() if n != 1] == [0, 2, 3, 4]
-    process.stdin.close()
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 _FORKED_MEANWHILE = """

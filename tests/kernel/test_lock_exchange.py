@@ -72,13 +72,11 @@ def test_an_interrupted_leader_leaves_the_others_to_another(dsn: str, database: 
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
-    assert process.stdin is not None
     said = process.stdout.readline().decode()
     assert said == "['a', 'b', 'c', 'first'] ['a', 'b', 'before', 'c', 'first']\n"
     assert advisory_locks(database) == 5
-    process.stdin.close()
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_a_broken_request_spoils_no_other_of_its_batch(dsn: str, database: Any) -> None:

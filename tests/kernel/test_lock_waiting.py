@@ -104,7 +104,7 @@ def test_an_interrupt_ends_a_wait_at_once_and_leaves_nothing(dsn: str, database:
         held.release()
         assert advisory_locks(database) == 0
         waiter.kill()
-        waiter.wait()
+        waiter.communicate()
 
 
 def test_a_cancelled_task_ends_its_wait_at_the_server_at_once(

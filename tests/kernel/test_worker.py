@@ -376,8 +376,8 @@ def test_sigterm_ends_a_worker_in_order(sync: Coordinator, dsn: str, database: A
     assert worker.stdout is not None
     assert worker.stdout.readline() == b"began\n"
     worker.send_signal(signal.SIGTERM)
-    assert worker.stdout.read().split()[0] == b"1"
-    assert worker.wait(60) == 0
+    assert worker.communicate(timeout=60)[0].split()[0] == b"1"
+    assert worker.returncode == 0
     rows = database.execute("SELECT state, attempt FROM pgsync.jobs").fetchall()
     assert rows == [("available", 0)]
     assert database.execute("SELECT count(*) FROM pgsync.workers").fetchone() == (0,)
