@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from pgsync.database.calls import Call, Listing, in_utc, moment, scalar
-from pgsync.database.json import to_json
+from pgsync.database.json import to_json_each
 from pgsync.errors import InvalidArgument
 from pgsync.queues.carried import tagged, tags_in
 from pgsync.queues.sealing import seal_text
@@ -22,6 +22,7 @@ __all__ = [
     "add_job",
     "add_jobs",
     "args_text",
+    "args_texts",
     "cancel_job",
     "find_job",
     "pause_queue",
@@ -140,17 +141,29 @@ def args_text(args: dict[str, Any], task: str, options: JobOptions) -> str:
     Raises:
         InvalidArgument: if JSON cannot say them, or they have more than 1 MB.
     """
-    shown = args if options.encrypt else tagged(args, options.tags)
-    text = to_json(shown, f"the arguments of {task}")
+    return args_texts([args], task, options)[0]
+
+
+def args_texts(many_args: Sequence[dict[str, Any]], task: str, options: JobOptions) -> list[str]:
+    """As :func:`args_text`, of many jobs."""
+    if options.tags and not options.encrypt:
+        many_args = [tagged(args, options.tags) for args in many_args]
+    texts = to_json_each(many_args, f"the arguments of {task}")
     if options.encrypt:
-        text = seal_text(text, options.tags)
-    size = len(text) if text.isascii() else len(text.encode())
+        texts = [seal_text(text, options.tags) for text in texts]
+    # No character has more than four bytes.
+    if max(map(len, texts), default=0) * 4 > _MOST_BYTES:
+        for text in texts:
+            _check_size(len(text.encode()), task)
+    return texts
+
+
+def _check_size(size: int, task: str) -> None:
     if size > _MOST_BYTES:
         raise InvalidArgument(
             f"the arguments of {task} must have at most 1 MB ({_MOST_BYTES} bytes) as JSON,"
             f" these have {size}; store the data in a table and pass its key"
         )
-    return text
 
 
 def add_job(task: str, args: dict[str, Any], options: JobOptions) -> Call[Enqueued]:
@@ -216,7 +229,7 @@ def add_jobs(
         " %(after)s::bigint[], %(after_failed)s, %(lock_names)s::text[], %(tenants)s::text[])",
         {
             "task": task,
-            "lines": "\n".join(args_text(args, task, options) for args in jobs),
+            "lines": "\n".join(args_texts(jobs, task, options)),
             "queue": options.queue,
             "priority": options.priority,
             "run_at": options.run_at,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
 from pgsync.durations import Duration, to_timedelta
@@ -27,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=Middleware)
 E = TypeVar("E", bound=Callable[[NewJob], NewJob])
+
+_CHECKED_AT_ONCE = 250
 
 _JOB_OPTIONS = ("queue", "priority", "max_attempts")
 
@@ -206,6 +210,20 @@ class TaskDeclaration:
         """The arguments of a job, checked, with what its jobs carry."""
         return carrying(self.check(args), self.carries)
 
+    def prepared_each(self, many_args: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """As :meth:`prepared`, of many jobs: those with the same names are checked once."""
+        source = iter(many_args)
+        parts = iter(lambda: list(islice(source, _CHECKED_AT_ONCE)), [])
+        return chain.from_iterable(map(self._prepared_part, parts))
+
+    def _prepared_part(self, many_args: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not self.carries and set(map(type, many_args)) == {dict}:
+            with suppress(TypeError):
+                for names in set(map(tuple, many_args)):
+                    self.parameters.check(dict.fromkeys(names))
+                return many_args
+        return list(map(self.prepared, many_args))
+
     def check(self, args: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments if the handler can be called with them.
 
@@ -379,7 +397,7 @@ class _TaskFace(Generic[P, R]):
             raise InvalidArgument(
                 f"enqueue_many takes an iterable of dicts of arguments, not {many_args!r}"
             )
-        return declaration.name, map(declaration.prepared, many_args), declaration.options
+        return declaration.name, declaration.prepared_each(many_args), declaration.options
 
 
 class Task(_TaskFace[P, R]):
