@@ -74,7 +74,9 @@ CLAIMS: Sequence[Claim] = (
         "pgsync",
         _PGQUEUER,
         4,
-        why="The rows go by COPY; most of the time is Python's, which makes their JSON and text.",
+        why="The rows go by COPY, and the server is the limit: of a job it writes two names, two "
+        "times and a second number more than of a row of the bare table "
+        "([decision 25](decisions/0025-many-jobs-are-copied.md)).",
     ),
     Claim(
         "pick a job up after enqueue, median",

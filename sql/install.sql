@@ -265,6 +265,16 @@ VALUES ('kernel', 29, 'deaf_workers', '9d97fe36071df22bbeffcf9289079b54c079eb46d
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 30) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0030_copied_jobs.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 30, 'copied_jobs', 'd8814666d416fd946be21e4b25a7ddd7210bda90e128d012377acf51c58aae7a');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -283,6 +293,7 @@ BEGIN;
 \ir api/2_limits_wait.sql
 \ir api/3_queue_floors.sql
 \ir api/3_queues.sql
+\ir api/3_queues_copied.sql
 \ir api/3_queues_numbered.sql
 \ir api/3_queues_operate.sql
 \ir api/3_queues_unique.sql
@@ -313,7 +324,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '60597ad686af12b3e5ef8a7bff8d3670cc2c499dd0bf444ba69d1d274e842011')
+VALUES ('api', 0, '0.1.0', 'f8cd3ab6cda99fd6bd28dedd1f523aeb52ee69f4aaf150048178856438c71a70')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

@@ -9,7 +9,7 @@ psycopg 3's, whose protocol is a set of generators that yield what they wait for
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
@@ -97,14 +97,14 @@ class Prepared(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Rows for ``COPY ... FROM STDIN``, in its text format.
+    """Rows for ``COPY ... FROM STDIN``, in its text format, in pieces of many rows.
 
-    ``meanwhile`` is called while the server takes them.
+    The server takes one while the next is asked for, so that other work may be done there. An error
+    there would be one of the transaction.
     """
 
     statement: LiteralString
-    rows: str
-    meanwhile: Callable[[], None] | None = None
+    rows: Iterable[str]
 
     def __iter__(self) -> Generator[Copy, Any, None]:
         """Copy the rows inside a plan: ``yield from copy``."""

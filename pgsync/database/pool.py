@@ -63,9 +63,8 @@ def execute(
     with translated(), connection.cursor(row_factory=tuple_row) as cursor:
         if isinstance(call, Copy):
             with cursor.copy(call.statement) as stream:
-                stream.write(call.rows)
-                if call.meanwhile is not None:
-                    call.meanwhile()
+                for piece in call.rows:
+                    stream.write(piece)
             return None
         cursor.execute(call.statement, call.parameters, binary=_is_binary(call))
         return _read(call, cursor.fetchall())
@@ -85,9 +84,8 @@ async def execute_async(
         async with connection.cursor(row_factory=tuple_row) as cursor:
             if isinstance(call, Copy):
                 async with cursor.copy(call.statement) as stream:
-                    await stream.write(call.rows)
-                    if call.meanwhile is not None:
-                        call.meanwhile()
+                    for piece in call.rows:
+                        await stream.write(piece)
                 return None
             return await _ask_async(cursor, call)
 

@@ -10,7 +10,12 @@ from pgsync.database.drive import drive, drive_async
 from pgsync.database.forks import renew_after_fork
 from pgsync.database.kept import AsyncKeptConnection, KeptConnection
 from pgsync.database.pool import AsyncDatabase, Database
-from pgsync.database.within import run_within, run_within_async
+from pgsync.database.within import (
+    run_within,
+    run_within_async,
+    together_within,
+    together_within_async,
+)
 from pgsync.queues.calls import Enqueued, JobOptions, add_job
 from pgsync.queues.copying import add_alike
 from pgsync.queues.middleware import AroundEnqueue, BeforeEnqueue
@@ -57,18 +62,21 @@ class Enqueuer:
         self, task: str, many_args: Iterable[dict[str, Any]], options: JobOptions, within: Any
     ) -> Any:
         """Add jobs of one task in one transaction, the caller's with ``within``; returns ids."""
-        calls = _alike(task, many_args, options, self.seen)
+        calls = _alike(task, many_args, options, self.seen, ahead=within is None)
         with self._around(task, options.queue):
-            return self._together(calls, within, lasting=False)
+            if within is None:
+                return self._together(calls)
+            with together_within(within):
+                return drive(calls, lambda call: run_within(within, call))
 
     def add_together(self, calls: Enqueuing, within: Any = None) -> Any:
         """Make calls in one transaction, the caller's with ``within``; returns what they return."""
         with self._around(None, None):
-            return self._together(calls, within, lasting=True)
+            if within is None:
+                return self._together(calls)
+            return drive(calls, lambda call: run_within(within, call, lasting=True))
 
-    def _together(self, calls: Enqueuing, within: Any, *, lasting: bool) -> Any:
-        if within is not None:
-            return drive(calls, lambda call: run_within(within, call, lasting=lasting))
+    def _together(self, calls: Enqueuing) -> Any:
         with self._database.connection() as connection, connection.transaction():
             return drive(calls, lambda call: run_within(connection, call))
 
@@ -111,20 +119,23 @@ class AsyncEnqueuer:
         self, task: str, many_args: Iterable[dict[str, Any]], options: JobOptions, within: Any
     ) -> Any:
         """As :meth:`Enqueuer.add_alike`."""
-        calls = _alike(task, many_args, options, self.seen)
+        calls = _alike(task, many_args, options, self.seen, ahead=within is None)
         with self._around(task, options.queue):
-            return await self._together(calls, within, lasting=False)
+            if within is None:
+                return await self._together(calls)
+            async with together_within_async(within):
+                return await drive_async(calls, lambda call: run_within_async(within, call))
 
     async def add_together(self, calls: Enqueuing, within: Any = None) -> Any:
         """As :meth:`Enqueuer.add_together`."""
         with self._around(None, None):
-            return await self._together(calls, within, lasting=True)
-
-    async def _together(self, calls: Enqueuing, within: Any, *, lasting: bool) -> Any:
-        if within is not None:
+            if within is None:
+                return await self._together(calls)
             return await drive_async(
-                calls, lambda call: run_within_async(within, call, lasting=lasting)
+                calls, lambda call: run_within_async(within, call, lasting=True)
             )
+
+    async def _together(self, calls: Enqueuing) -> Any:
         async with self._database.connection() as connection, connection.transaction():
             return await drive_async(calls, lambda call: run_within_async(connection, call))
 
@@ -137,8 +148,13 @@ class AsyncEnqueuer:
 
 
 def _alike(
-    task: str, many_args: Iterable[dict[str, Any]], options: JobOptions, seen: BeforeEnqueue
+    task: str,
+    many_args: Iterable[dict[str, Any]],
+    options: JobOptions,
+    seen: BeforeEnqueue,
+    *,
+    ahead: bool,
 ) -> Enqueuing:
     if seen:
         return add_each((NewJob(task, args, options) for args in many_args), seen)
-    return add_alike(task, many_args, options)
+    return add_alike(task, many_args, options, ahead=ahead)

@@ -15,24 +15,6 @@ $$;
 COMMENT ON FUNCTION pgsync.job_numbers(integer) IS
     'Draws ids of jobs that are to be added.';
 
-CREATE OR REPLACE FUNCTION pgsync.number_jobs(
-    task text, queue text, priority integer, max_attempts integer, count integer, batch bigint DEFAULT NULL,
-    OUT ids bigint[], OUT moment timestamptz
-)
-LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    PERFORM pgsync.check_job(task, '{}', queue, priority, max_attempts, NULL);
-    IF batch IS NOT NULL THEN
-        PERFORM pgsync.add_to_batch(batch, count);
-    END IF;
-    ids := pgsync.job_numbers(count);
-    moment := pgsync.clock();
-END
-$$;
-
-COMMENT ON FUNCTION pgsync.number_jobs(text, text, integer, integer, integer, bigint) IS
-    'Internal: checks and counts jobs that the caller is about to COPY into job_ready, draws their ids, and tells the time.';
-
 CREATE OR REPLACE FUNCTION pgsync.can_be_job(
     task text, args jsonb, queue text, priority integer, max_attempts integer
 ) RETURNS boolean

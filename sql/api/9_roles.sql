@@ -36,7 +36,7 @@ LANGUAGE sql IMMUTABLE AS $$
         hand_over_lock holder_of kept_back lock_token_base lock_transaction may_be_in_the_way
         reap_locks release_guarded_lock release_lock renew_lock restore_lock take_slot try_key
         try_lock try_locks unlock wait_for_key wait_for_lock wait_for_slot wait_lock
-        add_job add_jobs add_numbered_job add_numbered_jobs add_numbered_jobs_again can_be_job
+        add_job add_jobs add_numbered_job add_numbered_jobs add_numbered_jobs_again after_copy before_copy can_be_job
         cancel_job check_job check_job_key check_job_names check_unique end_waiting_job enqueue
         enqueue_all_numbered enqueue_numbered free_unique_keys insert_numbered_jobs job_numbers
         keeps_unique_key limit_queue limits_of_queue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -17,6 +18,8 @@ from sqlalchemy.pool import NullPool
 
 from pgsync import AsyncCoordinator, Coordinator, InvalidArgument
 from pgsync.queues.copying import CHUNK
+from tests.eventually import eventually
+from tests.kernel.conftest import Clock
 
 pytestmark = pytest.mark.core
 
@@ -43,6 +46,7 @@ def count(database: Any) -> int:
 def test_what_is_copied_is_what_was_given(face: Any, database: Any) -> None:
     task = face.task(name="se\tnd\\n", queue="ma\\il\t\nbox", priority=-7, max_attempts=3)(send)
     texts = ["\\N", "\\.", "tab\t", "line\nbreak\r", 'quote"', "\\u0041", "\u00e9\U0001f600", ""]
+    texts += ["\\u0000", '",\\', "pgsync:next"]
     many = [{"n": n, "text": texts[n % len(texts)]} for n in range(200)]
     ids = task.enqueue_many(many)
     rows = database.execute(
@@ -80,6 +84,95 @@ def test_arguments_that_may_be_too_long_are_judged_by_the_server(face: Any, data
     with pytest.raises(InvalidArgument, match="at most 1 MB"):
         task.enqueue_many([numbers, *({"n": n} for n in range(150))])
     assert count(database) == 151
+
+
+def test_any_number_of_jobs_keep_their_order(face: Any, database: Any) -> None:
+    task = face.task()(send)
+    for size in (0, 1, 99, 100, 250, 999, 1_000, 1_001, CHUNK, CHUNK + 1):
+        database.execute("TRUNCATE pgsync.job_ready")
+        ids = task.enqueue_many({"n": n} for n in range(size))
+        rows = "SELECT id, (args ->> 'n')::integer FROM pgsync.job_ready ORDER BY position"
+        assert database.execute(rows).fetchall() == [(ids[n], n) for n in range(size)]
+        assert len(ids) == size
+
+
+def test_ids_are_those_of_the_jobs_where_others_draw_some_meanwhile(
+    face: Any, database: Any
+) -> None:
+    task = face.task()(send)
+    others: list[int] = []
+
+    def drawn() -> int:
+        return int(database.execute("SELECT last_value FROM pgsync.job_id").fetchone()[0])
+
+    def source() -> Iterator[dict[str, Any]]:
+        before = drawn()
+        for n in range(2_500):
+            if n == 2_200:  # A half of the first thousand is on its way.
+                eventually(lambda: drawn() > before + 100)
+                others.append(database.execute("SELECT pgsync.enqueue('send')").fetchone()[0])
+            yield {"n": n}
+
+    ids = task.enqueue_many(source())
+    assert ids[0] < others[0] < ids[999]
+    rows = "SELECT id FROM pgsync.job_ready WHERE args ? 'n' ORDER BY position"
+    assert [job_id for (job_id,) in database.execute(rows)] == ids
+
+
+def test_jobs_are_copied_at_the_time_of_a_clock_that_a_test_has_set(
+    face: Any, database: Any, clock: Clock
+) -> None:
+    clock.move(3_600)
+    ids = face.task()(send).enqueue_many({"n": n} for n in range(200))
+    rows = "SELECT array_agg(id ORDER BY position), created_at, run_at FROM pgsync.job_ready"
+    told = database.execute(f"{rows} GROUP BY created_at, run_at").fetchall()
+    assert told == [(ids, clock.now, clock.now)]
+
+
+_LOOP: list[Any] = []
+_LOOP.append(_LOOP)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"n": 1, "m": 2},
+        {1: 2},
+        {"n": float("nan")},
+        {"n": {1, 2}},
+        {"n": "\0"},
+        {"n": ["\\\0"]},
+        {"n": "\ud800"},
+        {"n": _LOOP},
+        {"n": "x" * (1 << 20)},
+        ["n"],
+        None,
+    ],
+    ids=lambda bad: repr(bad)[:20],
+)
+def test_a_bad_job_among_many_is_refused_as_one_alone_and_nothing_is_added(
+    face: Any, database: Any, bad: Any
+) -> None:
+    task = face.task()(send)
+    with pytest.raises(InvalidArgument) as alone:
+        task.enqueue_many([bad])
+    for place in (150, 1_200):
+        many: list[Any] = [{"n": n} for n in range(1_500)]
+        many[place] = bad
+        with pytest.raises(InvalidArgument) as among_many:
+            task.enqueue_many(many)
+        assert str(among_many.value) == str(alone.value)
+    assert count(database) == 0
+
+
+def test_jobs_with_other_names_of_arguments_are_judged_each(face: Any, database: Any) -> None:
+    task = face.task()(send)
+    kinds: list[dict[str, Any]] = [{"n": 1}, {"text": "a", "n": 2}, Args(3), {"n": 4, "text": None}]
+    many = [kinds[n % 4] for n in range(200)]
+    task.enqueue_many(many)
+    rows = database.execute("SELECT args FROM pgsync.job_ready ORDER BY position").fetchall()
+    assert [args for (args,) in rows] == many
 
 
 def test_options_that_cannot_work_are_refused_in_bulk_too(face: Any, database: Any) -> None:
@@ -121,6 +214,42 @@ def test_a_refused_part_leaves_the_callers_transaction_usable(
             task.enqueue_many([{"n": n} for n in range(CHUNK)] + [{}] * 200, within=database)
         task.enqueue(n=-1, within=database)
     assert count(database) == CHUNK + 1
+
+
+def test_many_jobs_within_a_connection_in_autocommit_mode_are_all_added_or_none(
+    sync: Coordinator, database: Any, dsn: str
+) -> None:
+    task = sync.task()(send)
+    good, bad = [{"n": n} for n in range(CHUNK + 1)], [{"n": n} for n in range(CHUNK)] + [{}] * 200
+    with pytest.raises(InvalidArgument):
+        task.enqueue_many(bad, within=database)
+    assert count(database) == 0
+    assert len(task.enqueue_many(good, within=database)) == count(database) == CHUNK + 1
+
+    async def enqueue() -> None:
+        async with (
+            AsyncCoordinator(dsn) as coordinator,
+            await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
+        ):
+            task = coordinator.task()(send)
+            with pytest.raises(InvalidArgument):
+                await task.enqueue_many(bad, within=connection)
+            await task.enqueue_many(good, within=connection)
+
+    asyncio.run(enqueue())
+    assert count(database) == 2 * (CHUNK + 1)
+
+
+def test_arguments_may_come_from_the_transaction_that_the_jobs_go_in(
+    sync: Coordinator, database: Any
+) -> None:
+    def source() -> Iterator[dict[str, Any]]:
+        for n in range(1_500):
+            yield {"n": n if n % 100 else database.execute("SELECT %s", [n]).fetchone()[0]}
+
+    with database.transaction():
+        ids = sync.task()(send).enqueue_many(source(), within=database)
+    assert len(ids) == count(database) == 1_500
 
 
 def test_a_batch_of_hundreds_counts_each_job_once(face: Any, database: Any) -> None:
