@@ -25,13 +25,12 @@ def drive(steps: Steps[T], run: Callable[[Any], Any] = _no_database) -> T:
         while True:
             try:
                 answer: Any = None
-                match step:
-                    case Sleep(seconds):
-                        time.sleep(seconds)
-                    case Invoke(blocking, _):
-                        answer = blocking()
-                    case _:
-                        answer = run(step)
+                if isinstance(step, Invoke):
+                    answer = step.blocking()
+                elif isinstance(step, Sleep):
+                    time.sleep(step.seconds)
+                else:
+                    answer = run(step)
             except BaseException as error:  # noqa: BLE001 - the plan decides what it means
                 step = steps.throw(error)
             else:
@@ -49,13 +48,12 @@ async def drive_async(steps: Steps[T], run: Callable[[Any], Awaitable[Any]] = _n
         while True:
             try:
                 answer: Any = None
-                match step:
-                    case Sleep(seconds):
-                        await asyncio.sleep(seconds)
-                    case Invoke(_, awaitable):
-                        answer = await awaitable()
-                    case _:
-                        answer = await run(step)
+                if isinstance(step, Invoke):
+                    answer = await step.awaitable()
+                elif isinstance(step, Sleep):
+                    await asyncio.sleep(step.seconds)
+                else:
+                    answer = await run(step)
             except BaseException as error:  # noqa: BLE001 - the plan decides what it means
                 step = steps.throw(error)
             else:
