@@ -146,9 +146,10 @@ def test_the_processes_end_with_a_parent_that_is_killed(pgsync: Any, database: A
     assert workers(database) == []
 
 
+@pytest.mark.timeout(300)
 def test_processes_that_cannot_start_end_the_tree_and_it_says_so(pgsync: Any) -> None:
     tree = pgsync("worker", "--app", "app:sync", "--processes", "2", app=_CANNOT_START)
-    _, errors = tree.communicate(timeout=60)
+    _, errors = tree.communicate(timeout=240)
     assert tree.returncode == 1
     assert "ended before they were ready, 5 times in a row" in errors.splitlines()[-1]
     assert "exit code 3" in errors.splitlines()[-1]
