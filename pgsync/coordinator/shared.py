@@ -32,7 +32,7 @@ from pgsync.operations import (
     OperationOptions,
 )
 from pgsync.queues import JobOptions, TaskDeclaration, TaskOptions, TaskRegistry
-from pgsync.queues.tasks import job_options
+from pgsync.queues.options import job_options
 from pgsync.schedules import Given, ScheduleDeclaration, ScheduleOptions
 
 __all__ = ["CoordinatorFace", "ScheduledTaskOptions", "WorkerOptions"]

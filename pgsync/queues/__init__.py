@@ -15,17 +15,11 @@ from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.front import AsyncQueues, Queues
 from pgsync.queues.job import ENDED, STATES, WAITING, Job
 from pgsync.queues.limits import QueueLimits
+from pgsync.queues.options import JobChanges, TaskOptions
 from pgsync.queues.parameters import Parameters
 from pgsync.queues.retry import Backoff, backoff_from
 from pgsync.queues.sealing import SealedArguments
-from pgsync.queues.tasks import (
-    AsyncTask,
-    JobChanges,
-    Task,
-    TaskDeclaration,
-    TaskOptions,
-    TaskRegistry,
-)
+from pgsync.queues.tasks import AsyncTask, Task, TaskDeclaration, TaskRegistry
 from pgsync.queues.together import BatchState, JobBatch, NewJob
 from pgsync.queues.unique import Unique
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import chain, islice
-from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
-from pgsync.durations import Duration, to_timedelta
+from pgsync.durations import to_timedelta
 from pgsync.errors import InvalidArgument, UnknownTask
 from pgsync.queues.calls import Enqueued, JobOptions
 from pgsync.queues.carried import carrying, check_tags, without_carried
 from pgsync.queues.enqueuer import AsyncEnqueuer, Enqueuer
 from pgsync.queues.job import Job
 from pgsync.queues.middleware import AroundEnqueue, BeforeEnqueue, Middleware, check_middleware
+from pgsync.queues.options import JobChanges, TaskOptions, job_options
 from pgsync.queues.parameters import Parameters
-from pgsync.queues.retry import Backoff, Errors, RetryPolicy, backoff_from, errors_from
+from pgsync.queues.retry import RetryPolicy, backoff_from, errors_from
 from pgsync.queues.together import NewJob, job_ids
-from pgsync.queues.unique import Unique, unique_from
+from pgsync.queues.unique import unique_from
 
-__all__ = ["AsyncTask", "JobChanges", "Task", "TaskDeclaration", "TaskOptions", "TaskRegistry"]
+__all__ = ["AsyncTask", "Task", "TaskDeclaration", "TaskRegistry"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,118 +31,6 @@ M = TypeVar("M", bound=Middleware)
 E = TypeVar("E", bound=Callable[[NewJob], NewJob])
 
 _CHECKED_AT_ONCE = 250
-
-_JOB_OPTIONS = ("queue", "priority", "max_attempts")
-
-
-class JobChanges(TypedDict, total=False):
-    """What can be changed for one job; see :class:`JobOptions`.
-
-    ``delay`` is in seconds from now by the server's clock, ``run_at`` an aware datetime. While a
-    job with the ``unique_key`` is unfinished, another is not added. ``key`` is the job's own
-    concurrency key. It starts when the jobs of ``after`` (ids, or what enqueue() returned) have
-    ended; where one was discarded or cancelled it is cancelled too, unless ``after_failed``.
-    ``batch`` is the batch that a job of that batch adds it to: ``current_job().job.batch``.
-    ``tags`` take the place of the task's own.
-    """
-
-    queue: str | None
-    priority: int | None
-    run_at: datetime | None
-    delay: Duration | None
-    unique_key: str | None
-    max_attempts: int | None
-    key: str | None
-    tenant: str | None
-    unique: Unique | None
-    batch: int | None
-    after: int | Enqueued | Sequence[int | Enqueued] | None
-    after_failed: bool | None
-    tags: Sequence[str] | None
-
-
-class TaskOptions(TypedDict, total=False):
-    """How a task is performed.
-
-    ``name`` defaults to the function's. Lower ``priority`` runs first. After ``max_attempts``
-    failed attempts a job is discarded. ``backoff`` is the delay between attempts: seconds, a list
-    whose last element repeats, or a :class:`Backoff`. An attempt that lasts longer than ``timeout``
-    has failed. With ``run_in="process"`` a blocking handler, which must be a global of a module,
-    runs in a process of its own: on a core of its own, and killed when its time is up.
-
-    A job that fails with an error of ``discard_on``, or with one that is not of ``retry_on`` where
-    that is given, is discarded at once; ``retry(error, attempt)`` returns the delay for the others
-    (seconds or a :class:`Backoff`; None discards). It is not tried again when that would be more
-    than ``retry_until`` (seconds) after its first attempt began, or once ``max_exceptions``
-    attempts have failed: those that ended with their worker's death count for ``max_attempts``
-    only. ``on_discard(job, error)``, blocking or coroutine, is called when a failure, or the death
-    of its worker, has the job discarded.
-
-    ``key`` is the concurrency key of a job: a function of its arguments' dict, or a text in which
-    ``{name}`` stands for an argument. Over all workers at most ``max_running_per_key`` jobs of one
-    key run at once; ``ordered`` ones run one by one, each after the end of the one before. Within a
-    queue the jobs of each ``tenant`` (given as ``key`` is) have their turn. With
-    ``unique`` (True: by all arguments) a second job is not added while there is one.
-
-    With ``encrypt`` only processes that have a key of ``PGSYNC_ARGS_KEYS`` can read the arguments.
-    ``tags`` are words to find its jobs by, readable by all.
-    """
-
-    name: str | None
-    queue: str
-    priority: int
-    max_attempts: int
-    backoff: Backoff | Duration | Sequence[Duration] | None
-    timeout: Duration | None
-    run_in: Literal["process"] | None
-    retry_on: Errors | None
-    discard_on: Errors | None
-    retry: Callable[[BaseException, int], Backoff | Duration | None] | None
-    retry_until: Duration | None
-    max_exceptions: int | None
-    on_discard: Callable[[Job, BaseException], Any] | None
-    key: str | Callable[[dict[str, Any]], str] | None
-    tenant: str | Callable[[dict[str, Any]], str] | None
-    max_running_per_key: int | None
-    ordered: bool
-    unique: Unique | bool | None
-    encrypt: bool
-    tags: Sequence[str]
-
-
-def job_options(options: Mapping[str, Any]) -> JobOptions:
-    """Those of a declaration's options that become its jobs'."""
-    given = {name: options[name] for name in _JOB_OPTIONS if name in options}
-    key, most = options.get("key"), options.get("max_running_per_key")
-    ordered, unique = options.get("ordered", False), options.get("unique")
-    if key is None and (most is not None or ordered):
-        raise InvalidArgument("max_running_per_key and ordered need a key")
-    if most is not None and (not isinstance(most, int) or most < 1 or (ordered and most > 1)):
-        raise InvalidArgument(
-            f"max_running_per_key must be 1 or more, and 1 where jobs run in order; not {most!r}"
-        )
-    if isinstance(key, str):
-        key = partial(_fill_in, "key", key)
-    tenant = options.get("tenant")
-    if isinstance(tenant, str):
-        tenant = partial(_fill_in, "tenant", tenant)
-    return JobOptions(
-        **given,
-        key=key,
-        tenant=tenant,
-        key_limit=most,
-        ordered=ordered,
-        unique=unique_from(unique),
-        encrypt=options.get("encrypt", False),
-        tags=check_tags(options.get("tags", ())),
-    )
-
-
-def _fill_in(what: str, template: str, args: dict[str, Any]) -> str:
-    try:
-        return template.format_map(args)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise InvalidArgument(f"the {what} {template!r} needs an argument: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
