@@ -37,7 +37,7 @@ from tests.faults.process import Orders
 from tests.faults.proxy import Proxy
 from tests.faults.report import Report, run_folder
 from tests.faults.schedule_daemon import ScheduleOrders
-from tests.faults.witness import Witness
+from tests.faults.witness import Outage, witness
 
 __all__ = ["EverythingSettings", "run"]
 
@@ -98,11 +98,11 @@ def run(settings: EverythingSettings) -> Report:
         faults = all_faults(settings.seed, kinds, settings.calm)
         storm = EverythingStorm(pair, proxy, all_crews, faults)
         report.faults = storm.done
-        witness = Witness(lambda: pair.primary.dsn)
+        outages: list[Outage] = []
         try:
             all_crews.start_all()
             _see_all_go_on(pair, crews)
-            with witness:
+            with witness(lambda: pair.primary.dsn) as outages:
                 storm.blow(settings.seconds, least=len(kinds))
             _see_all_go_on(pair, crews)
         except AssertionError as error:
@@ -110,9 +110,7 @@ def run(settings: EverythingSettings) -> Report:
         finally:
             report.violations += all_crews.stop(_STOP_SECONDS)
         histories = {name: ledger.events(crew.folder) for name, crew in crews.items()}
-        violations, figures = check_everything(
-            pair.primary.dsn, graph, histories, after, witness.outages
-        )
+        violations, figures = check_everything(pair.primary.dsn, graph, histories, after, outages)
         report.violations += violations
         report.figures |= figures
     return report

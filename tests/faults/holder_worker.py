@@ -5,22 +5,14 @@ What it does inside it writes down in a transaction that the holder's guard is p
 
 from __future__ import annotations
 
-import random
 import threading
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from pgsync import (
-    ConnectionFailed,
-    Coordinator,
-    LockCapacityError,
-    LockHeld,
-    LockLost,
-    OutcomeUnknown,
-)
+from pgsync import Coordinator
+from tests.faults.guarded_work import GuardedWork
 from tests.faults.history import History
 from tests.faults.process import Orders, begin
 
@@ -43,17 +35,14 @@ class HolderOrders(Orders):
     threads: int = 3
 
 
-class HolderThread:
+class HolderThread(GuardedWork):
     """Goes inside again and again, until it is told to stop."""
 
-    def __init__(self, orders: HolderOrders, name: str, history: History, stop: Any) -> None:
+    def __init__(
+        self, orders: HolderOrders, name: str, history: History, stop: threading.Event
+    ) -> None:
+        super().__init__(orders.dsn, f"{orders.seed}.{name}", name, history, stop)
         self._orders = orders
-        self._name = name
-        self._random = random.Random(f"{orders.seed}.{name}")
-        self._history = history
-        self._stop = stop
-        self._sections = 0
-        self._data: psycopg.Connection[Any] | None = None
 
     def hold_slots(self, sync: Coordinator) -> None:
         """Take a place of the semaphore, be inside, and give it back."""
@@ -65,7 +54,7 @@ class HolderThread:
                 for _ in range(self._random.choice((1, 1, 3))):
                     self._be_inside("slots", place)
 
-        self._again_and_again(turn)
+        self.again_and_again(turn)
 
     def lead(self, sync: Coordinator) -> None:
         """Stand for leadership, do the leader's work, and step down now and then."""
@@ -81,57 +70,26 @@ class HolderThread:
                     else:
                         self._be_inside("leader", lock)
 
-        self._again_and_again(term)
-
-    def _again_and_again(self, turn: Any) -> None:
-        while not self._stop.is_set():
-            try:
-                turn()
-            except (LockHeld, LockLost):
-                continue
-            except (psycopg.Error, ConnectionFailed, OutcomeUnknown, LockCapacityError):
-                self._stop.wait(self._random.uniform(0.01, 0.1))
-            except Exception:  # noqa: BLE001 - the checker reports it, with all it says
-                self._history.add("error", worker=self._name, error=traceback.format_exc())
-                self._stop.wait(0.05)
-        if self._data is not None:
-            self._data.close()
+        self.again_and_again(term)
 
     def _be_inside(self, what: str, lock: Any) -> None:
-        self._sections += 1
-        section = f"{self._name}.{self._sections}"
         stay = self._random.uniform(0.0, 0.01)
         if self._random.random() < _LONG_STAYS:
             stay = self._random.uniform(0.5, 1.5) * self._orders.ttl
         guard_first = self._random.random() < 0.5
-        outcome, token = "failed", lock.token
-        data = self._connection()
-        try:
+
+        def write(data: psycopg.Connection[Any], section: str) -> dict[str, Any]:
             entered = data.execute(_ENTER).fetchone()
             assert entered is not None
             if guard_first:
                 lock.guard(data)
             self._stop.wait(stay)
-            data.execute(_WRITE, [section, what, token, self._name, *entered])
+            data.execute(_WRITE, [section, what, lock.token, self._name, *entered])
             if not guard_first:
                 lock.guard(data)
-            outcome = "unknown"
-            data.commit()
-            outcome = "acknowledged"
-        except LockLost:
-            outcome = "refused"
-            data.rollback()
-            raise
-        except Exception:
-            data.close()
-            raise
-        finally:
-            self._history.add(outcome, worker=self._name, section=section, what=what)
+            return {}
 
-    def _connection(self) -> psycopg.Connection[Any]:
-        if self._data is None or self._data.closed:
-            self._data = psycopg.connect(self._orders.dsn, application_name="holder data")
-        return self._data
+        self.commit(write, what=what)
 
 
 def main(orders: HolderOrders) -> None:

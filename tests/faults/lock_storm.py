@@ -35,7 +35,7 @@ class LockStorm(Storm):
             "freeze the holder": lambda fault: self.freeze(self._holder_place(fault), fault),
             "end a lock session": lambda fault: self.end("pgsync locks%", fault),
             "end the holder's session": self._end_holder,
-            "end a data session": lambda fault: self.end("counter data", fault),
+            "end a data session": lambda fault: self.end("guarded data", fault),
         }
 
     def _holder_place(self, fault: Fault) -> int:

@@ -6,24 +6,16 @@ one. What happened is appended to a history file, a line at a time, so that it o
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from pgsync import (
-    ConnectionFailed,
-    Coordinator,
-    LockCapacityError,
-    LockHeld,
-    LockLost,
-    OutcomeUnknown,
-)
+from pgsync import Coordinator, LockHeld, LockLost
+from tests.faults.guarded_work import GuardedWork
 from tests.faults.history import History
 from tests.faults.process import Orders, begin
 
@@ -47,7 +39,7 @@ class LockOrders(Orders):
     threads: int
 
 
-class CounterThread:
+class CounterThread(GuardedWork):
     """Takes the lock, raises the counter, again and again until it is told to stop."""
 
     def __init__(
@@ -58,30 +50,15 @@ class CounterThread:
         history: History,
         stop: threading.Event,
     ) -> None:
+        name, seed = f"{orders.name}.{number}", f"{orders.seed}.{number}"
+        super().__init__(orders.dsn, seed, name, history, stop)
         self._orders = orders
-        self._name = f"{orders.name}.{number}"
-        self._random = random.Random(f"{orders.seed}.{number}")
         self._sync = sync
-        self._history = history
-        self._stop = stop
         self._gate = Path(orders.gate) if orders.gate and number == 0 else None
-        self._sections = 0
-        self._data: psycopg.Connection[Any] | None = None
 
     def run(self) -> None:
-        """Work until told to stop; whatever is not expected is recorded, and work goes on."""
-        while not self._stop.is_set():
-            try:
-                self._take_turn()
-            except LockLost:
-                continue
-            except (psycopg.Error, ConnectionFailed, OutcomeUnknown, LockCapacityError):
-                self._stop.wait(self._random.uniform(0.005, 0.05))
-            except Exception:  # noqa: BLE001 - the checker reports it, with all it says
-                self._history.add("error", worker=self._name, error=traceback.format_exc())
-                self._stop.wait(0.05)
-        if self._data is not None:
-            self._data.close()
+        """Work until told to stop."""
+        self.again_and_again(self._take_turn)
 
     def _take_turn(self) -> None:
         long_pause = self._random.random() < _LONG_PAUSES
@@ -112,9 +89,7 @@ class CounterThread:
             self._history.add("released", worker=self._name, token=token, kept=lock.release())
 
     def _section(self, lock: Any, long_pause: bool) -> None:
-        """One protected section; its outcome is recorded when it is known."""
-        self._sections += 1
-        section = f"{self._name}.{self._sections}"
+        """One protected section."""
         moment = self._random.choice(_GUARD_MOMENTS) if self._orders.guarded else None
         by_sql = self._random.random() < 0.5
         if moment and self._gate:
@@ -124,10 +99,8 @@ class CounterThread:
         pause = self._random.uniform(0, 0.002)
         if long_pause:
             pause = self._random.uniform(0.5, 1.5) * self._orders.ttl
-        outcome = "failed"  # before COMMIT is sent an error means that nothing was committed
-        value = None
-        data = self._connection()
-        try:
+
+        def raise_counter(data: psycopg.Connection[Any], section: str) -> dict[str, Any]:
             if moment == "before the read":
                 _guard(lock, data, by_sql)
             read, entered = _row(data.execute("SELECT value, clock_timestamp() FROM counter"))
@@ -143,18 +116,9 @@ class CounterThread:
             )
             if moment == "last":
                 _guard(lock, data, by_sql)
-            outcome = "unknown"
-            data.commit()
-            outcome = "acknowledged"
-        except LockLost:
-            outcome = "refused"
-            data.rollback()
-            raise
-        except Exception:
-            data.close()
-            raise
-        finally:
-            self._history.add(outcome, worker=self._name, section=section, value=value)
+            return {"value": value}
+
+        self.commit(raise_counter)
 
     def _pause(self, section: str, seconds: float) -> None:
         if self._gate is not None:
@@ -164,11 +128,6 @@ class CounterThread:
                 time.sleep(0.01)
         else:
             time.sleep(seconds)
-
-    def _connection(self) -> psycopg.Connection[Any]:
-        if self._data is None or self._data.closed:
-            self._data = psycopg.connect(self._orders.dsn, application_name="counter data")
-        return self._data
 
 
 def _guard(lock: Any, data: psycopg.Connection[Any], by_sql: bool) -> None:

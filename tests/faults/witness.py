@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import Self
 
 import psycopg
 
 from pgsync import ConnectionFailed
 
-__all__ = ["Outage", "Witness", "lags_while_up"]
+__all__ = ["Outage", "lags_while_up", "witness"]
 
 Outage = tuple[datetime, datetime]
 """From the last commit before it to the first after it."""
@@ -21,48 +20,41 @@ _EVERY_SECONDS = 0.1
 _AWAY = timedelta(seconds=1)
 
 
-class Witness:
-    """Commits, on a connection of its own each time, to whichever server ``dsn`` returns."""
+@contextmanager
+def witness(dsn: Callable[[], str]) -> Iterator[list[Outage]]:
+    """Commits all the time, to whichever server ``dsn`` returns; the outages that it saw."""
+    outages: list[Outage] = []
+    ended = threading.Event()
 
-    def __init__(self, dsn: Callable[[], str]) -> None:
-        self._dsn = dsn
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="witness")
-        self.outages: list[Outage] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _look(self) -> None:
+    def look() -> None:
         last = datetime.now(UTC)
-        while not self._ended.wait(_EVERY_SECONDS):
-            if not self._commits():
+        while not ended.wait(_EVERY_SECONDS):
+            if not _commits(dsn):
                 continue
             now = datetime.now(UTC)
             if now - last > _AWAY:
-                self.outages.append((last, now))
+                outages.append((last, now))
             last = now
 
-    def _commits(self) -> bool:
-        try:
-            with psycopg.connect(
-                self._dsn(), connect_timeout=2, options="-c statement_timeout=5s"
-            ) as connection:
-                # A logged write, for which the standby is waited too.
-                connection.execute("SELECT pg_logical_emit_message(true, 'witness', '')")
-        except (psycopg.Error, ConnectionFailed):  # it may not even have an address
-            return False
-        return True
+    thread = threading.Thread(target=look, name="witness")
+    thread.start()
+    try:
+        yield outages
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _commits(dsn: Callable[[], str]) -> bool:
+    try:
+        with psycopg.connect(
+            dsn(), connect_timeout=2, options="-c statement_timeout=5s"
+        ) as connection:
+            # A logged write, for which the standby is waited too.
+            connection.execute("SELECT pg_logical_emit_message(true, 'witness', '')")
+    except (psycopg.Error, ConnectionFailed):  # it may not even have an address
+        return False
+    return True
 
 
 def lags_while_up(fires: Iterable[tuple[datetime, datetime]], outages: list[Outage]) -> list[float]:
