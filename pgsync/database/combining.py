@@ -79,7 +79,7 @@ class Combiner(Generic[P]):
 
     ``serve`` answers each of a list of parties, in the thread of one of them; together they weigh
     at most ``most``, unless it is only one. Where it ``gathers``, whoever asks next waits for those
-    who were answered together in the last round trip, half of what that took at most, since else
+    who were answered together in the last round trip, as long as that took at most, since else
     they would go one first and the rest after. Who comes alone still waits for nobody.
     """
 
@@ -198,7 +198,7 @@ class Combiner(Generic[P]):
             party.stand()
             self._gathering = party
         try:
-            party.wait(self._took / 2)
+            party.wait(self._took)
         finally:
             with self._mutex:
                 self._gathering = None

@@ -6,6 +6,7 @@ Why nothing is added twice: ``docs/decisions/0010-jobs-are-numbered-before-they-
 from __future__ import annotations
 
 import random
+import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 import psycopg
 
-from pgsync.database.calls import Call, Sleep, Steps, nothing, scalar
+from pgsync.database.calls import Call, Prepared, Sleep, Steps, nothing, scalar
 from pgsync.database.combining import Party
 from pgsync.database.json import to_json
 from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
@@ -29,6 +30,10 @@ T = TypeVar("T")
 _PATIENCE = 30.0
 _FRESH_SECONDS = 1.0
 _BYTES_A_UNIT = 10_000
+
+# Bytes of a prepared statement's parameters, which are sent at once: any socket takes so much.
+_MOST_AT_ONCE = 4_096
+_BIGINT, _INTEGER, _TRUE = struct.Struct("!q"), struct.Struct("!i"), b"\1"
 
 
 class NumberedJob(Party):
@@ -171,20 +176,51 @@ def _draw(count: int) -> Call[list[int]]:
     return Call("SELECT pgsync.job_numbers(%(count)s)", {"count": count}, scalar)
 
 
-def _add_one(job: NumberedJob, job_id: int) -> Call[_Added]:
+def _add_one(job: NumberedJob, job_id: int) -> Steps[_Added]:
+    at_once = _add_at_once(job, job_id)
+    if at_once is not None:
+        added = yield from at_once
+        if added is not None:
+            return added
     queue = job.options.queue
-    return Call(
-        "SELECT e.next, e.awaited FROM pgsync.enqueue_numbered(%(id)s::bigint, %(task)s,"
-        " %(args)s::jsonb, %(queue)s, %(priority)s::integer, %(max_attempts)s::integer) AS e",
-        {
-            "id": job_id,
-            "task": job.task,
-            "args": job.text,
-            "queue": queue,
-            "priority": job.options.priority,
-            "max_attempts": job.options.max_attempts,
-        },
-        lambda row: _Added([row[0]], [queue] if row[1] else []),
+    return (
+        yield from Call(
+            "SELECT e.next, e.awaited FROM pgsync.enqueue_numbered(%(id)s::bigint, %(task)s,"
+            " %(args)s::jsonb, %(queue)s, %(priority)s::integer, %(max_attempts)s::integer) AS e",
+            {
+                "id": job_id,
+                "task": job.task,
+                "args": job.text,
+                "queue": queue,
+                "priority": job.options.priority,
+                "max_attempts": job.options.max_attempts,
+            },
+            lambda row: _Added([row[0]], [queue] if row[1] else []),
+        )
+    )
+
+
+def _add_at_once(job: NumberedJob, job_id: int) -> Prepared[_Added] | None:
+    """The same, prepared; None for what must go the ordinary way, which tells what is wrong."""
+    queue = job.options.queue
+    try:
+        parameters = (
+            _BIGINT.pack(job_id),
+            job.task.encode(),
+            b"\1" + job.text.encode(),  # jsonb in the version 1 of its binary form
+            queue.encode(),
+            _INTEGER.pack(job.options.priority),
+            _INTEGER.pack(job.options.max_attempts),
+        )
+    except (AttributeError, struct.error, UnicodeEncodeError):
+        return None
+    if sum(map(len, parameters)) > _MOST_AT_ONCE:
+        return None
+    return Prepared(
+        "enqueue_numbered",
+        "SELECT e.next, e.awaited FROM pgsync.enqueue_numbered($1, $2, $3, $4, $5, $6) AS e",
+        parameters,
+        lambda rows: _Added([*_BIGINT.unpack(rows[0][0])], [queue] if rows[0][1] == _TRUE else []),
     )
 
 

@@ -283,3 +283,33 @@ def test_a_child_forked_while_another_thread_enqueues_enqueues_by_itself(
     assert done.stdout == b"0\n"
     rows = database.execute("SELECT (args ->> 'n')::int FROM pgsync.job_ready ORDER BY 1")
     assert rows.fetchall() == [(0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize("size", [0, 2_000, 5_000, 300_000])
+def test_a_job_that_goes_alone_is_as_it_was_given(face: Any, size: int) -> None:
+    task = face.task(queue="mail", priority=-3, max_attempts=7)(send)
+    for n in (1, 2):
+        job = face.job(task.enqueue(n=n, text="é" * size).id)
+        assert job.args == {"n": n, "text": "é" * size}
+        assert (job.task, job.queue, job.priority, job.max_attempts) == ("send", "mail", -3, 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"priority": 1 << 40}, "priority|out of range"),
+        ({"priority": 40_000}, "priority must be"),
+        ({"max_attempts": 0}, "max_attempts must be"),
+        ({"queue": "q" * 2_000}, "queue must have at most"),
+        ({"queue": "nul\0"}, "NUL"),
+        ({"queue": "\ud800"}, "surrogate"),
+    ],
+)
+def test_a_bad_job_that_goes_alone_is_told_why(
+    face: Any, options: dict[str, Any], words: str
+) -> None:
+    task = face.task()(send)
+    for n in (1, 2):
+        with pytest.raises(InvalidArgument, match=words):
+            task.options(**options).enqueue(n=n)
+        assert task.enqueue(n=n).added
