@@ -55,8 +55,9 @@ CLAIMS: Sequence[Claim] = (
         "pgsync",
         ("INSERT + commit",),
         0.9,
-        why="The server checks the job, draws a number for the next and looks for workers to wake: "
-        "[decision 10](decisions/0010-jobs-are-numbered-before-they-are-added.md).",
+        why="Processor time of both ends, in equal parts: the server checks the job, looks for "
+        "late requests and for workers to wake, and Python makes the job and its JSON "
+        "([decision 10](decisions/0010-jobs-are-numbered-before-they-are-added.md)).",
     ),
     Claim(
         "enqueue one, 8 threads of one process",
@@ -64,8 +65,8 @@ CLAIMS: Sequence[Claim] = (
         "pgsync",
         ("INSERT + commit, 8 connections",),
         2,
-        why="What is won is the commit that 8 threads share; where the disk is slow, 8 connections "
-        "share its writes too "
+        why="What is won is the commit that 8 threads share; what limits it is the switching "
+        "between them, and one processor for Python "
         "([decision 10](decisions/0010-jobs-are-numbered-before-they-are-added.md)).",
     ),
     Claim(

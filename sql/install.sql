@@ -324,7 +324,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'f8cd3ab6cda99fd6bd28dedd1f523aeb52ee69f4aaf150048178856438c71a70')
+VALUES ('api', 0, '0.1.0', '990d62cade52ec9f9fde082054aa37e1620e091b3f33cc2ffc8bf656e302878b')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

@@ -67,9 +67,14 @@ class JobOptions:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it has nothing beyond a place and a time."""
+        """Whether it has nothing beyond a place, a time and a unique key of its own."""
         rest = (self.key, self.unique, self.batch, self.after, self.lock, self.tenant)
         return all(option is None for option in rest)
+
+    @property
+    def is_place_and_time(self) -> bool:
+        """Whether it has nothing beyond a place and a time: no unique key either."""
+        return self.is_plain and self.unique_key is None
 
     @property
     def is_place(self) -> bool:

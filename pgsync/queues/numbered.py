@@ -55,9 +55,10 @@ def numbered(job: NewJob) -> NumberedJob | None:
     Raises:
         InvalidArgument: if JSON cannot say its arguments, or they have more than 1 MB.
     """
-    if not job.options.is_place:
+    options = job.options
+    if not (options.is_place or options.is_place_and_time):
         return None
-    return NumberedJob(job.task, args_text(job.args, job.task, job.options), job.options)
+    return NumberedJob(job.task, args_text(job.args, job.task, options), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ def adding(jobs: Sequence[NumberedJob], numbers: Numbers) -> Steps[None]:
 
 def _add(jobs: Sequence[NumberedJob], ids: list[int], numbers: Numbers) -> Steps[None]:
     try:
-        added = yield from (_add_one(jobs[0], ids[0]) if len(jobs) == 1 else _add_all(jobs, ids))
+        added = yield from (
+            _add_one(jobs[0], ids[0]) if _is_one_for_now(jobs) else _add_all(jobs, ids)
+        )
     except OutcomeUnknown as lost:
         yield from _ask_again(jobs, ids, lost)
     except (KeyboardInterrupt, SystemExit):
@@ -174,6 +177,10 @@ def _fail(jobs: Sequence[NumberedJob], error: Exception) -> None:
 
 def _draw(count: int) -> Call[list[int]]:
     return Call("SELECT pgsync.job_numbers(%(count)s)", {"count": count}, scalar)
+
+
+def _is_one_for_now(jobs: Sequence[NumberedJob]) -> bool:
+    return len(jobs) == 1 and jobs[0].options.is_place
 
 
 def _add_one(job: NumberedJob, job_id: int) -> Steps[_Added]:
@@ -249,8 +256,19 @@ def _listed(jobs: Sequence[NumberedJob], ids: list[int]) -> str:
     for job, job_id in zip(jobs, ids, strict=True):
         options = job.options
         task, place = _around(job.task, options.queue, options.priority, options.max_attempts)
-        rows.append(f"[{job_id},{task},{job.text},{place}]")
+        time = "" if options.is_place else _time(options)
+        rows.append(f"[{job_id},{task},{job.text},{place}{time}]")
     return f"[{','.join(rows)}]"
+
+
+def _time(options: JobOptions) -> str:
+    """What is behind the place of a job that waits for its time, as JSON."""
+    run_at, delay = options.run_at, options.delay
+    at = None if run_at is None else run_at.isoformat()
+    after = (
+        None if delay is None else f"{delay.days} days {delay.seconds}.{delay.microseconds:06} s"
+    )
+    return "," + to_json([at, after], "the time")[1:-1]
 
 
 @lru_cache(1024)

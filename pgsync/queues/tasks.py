@@ -310,8 +310,8 @@ class Task(_TaskFace[P, R]):
             InvalidArgument: if the handler does not take these arguments, or JSON cannot say them.
             ConnectionFailed: if no connection can be had in 30 seconds.
             OutcomeUnknown: if the connection breaks before the answer, and asking again on others
-                for 30 seconds brings none. Jobs with an option beyond queue, priority and
-                max_attempts are not asked for again.
+                for 30 seconds brings none. Jobs with an option beyond queue, priority,
+                max_attempts, delay, run_at and tags are not asked for again.
         """
         return self._enqueuer.add(self._job(args), within)
 

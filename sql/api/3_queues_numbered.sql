@@ -51,24 +51,45 @@ $$;
 COMMENT ON FUNCTION pgsync.enqueue_numbered(bigint, text, jsonb, text, integer, integer) IS
     'Enqueues a job, to run at once, under an id drawn before. Returns an id for the next, and whether wake_workers is to be called when this is committed.';
 
+CREATE OR REPLACE FUNCTION pgsync.job_due(job jsonb, moment timestamptz) RETURNS timestamptz
+LANGUAGE sql STABLE
+RETURN coalesce((job ->> 6)::timestamptz, moment + (job ->> 7)::interval, moment);
+
+COMMENT ON FUNCTION pgsync.job_due(jsonb, timestamptz) IS
+    'Internal: when a job that insert_numbered_jobs is given is to run.';
+
 CREATE OR REPLACE FUNCTION pgsync.insert_numbered_jobs(jobs jsonb) RETURNS text[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     moment timestamptz := pgsync.clock();
-    inserted integer;
+    ready integer;
+    scheduled integer := 0;
 BEGIN
     INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
-    SELECT (j ->> 0)::bigint, j ->> 3, j ->> 1, j -> 2, (j ->> 4)::integer, 0, (j ->> 5)::integer, moment, moment
+    SELECT (j ->> 0)::bigint, j ->> 3, j ->> 1, j -> 2, (j ->> 4)::integer, 0, (j ->> 5)::integer, moment,
+           pgsync.job_due(j, moment)
     FROM jsonb_array_elements(jobs) AS j
-    WHERE pgsync.can_be_job(j ->> 1, j -> 2, j ->> 3, (j ->> 4)::integer, (j ->> 5)::integer);
-    GET DIAGNOSTICS inserted = ROW_COUNT;
-    IF inserted <> jsonb_array_length(jobs) THEN
+    WHERE pgsync.can_be_job(j ->> 1, j -> 2, j ->> 3, (j ->> 4)::integer, (j ->> 5)::integer)
+      AND pgsync.job_due(j, moment) <= moment;
+    GET DIAGNOSTICS ready = ROW_COUNT;
+    IF ready <> jsonb_array_length(jobs) THEN
+        INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at, state)
+        SELECT (j ->> 0)::bigint, j ->> 3, j ->> 1, j -> 2, (j ->> 4)::integer, 0, (j ->> 5)::integer, moment,
+               greatest(pgsync.job_due(j, moment), pgsync.clock()), 'scheduled'
+        FROM jsonb_array_elements(jobs) AS j
+        WHERE pgsync.can_be_job(j ->> 1, j -> 2, j ->> 3, (j ->> 4)::integer, (j ->> 5)::integer)
+          AND pgsync.job_due(j, moment) > moment;
+        GET DIAGNOSTICS scheduled = ROW_COUNT;
+    END IF;
+    IF ready + scheduled <> jsonb_array_length(jobs) THEN
         PERFORM pgsync.check_job(j ->> 1, j -> 2, j ->> 3, (j ->> 4)::integer, (j ->> 5)::integer, NULL)
         FROM jsonb_array_elements(jobs) AS j;
     END IF;
     IF EXISTS (SELECT FROM pgsync.worker AS w WHERE w.idle) THEN
         RETURN ARRAY(
-            SELECT d.queue FROM (SELECT DISTINCT j ->> 3 FROM jsonb_array_elements(jobs) AS j) AS d (queue)
+            SELECT d.queue FROM (
+                SELECT DISTINCT j ->> 3 FROM jsonb_array_elements(jobs) AS j
+                WHERE pgsync.job_due(j, moment) <= moment) AS d (queue)
             WHERE pgsync.worker_waits(d.queue));
     END IF;
     RETURN '{}';
@@ -76,7 +97,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.insert_numbered_jobs(jsonb) IS
-    'Internal: adds jobs that are each [id, task, args, queue, priority, max_attempts]. Returns the queues of which workers wait.';
+    'Internal: adds jobs that are each [id, task, args, queue, priority, max_attempts], and [..., run_at, delay] where they wait for their time, of which one is null. Returns the queues of which workers wait.';
 
 CREATE OR REPLACE FUNCTION pgsync.enqueue_all_numbered(jobs jsonb, OUT next bigint[], OUT awaited text[])
 LANGUAGE plpgsql VOLATILE AS $$
@@ -92,7 +113,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.enqueue_all_numbered(jsonb) IS
-    'Enqueues jobs, to run at once, under ids drawn before: each is [id, task, args, queue, priority, max_attempts]. Returns as many ids for the next, and the queues for which wake_workers is to be called when this is committed.';
+    'Enqueues jobs under ids drawn before: each is [id, task, args, queue, priority, max_attempts], and [..., run_at, delay] where it waits for its time, of which one is null. Returns as many ids for the next, and the queues for which wake_workers is to be called when this is committed.';
 
 CREATE OR REPLACE FUNCTION pgsync.add_numbered_jobs_again(jobs jsonb) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE AS $$
@@ -109,7 +130,15 @@ BEGIN
     DELETE FROM pgsync.job_asked_again AS a WHERE a.at < moment - interval '1 day';
     -- From here on a first request that comes late adds nothing.
     INSERT INTO pgsync.job_asked_again (id, at) VALUES (first, moment) ON CONFLICT (id) DO NOTHING;
-    -- One that is under way has this id in its transaction: this waits for that to end.
+    -- One that is under way has this id in its transaction: this waits for that to end. In this order,
+    -- which is that of promote_due_jobs.
+    IF jsonb_array_length(jobs -> 0) > 6 THEN
+        INSERT INTO pgsync.job_scheduled (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at, state)
+        VALUES (first, '', '', '{}', 0, 0, 0, moment, 'infinity', 'scheduled') ON CONFLICT (id) DO NOTHING;
+        IF FOUND THEN
+            DELETE FROM pgsync.job_scheduled AS s WHERE s.id = first;
+        END IF;
+    END IF;
     INSERT INTO pgsync.job_ready (id, queue, task, args, priority, attempt, max_attempts, created_at, run_at)
     VALUES (first, '', '', '{}', 0, 0, 0, moment, moment) ON CONFLICT (id) DO NOTHING;
     IF FOUND THEN

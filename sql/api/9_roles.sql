@@ -38,8 +38,8 @@ LANGUAGE sql IMMUTABLE AS $$
         try_lock try_locks unlock wait_for_key wait_for_lock wait_for_slot wait_lock
         add_job add_jobs add_numbered_job add_numbered_jobs add_numbered_jobs_again after_copy before_copy can_be_job
         cancel_job check_job check_job_key check_job_names check_unique end_waiting_job enqueue
-        enqueue_all_numbered enqueue_numbered free_unique_keys insert_numbered_jobs job_numbers
-        keeps_unique_key limit_queue limits_of_queue
+        enqueue_all_numbered enqueue_numbered free_unique_keys insert_numbered_jobs job_due
+        job_numbers keeps_unique_key limit_queue limits_of_queue
         notify_workers number_jobs promote_due_jobs replace_job reschedule_job take_unique_key
         wake_workers worker_waits
         add_schedule check_schedule check_schedule_options declare_schedule declare_schedules

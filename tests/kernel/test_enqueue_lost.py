@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -15,6 +16,17 @@ from tests.faces import Blocking
 from tests.relay import Relay
 
 pytestmark = pytest.mark.core
+
+
+when = pytest.mark.parametrize(
+    ("options", "table"),
+    [
+        ({}, "job_ready"),
+        ({"delay": 600}, "job_scheduled"),
+        ({"run_at": datetime(2020, 1, 1, tzinfo=UTC)}, "job_ready"),
+    ],
+    ids=["at once", "later", "due before"],
+)
 
 
 def send(n: int) -> None:
@@ -46,8 +58,11 @@ def jobs(database: Any) -> list[tuple[int, int]]:
     return rows
 
 
-def test_a_job_whose_answer_was_lost_is_there_once(far: Any, relay: Relay, database: Any) -> None:
-    task = far.task()(send)
+@when
+def test_a_job_whose_answer_was_lost_is_there_once(
+    far: Any, relay: Relay, database: Any, options: dict[str, Any], table: str
+) -> None:
+    task = far.task()(send).options(**options)
     first = task.enqueue(n=1)
     relay.lose_next_answer()
     second = task.enqueue(n=2)
@@ -55,6 +70,7 @@ def test_a_job_whose_answer_was_lost_is_there_once(far: Any, relay: Relay, datab
     assert second.added
     assert jobs(database) == [(first.id, 1), (second.id, 2), (third.id, 3)]
     assert database.execute("SELECT id FROM pgsync.job_asked_again").fetchall() == [(second.id,)]
+    assert database.execute(f"SELECT count(*) FROM pgsync.{table}").fetchone() == (3,)
 
 
 def test_a_job_that_has_run_meanwhile_is_not_added_anew(
@@ -80,14 +96,17 @@ def test_a_job_that_has_run_meanwhile_is_not_added_anew(
     assert [job for job in jobs(database) if job[1] == 2] == [(second.id, 2)]
 
 
-def test_a_request_that_comes_late_adds_nothing(far: Any, relay: Relay, database: Any) -> None:
-    task = far.task()(send)
+@when
+def test_a_request_that_comes_late_adds_nothing(
+    far: Any, relay: Relay, database: Any, options: dict[str, Any], table: str
+) -> None:
+    task = far.task()(send).options(**options)
     task.enqueue(n=1)
     relay.keep_next_request()
     second = task.enqueue(n=2)
     # Its id is free again in the table where the late request would write it.
     assert database.execute(
-        "WITH gone AS (DELETE FROM pgsync.job_ready WHERE id = %s RETURNING *)"
+        f"WITH gone AS (DELETE FROM pgsync.{table} WHERE id = %s RETURNING *)"
         " INSERT INTO pgsync.job_finished (id, queue, task, args, state, priority, attempt,"
         " max_attempts, created_at, run_at, finished_at) SELECT id, queue, task, args, 'completed',"
         " 0, 1, 5, created_at, run_at, now() FROM gone RETURNING id",
@@ -100,17 +119,18 @@ def test_a_request_that_comes_late_adds_nothing(far: Any, relay: Relay, database
     assert [job for job in jobs(database) if job[1] == 2] == [(second.id, 2)]
 
 
+@when
 def test_a_request_that_is_still_under_way_is_waited_for(
-    far: Any, relay: Relay, database: Any
+    far: Any, relay: Relay, database: Any, options: dict[str, Any], table: str
 ) -> None:
-    task = far.task()(send)
+    task = far.task()(send).options(**options)
     task.enqueue(n=1)
     database.execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
         " IF new.task = 'send' THEN PERFORM pg_sleep(0.5); END IF; RETURN NULL; END$$"
     )
     database.execute(
-        "CREATE TRIGGER slow AFTER INSERT ON pgsync.job_ready FOR EACH ROW EXECUTE FUNCTION slow()"
+        f"CREATE TRIGGER slow AFTER INSERT ON pgsync.{table} FOR EACH ROW EXECUTE FUNCTION slow()"
     )
     relay.cut_after_next_request()
     second = task.enqueue(n=2)

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
@@ -94,6 +95,37 @@ def test_what_is_enqueued_meanwhile_shares_a_commit(face: Any, dsn: str, databas
         ("other", "default", 7),
     ]
     assert jobs[9].args["text"] == 'line\nbreak, "quote" and \\ and \u00e9'
+
+
+def test_jobs_for_later_share_the_commit(face: Any, dsn: str, database: Any) -> None:
+    task = face.task()(send)
+    at = datetime(2999, 3, 29, 2, 30, 0, 17, tzinfo=timezone(timedelta(hours=2)))
+    past = at.replace(year=2020)
+    answers = enqueue_together(
+        dsn,
+        database,
+        lambda: task.enqueue(n=0),
+        [
+            lambda: task.enqueue(n=1),
+            lambda: task.options(delay=timedelta(days=2, microseconds=500)).enqueue(n=2),
+            lambda: task.options(run_at=at, queue="mail", priority=3).enqueue(n=3),
+            lambda: task.options(run_at=past).enqueue(n=4),
+            lambda: task.options(run_at=at, queue="q" * 2_000).enqueue(n=5),
+            lambda: task.options(delay=0).enqueue(n=6),
+        ],
+        1,
+    )
+    assert "queue must have at most" in str(answers.pop(5))
+    rows = database.execute(
+        "SELECT (args ->> 'n')::int, id, state, queue, priority, run_at, run_at - created_at"
+        " FROM pgsync.jobs ORDER BY 1"
+    ).fetchall()
+    assert [row[1] for row in rows] == [answer.id for answer in answers]
+    states = ["available", "available", "scheduled", "scheduled", "available", "available"]
+    assert [row[2] for row in rows] == states
+    assert timedelta(0) <= rows[2][6] - timedelta(days=2, microseconds=500) < timedelta(minutes=1)
+    assert rows[3][3:6] == ("mail", 3, at)
+    assert rows[4][5] == past
 
 
 def test_a_bad_job_fails_none_of_its_neighbours(face: Any, dsn: str, database: Any) -> None:
