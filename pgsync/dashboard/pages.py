@@ -30,6 +30,7 @@ Reader = Callable[[Read, Request], Awaitable[dict[str, Any]]]
 _MOST_IDS = 1000
 _A_PAGE = 50
 _MOST_FOUND = 500
+_LOOK = 10_000  # so many jobs of each state a search looks at, the newest
 _LIST_JOBS = """
 SELECT j.id, j.queue, j.task, j.state, j.args, j.attempt, j.max_attempts, j.created_at, j.run_at,
        j.started_at, j.finished_at, j.errors -> -1 ->> 'error' AS error,
@@ -54,17 +55,9 @@ async def _jobs(read: Read, request: Request) -> dict[str, Any]:
     wanted = JobFilter.of(request.query_params)
     before = id_in_query(request, "before")
     given = wanted.as_json()
-    found = await read.row(
-        "SELECT f.ids, f.next_before, f.looked_at_all"
-        " FROM pgsync.find_jobs(%(filter)s::jsonb, %(before)s, %(most)s) AS f",
-        {
-            "filter": json.dumps(given),
-            "before": before,
-            # All that there are, or the states alone, are no finding worth a count.
-            "most": _MOST_FOUND if given.keys() - {"states"} else _A_PAGE,
-        },
-    )
-    assert found is not None
+    # All that there are, or the states alone, are no finding worth a count.
+    most = _MOST_FOUND if given.keys() - {"states"} else _A_PAGE
+    found = await _find(read, given, most, before)
     shown = found["ids"][:_A_PAGE]
     more = len(found["ids"]) > _A_PAGE
     return {
@@ -76,6 +69,7 @@ async def _jobs(read: Read, request: Request) -> dict[str, Any]:
         "before": before,
         "more": more or len(shown) == _A_PAGE,
         "next_before": shown[-1] if more else found["next_before"],
+        "look": _LOOK,
         "looked_at_all": found["looked_at_all"],
         "queue_names": await read_queue_names(read),
     }
@@ -91,11 +85,7 @@ async def _confirm(read: Read, request: Request) -> dict[str, Any]:
         states.remove("scheduled")
     found = None
     if states:
-        found = await read.row(
-            "SELECT f.ids, f.looked_at_all"
-            " FROM pgsync.find_jobs(%(filter)s::jsonb, most => %(most)s) AS f",
-            {"filter": json.dumps({**wanted.as_json(), "states": states}), "most": _MOST_IDS},
-        )
+        found = await _find(read, {**wanted.as_json(), "states": states}, _MOST_IDS)
     ids = found["ids"] if found else []
     return {
         "action": action,
@@ -103,9 +93,22 @@ async def _confirm(read: Read, request: Request) -> dict[str, Any]:
         "states": states,
         "count": len(ids),
         "most": _MOST_IDS,
+        "look": _LOOK,
         "looked_at_all": found is None or found["looked_at_all"],
         "jobs": await read.rows(_LIST_JOBS, {"ids": ids[:10]}),
     }
+
+
+async def _find(
+    read: Read, wanted: dict[str, Any], most: int, before: int | None = None
+) -> dict[str, Any]:
+    found = await read.row(
+        "SELECT f.ids, f.next_before, f.looked_at_all"
+        " FROM pgsync.find_jobs(%(filter)s::jsonb, %(before)s, %(most)s, %(look)s) AS f",
+        {"filter": json.dumps(wanted), "before": before, "most": most, "look": _LOOK},
+    )
+    assert found is not None
+    return found
 
 
 async def _operation(read: Read, request: Request) -> dict[str, Any]:

@@ -46,7 +46,7 @@ _ALL = (
     Panel(
         "queues",
         "Queues",
-        "Queues that have jobs, workers or settings; counts end at 10,000.",
+        f"Queues that have jobs, workers or settings; counts end at {MOST_COUNTED:,}.",
         "name:text paused:boolean paused_at:moment? paused_by:text? available:integer"
         " scheduled:integer waiting:integer running:integer oldest_wait:seconds?"
         " workers:integer stopping:integer capacity:integer jobs_past_hour:integer"
