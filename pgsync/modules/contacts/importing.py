@@ -26,8 +26,9 @@ from pgsync.modules.contacts.merging import OnDuplicate, merge_staged
 from pgsync.modules.contacts.models import ContactImport, ContactImportReject
 from pgsync.modules.contacts.phones import check_region
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
+from pgsync.modules.contacts.spooling import as_csv
 from pgsync.modules.contacts.staging import Lines, Staging, keep_rejects
-from pgsync.modules.contacts.surveying import Survey, survey
+from pgsync.modules.contacts.surveying import Survey, digest_of, survey
 from pgsync.modules.contacts.tables import Bounds, open_table
 from pgsync.modules.guarding import guarded
 from pgsync.modules.models import Workspace
@@ -96,19 +97,21 @@ class ImportRun:
             InvalidArgument: if the workspace or the region is not there.
             LockLost: if the operation's lock is lost; what is merged by then stays.
         """
-        found = survey(path, self.settings.mapping, bounds)
-        through, region = self._begin(path, found)
-        try:
-            self._merge_file(path, bounds, through, region)
-            return self._finish()
-        except BaseException as error:
-            # What went wrong is told, even where the database cannot be told.
-            with suppress(SQLAlchemyError):
-                self._fail(error)
-            raise
+        with as_csv(path, bounds) as readable:
+            found = survey(readable, self.settings.mapping, bounds)
+            through, region = self._begin(path, found)
+            try:
+                self._merge_file(readable, path.name, bounds, through, region)
+                return self._finish()
+            except BaseException as error:
+                # What went wrong is told, even where the database cannot be told.
+                with suppress(SQLAlchemyError):
+                    self._fail(error)
+                raise
 
     def _begin(self, path: Path, found: Survey) -> tuple[int, str]:
         """Record the import, or take up the one that was cut off; the last row done, the region."""
+        digest = digest_of(path)
         with guarded(self.sessions, self.op) as session:
             workspace = session.get(Workspace, self.workspace_id)
             if workspace is None:
@@ -124,7 +127,7 @@ class ImportRun:
                 .with_for_update()
             )
             if last is not None and last.state in _UNFINISHED:
-                if (last.digest, last.settings) == (found.digest, settings):
+                if (last.digest, last.settings) == (digest, settings):
                     last.state, last.error, last.finished_at = "running", None, None
                     last.resumed += 1
                     self.id = last.id
@@ -136,7 +139,7 @@ class ImportRun:
                 file_name=path.name,
                 headers=[clean(header) or "" for header in found.headers],
                 on_duplicate=self.settings.on_duplicate,
-                digest=found.digest,
+                digest=digest,
                 settings=settings,
                 total=found.rows,
             )
@@ -145,9 +148,11 @@ class ImportRun:
             self.id = record.id
             return 0, region
 
-    def _merge_file(self, path: Path, bounds: Bounds | None, through: int, region: str) -> None:
+    def _merge_file(
+        self, readable: Path, file_name: str, bounds: Bounds | None, through: int, region: str
+    ) -> None:
         with (
-            open_table(path, bounds) as table,
+            open_table(readable, bounds) as table,
             ThreadPoolExecutor(1, thread_name_prefix="pgsync-read") as reader,
         ):
             rows = dropwhile(lambda row: row[0] <= through, table.rows)
@@ -160,7 +165,7 @@ class ImportRun:
             read = partial(reader.submit, _read_chunk, contacts, self.batch)
             coming = read()
             while (chunk := coming.result()) is not None:
-                coming = self._merge_chunk(path.name, chunk, read)
+                coming = self._merge_chunk(file_name, chunk, read)
 
     def _merge_chunk(
         self, file_name: str, chunk: _Chunk, read_on: Callable[[], Future[_Chunk | None]]

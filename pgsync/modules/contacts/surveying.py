@@ -10,16 +10,15 @@ from pathlib import Path
 from pgsync.modules.contacts.headers import find_columns
 from pgsync.modules.contacts.tables import Bounds, open_table
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Survey", "digest_of", "survey"]
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """``rows`` are those that are not blank, without the header; ``digest`` is of the content."""
+    """``rows`` are those that are not blank, without the header."""
 
     headers: list[str]
     rows: int
-    digest: str
 
 
 def survey(
@@ -33,6 +32,10 @@ def survey(
     with open_table(path, bounds) as table:
         find_columns(table.headers, mapping)
         rows = sum(1 for _ in table.rows)
+    return Survey(table.headers, rows)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Survey(table.headers, rows, digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from pgsync.modules.contacts.errors import EMPTY_OR_INVALID, ContactFileError, i
 from pgsync.modules.contacts.sniffing import sniff_delimiter, sniff_encoding, stated_delimiter
 from pgsync.modules.contacts.workbooks import ZIP_MAGIC, workbook_rows
 
-__all__ = ["Bounds", "Table", "open_table"]
+__all__ = ["Bounds", "Table", "is_workbook", "open_table"]
 
 _OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
 _SAMPLE_LINES = 200
@@ -68,6 +68,15 @@ def open_table(path: str | Path, bounds: Bounds | None = None) -> Iterator[Table
         yield table
 
 
+def is_workbook(path: Path) -> bool:
+    """Whether a file is XLSX by its first bytes; also False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    except OSError:
+        return False
+
+
 def _open(path: Path, bounds: Bounds) -> AbstractContextManager[Table]:
     if path.stat().st_size > bounds.size:
         raise ContactFileError(
@@ -80,8 +89,7 @@ def _open(path: Path, bounds: Bounds) -> AbstractContextManager[Table]:
             f"{EMPTY_OR_INVALID}: it is an old .xls workbook, or one with a password; "
             "save it as .xlsx without password, or as CSV"
         )
-    is_zip = start.startswith(ZIP_MAGIC)
-    return _open_workbook(path, bounds) if is_zip else _open_csv(path, bounds)
+    return _open_workbook(path, bounds) if is_workbook(path) else _open_csv(path, bounds)
 
 
 @contextmanager

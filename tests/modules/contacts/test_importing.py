@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from openpyxl import Workbook
 
 from pgsync import Coordinator, InvalidArgument, LockLost, OperationBlocked
 from pgsync.modules.contacts import (
@@ -20,6 +23,7 @@ from pgsync.modules.contacts import (
     write_sample,
 )
 from pgsync.modules.contacts.merging import merge_staged
+from pgsync.modules.contacts.sheets import write_rows
 from pgsync.modules.contacts.staging import Lines, Staging
 from pgsync.operations import OperationRun
 from tests.eventually import eventually
@@ -266,6 +270,46 @@ def test_what_cells_hold_comes_in_letter_by_letter(contacts: Contacts, book: Any
     assert [contact.tags for _, contact in sorted(book.all().items())] == [
         text.split("\n") for text in odd
     ]
+
+
+def test_a_workbook_is_imported_as_its_rows_are(
+    contacts: Contacts, book: Any, database: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "people.xlsx"
+    rows = [
+        ["", ""],
+        ["phone", "notes"],
+        [PHONE, 'a "quoted"\nline, and more'],
+        ["", ""],
+        ["12", "kept"],
+        ["", ""],
+        [OTHER, "sep=;"],
+    ]
+    workbook = Workbook(write_only=True)
+    sheet = workbook.create_sheet()
+    for row in rows:
+        sheet.append(row)
+    workbook.save(path)
+    result = contacts.contact_import(workspace_id=book.workspace, path=str(path))
+    assert _counts(result) == {"imported": 2, "rejected": 1}
+    assert result["errors"] == ["Row 5: Invalid phone number/WhatsApp ID format"]
+    assert {phone: contact.notes for phone, contact in book.all().items()} == {
+        PHONE: rows[2][1],
+        OTHER: rows[6][1],
+    }
+    digest = database.execute("SELECT digest FROM pgsync_modules.contact_import").fetchone()
+    assert digest == (hashlib.sha256(path.read_bytes()).hexdigest(),)
+
+
+def test_a_workbook_that_finds_no_room_changes_nothing(
+    contacts: Contacts, book: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "people.xlsx"
+    write_rows(path, "xlsx", [["phone"], [PHONE]])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(ContactFileError, match=r"'people\.xlsx' cannot be unpacked to .*gone"):
+        contacts.contact_import(workspace_id=book.workspace, path=str(path))
+    assert not book.all()
 
 
 def test_one_number_in_every_row_is_one_contact(contacts: Contacts, book: Any) -> None:
