@@ -83,12 +83,16 @@ class Prepared(Generic[T_co]):
 
     The answer is None where there is no row, where the server refused the statement, and where the
     session prepares nothing: then ask by a :class:`Call`, which tells the reason.
+
+    ``behind`` is sent right behind it, for a transaction of its own that follows; what becomes of
+    that nobody is told.
     """
 
     name: LiteralString
     statement: LiteralString
     parameters: Sequence[bytes]
     read: Callable[[Sequence[Sequence[bytes]]], T_co]
+    behind: Prepared[Any] | None = None
 
     def __iter__(self) -> Generator[Prepared[T_co], Any, T_co | None]:
         """Ask for it inside a plan: ``answer = yield from prepared``."""

@@ -50,22 +50,39 @@ class _Statements(Generic[C]):
         return self._connection.prepare_threshold is not None
 
     def _send(self, prepared: Prepared[Any]) -> None:
+        if prepared.behind is None:
+            self._send_one(prepared)
+            return
+        self._pgconn.enter_pipeline_mode()
+        for each in (prepared, prepared.behind):
+            self._send_one(each)
+            self._pgconn.pipeline_sync()  # Where its transaction ends.
+
+    def _send_one(self, prepared: Prepared[Any]) -> None:
         formats = [_BINARY] * len(prepared.parameters)
         self._pgconn.send_query_prepared(
             prepared.name.encode(), prepared.parameters, formats, _BINARY
         )
 
-    def _receiving(self, answers: list[abc.PGresult]) -> Iterator[None]:
+    def _receiving(self, prepared: Prepared[Any], answers: list[abc.PGresult]) -> Iterator[None]:
         """Collect the answers; yields where there is something to wait for."""
         pgconn = self._pgconn
+        in_pipeline, ends = prepared.behind is not None, 0
         while True:
             while pgconn.is_busy():
                 yield
                 pgconn.consume_input()
             answer = pgconn.get_result()
             if answer is None:
-                return
-            answers.append(answer)
+                if not in_pipeline or pgconn.status != ConnStatus.OK:
+                    return
+            elif answer.status == ExecStatus.PIPELINE_SYNC:
+                ends += 1
+                if ends == 2:
+                    pgconn.exit_pipeline_mode()
+                    return
+            else:
+                answers.append(answer)
 
     def _read(self, prepared: Prepared[T], answers: list[abc.PGresult]) -> T | None:
         answer = answers[0]
@@ -96,10 +113,13 @@ class PreparedStatements(_Statements[psycopg.Connection[Any]]):
         Raises:
             OutcomeUnknown: if the connection broke before it came.
         """
-        if not self._is_prepared(prepared):
+        behind = prepared.behind
+        if not self._is_prepared(prepared) or (
+            behind and not (_pipelines() and self._is_prepared(behind))
+        ):
             return None
         answers: list[abc.PGresult] = []
-        receiving = self._receiving(answers)
+        receiving = self._receiving(prepared, answers)
         try:
             self._send(prepared)
             for _ in receiving:
@@ -128,12 +148,15 @@ class AsyncPreparedStatements(_Statements[psycopg.AsyncConnection[Any]]):
 
     async def ask(self, prepared: Prepared[T]) -> T | None:
         """As :meth:`PreparedStatements.ask`."""
-        if not await self._is_prepared(prepared):
+        behind = prepared.behind
+        if not await self._is_prepared(prepared) or (
+            behind and not (_pipelines() and await self._is_prepared(behind))
+        ):
             return None
         answers: list[abc.PGresult] = []
         try:
             self._send(prepared)
-            for _ in self._receiving(answers):
+            for _ in self._receiving(prepared, answers):
                 await _readable(self._pgconn.socket)
             return self._read(prepared, answers)
         except psycopg.Error:
@@ -152,6 +175,11 @@ class AsyncPreparedStatements(_Statements[psycopg.AsyncConnection[Any]]):
                 known = False
             self._are_prepared[prepared.name] = known
         return known
+
+
+def _pipelines() -> bool:
+    """Whether this libpq can: one older than 14 cannot."""
+    return psycopg.Pipeline.is_supported()
 
 
 def _preparation(prepared: Prepared[Any]) -> LiteralString:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 _PATIENCE = 30.0
 _FRESH_SECONDS = 1.0
 _BYTES_A_UNIT = 10_000
+_MOST_AWAITED = 1_000
 
 # Bytes of a prepared statement's parameters, which are sent at once: any socket takes so much.
 _MOST_AT_ONCE = 4_096
@@ -63,10 +64,14 @@ def numbered(job: NewJob) -> NumberedJob | None:
 
 @dataclass(frozen=True, slots=True)
 class _Added:
-    """The answer to jobs: ids for as many more, and the queues of which workers wait for word."""
+    """The answer to jobs: ids for as many more, and the queues of which workers wait for word.
+
+    It is ``told`` where word went out behind them.
+    """
 
     spare: list[int]
     awaited: list[str]
+    told: bool = False
 
 
 class Numbers:
@@ -81,6 +86,7 @@ class Numbers:
         self._holds = holds
         self._ids: list[int] = []
         self._until = 0.0
+        self._awaited: set[str] = set()
 
     def take(self, count: int) -> list[int] | None:
         """So many ids; None where some must be drawn first."""
@@ -93,6 +99,17 @@ class Numbers:
         """Keep these, in place of those that are left."""
         self._ids = ids
         self._until = time.monotonic() + _FRESH_SECONDS
+
+    def is_awaited(self, queue: str) -> bool:
+        """Whether a worker waited for word of this queue when it was last asked."""
+        return queue in self._awaited
+
+    def note(self, queues: set[str], awaited: list[str]) -> None:
+        """Keep of which of these queues workers wait."""
+        self._awaited -= queues
+        self._awaited.update(awaited)
+        if len(self._awaited) > _MOST_AWAITED:
+            self._awaited.clear()
 
 
 def adding(jobs: Sequence[NumberedJob], numbers: Numbers) -> Steps[None]:
@@ -109,9 +126,11 @@ def adding(jobs: Sequence[NumberedJob], numbers: Numbers) -> Steps[None]:
 
 def _add(jobs: Sequence[NumberedJob], ids: list[int], numbers: Numbers) -> Steps[None]:
     try:
-        added = yield from (
-            _add_one(jobs[0], ids[0]) if _is_one_for_now(jobs) else _add_all(jobs, ids)
-        )
+        if _is_one_for_now(jobs):
+            expected = numbers.is_awaited(jobs[0].options.queue)
+            added = yield from _add_one(jobs[0], ids[0], awaited=expected)
+        else:
+            added = yield from _add_all(jobs, ids)
     except OutcomeUnknown as lost:
         yield from _ask_again(jobs, ids, lost)
     except (KeyboardInterrupt, SystemExit):
@@ -126,8 +145,9 @@ def _add(jobs: Sequence[NumberedJob], ids: list[int], numbers: Numbers) -> Steps
             yield from _add([job], [job_id], numbers)
     else:
         numbers.put(added.spare)
+        numbers.note({job.options.queue for job in jobs}, added.awaited)
         _answer(jobs, ids)
-        if added.awaited:
+        if added.awaited and not added.told:
             # Not at the commit of the jobs, which would wait for the lock that NOTIFY takes there.
             with suppress(PgsyncError, psycopg.Error):  # Workers poll.
                 yield from _wake(added.awaited)
@@ -183,8 +203,8 @@ def _is_one_for_now(jobs: Sequence[NumberedJob]) -> bool:
     return len(jobs) == 1 and jobs[0].options.is_place
 
 
-def _add_one(job: NumberedJob, job_id: int) -> Steps[_Added]:
-    at_once = _add_at_once(job, job_id)
+def _add_one(job: NumberedJob, job_id: int, *, awaited: bool) -> Steps[_Added]:
+    at_once = _add_at_once(job, job_id, awaited=awaited)
     if at_once is not None:
         added = yield from at_once
         if added is not None:
@@ -207,7 +227,7 @@ def _add_one(job: NumberedJob, job_id: int) -> Steps[_Added]:
     )
 
 
-def _add_at_once(job: NumberedJob, job_id: int) -> Prepared[_Added] | None:
+def _add_at_once(job: NumberedJob, job_id: int, *, awaited: bool) -> Prepared[_Added] | None:
     """The same, prepared; None for what must go the ordinary way, which tells what is wrong."""
     queue = job.options.queue
     try:
@@ -227,7 +247,16 @@ def _add_at_once(job: NumberedJob, job_id: int) -> Prepared[_Added] | None:
         "enqueue_numbered",
         "SELECT e.next, e.awaited FROM pgsync.enqueue_numbered($1, $2, $3, $4, $5, $6) AS e",
         parameters,
-        lambda rows: _Added([*_BIGINT.unpack(rows[0][0])], [queue] if rows[0][1] == _TRUE else []),
+        lambda rows: _Added(
+            [*_BIGINT.unpack(rows[0][0])], [queue] if rows[0][1] == _TRUE else [], awaited
+        ),
+        behind=_wake_at_once(queue.encode()) if awaited else None,
+    )
+
+
+def _wake_at_once(queue: bytes) -> Prepared[None]:
+    return Prepared(
+        "wake_workers", "SELECT pgsync.wake_workers(ARRAY[$1])", [queue], lambda _rows: None
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
+from pgsync.queues.numbered import Numbers
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.core
@@ -105,6 +106,14 @@ def test_a_notification_waits_for_that_lock(dsn: str, database: psycopg.Connecti
         assert not notifying.is_alive()
 
 
+def test_word_is_sent_behind_jobs_while_the_last_answer_was_that_somebody_waits() -> None:
+    numbers = Numbers(lambda: True)
+    numbers.note({"mail", "other"}, ["mail"])
+    assert [numbers.is_awaited(queue) for queue in ("mail", "other")] == [True, False]
+    numbers.note({"mail"}, [])
+    assert not numbers.is_awaited("mail")
+
+
 def test_of_those_who_wake_at_once_one_is_enough(
     dsn: str, database: psycopg.Connection[Any]
 ) -> None:
@@ -116,3 +125,21 @@ def test_of_those_who_wake_at_once_one_is_enough(
         assert [word.payload for word in database.notifies(timeout=30, stop_after=1)] == ["other"]
         first.commit()
         assert [word.payload for word in database.notifies(timeout=30, stop_after=1)] == ["mail"]
+
+
+def test_word_of_each_job_goes_out_while_a_worker_waits(
+    face: Any, database: psycopg.Connection[Any]
+) -> None:
+    register(database, waits=True)
+    database.execute("LISTEN pgsync_jobs")
+    task = face.task(name="work")(lambda n: None)
+    for n in range(3):  # The first in a trip of its own, the others behind their jobs.
+        task.enqueue(n=n)
+        words = database.notifies(timeout=30, stop_after=1)
+        assert [word.payload for word in words] == ["default"]
+    database.execute("UPDATE pgsync.worker SET idle = false")
+    for n in range(3):
+        task.enqueue(n=n)
+    database.execute("SELECT 1")  # What was sent before is here with the answer.
+    assert list(database.notifies(timeout=0)) == []
+    database.execute("UNLISTEN pgsync_jobs")
