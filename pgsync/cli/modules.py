@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +31,8 @@ def open_platform(dsn: str | None, direct_dsn: str | None) -> Iterator[Platform]
         ) from None
     with Coordinator(dsn, direct_dsn) as sync:
         sync.migrate(modules=True)
-        yield Platform(sync)
+        with closing(Platform(sync)) as platform:
+            yield platform
 
 
 def print_result(result: Any) -> None:

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+from sqlalchemy.orm import sessionmaker
+
 from pgsync.coordinator import Coordinator
 from pgsync.modules.broadcasts import Broadcasts, Caps
 from pgsync.modules.contacts import Contacts
-from pgsync.modules.database import sessions_for
+from pgsync.modules.database import engine_for
 from pgsync.modules.whatsapp import WhatsApp
 
 __all__ = ["QUEUES", "Platform", "coordinator"]
@@ -34,12 +36,17 @@ class Platform:
         caps: Caps | None = None,
     ) -> None:
         self.sync = sync
-        self.sessions = sessions_for(sync.dsn, pool_size=16)
+        self._engine = engine_for(sync.dsn, pool_size=16)
+        self.sessions = sessionmaker(self._engine, expire_on_commit=False)
         self.whatsapp = WhatsApp(
             sync, self.sessions, graph_url=graph_url, graph_version=graph_version
         )
         self.contacts = Contacts(sync, self.sessions)
         self.broadcasts = Broadcasts(sync, self.sessions, self.whatsapp, caps=caps)
+
+    def close(self) -> None:
+        """Close its connections; those of the coordinator are the coordinator's."""
+        self._engine.dispose()
 
 
 def coordinator() -> Coordinator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,11 @@ class CampaignSettings:
 @contextmanager
 def platform_on(dsn: str, graph: GraphStandin) -> Iterator[Platform]:
     """The platform on a database, for the ``with``."""
-    with Coordinator(dsn) as sync:
-        platform = Platform(sync, graph_url=graph.url, caps=UNCAPPED)
+    with (
+        Coordinator(dsn) as sync,
+        closing(Platform(sync, graph_url=graph.url, caps=UNCAPPED)) as platform,
+    ):
         yield platform
-        platform.sessions.kw["bind"].dispose()
 
 
 def prepare_campaign(platform: Platform, graph: GraphStandin, settings: CampaignSettings) -> int:

@@ -47,7 +47,7 @@ def run(dsn: str, rounds: int) -> Report:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sync = stack.enter_context(Coordinator(dsn))
         platform = Platform(sync, graph_url=graph.url, caps=UNCAPPED)
-        stack.callback(platform.sessions.kw["bind"].dispose)
+        stack.callback(platform.close)
         pair = [stack.enter_context(_process(dsn, graph.url)) for _ in range(2)]
         write_sample(folder / "contacts.csv", rows=_ROWS)
         for number in range(rounds):

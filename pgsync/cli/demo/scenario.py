@@ -54,6 +54,7 @@ class Scenario:
             self._graph.add("templates", template)
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
             self._platform = Platform(self._sync, graph_url=self._graph.url, caps=UNCAPPED)
+            self._stack.callback(self._platform.close)
             self._database = self._stack.enter_context(
                 psycopg.connect(self._sync.direct_dsn, autocommit=True)
             )
