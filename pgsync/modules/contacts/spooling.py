@@ -22,8 +22,10 @@ def as_csv(path: Path, bounds: Bounds | None = None) -> Iterator[Path]:
     Its rows keep their numbers. A row of a workbook takes forty times what one of CSV takes.
 
     Raises:
-        ContactFileError: if it is a workbook that cannot be read, or there is no room for the copy.
+        ContactFileError: if it is a workbook that cannot be read, or whose copy is larger than a
+            file may be, or than there is room.
     """
+    bounds = bounds or Bounds()
     if not is_workbook(path):
         yield path
         return
@@ -32,7 +34,7 @@ def as_csv(path: Path, bounds: Bounds | None = None) -> Iterator[Path]:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pgsync-import-"))
             copy = Path(folder) / "rows.csv"
             with open_table(path, bounds) as table:
-                _write(copy, table.headers, table.rows)
+                _write(copy, table.headers, table.rows, bounds.size)
         except OSError as error:
             raise ContactFileError(
                 f"the workbook {path.name!r} cannot be unpacked to {tempfile.gettempdir()!r}: "
@@ -41,13 +43,22 @@ def as_csv(path: Path, bounds: Bounds | None = None) -> Iterator[Path]:
         yield copy
 
 
-def _write(copy: Path, headers: list[str], rows: Iterator[tuple[int, list[str]]]) -> None:
+def _write(
+    copy: Path, headers: list[str], rows: Iterator[tuple[int, list[str]]], most: int
+) -> None:
+    size = 0
     with copy.open("w", encoding="utf-8-sig", newline="") as file:
         file.write("sep=,\n")
         writer = csv.writer(file)
         writer.writerow(headers)
         written = 1
         for number, cells in rows:
+            # A workbook has a long text once, however many of its cells show it.
+            size += sum(map(len, cells))
+            if size > most:
+                raise ContactFileError(
+                    f"the workbook has more than {most:,} characters; split it and import the parts"
+                )
             writer.writerows(repeat((), number - written - 1))
             writer.writerow(cells)
             written = number

@@ -19,6 +19,8 @@ from openpyxl import Workbook
 from openpyxl.xml.constants import SHARED_STRINGS
 
 from pgsync.modules.contacts import Bounds, ContactFileError, open_table, read_contacts
+from pgsync.modules.contacts.sheets import write_rows
+from pgsync.modules.contacts.spooling import as_csv
 
 EMPTY = "^CSV file is empty or invalid$"
 
@@ -183,6 +185,18 @@ def test_a_row_far_below_is_no_way_round_the_bounds() -> None:
     far = _workbook({"xl/worksheets/sheet1.xml": (b'r="1"', b'r="99999999"')})
     with pytest.raises(ContactFileError, match="more than 10,000 rows"):
         _read(far, Bounds(rows=10_000))
+
+
+def test_a_text_that_many_cells_show_is_no_way_round_them_either(tmp_path: Path) -> None:
+    path = tmp_path / "people.xlsx"
+    write_rows(path, "xlsx", [["phone", "notes"], *([["12", "x" * 10_000]] * 100)])
+    bounds = Bounds(size=500_000)
+    assert path.stat().st_size < bounds.size
+    with (
+        pytest.raises(ContactFileError, match="more than 500,000 characters"),
+        as_csv(path, bounds),
+    ):
+        pytest.fail("it was copied")
 
 
 def test_damaged_workbooks_raise_nothing_else() -> None:
