@@ -98,7 +98,8 @@ CLAIMS: Sequence[Claim] = (
         _REDIS_PY,
         1,
         why="Each writes and deletes a holder's row in a transaction of its own, which a bare "
-        "advisory lock and a key in Redis do not.",
+        "advisory lock and a key in Redis do not: half of its time is the server's "
+        "([decision 26](decisions/0026-a-lone-lock-by-prepared-statements.md)).",
     ),
     Claim(
         "contended lock, handoffs among 4 processes",
@@ -106,7 +107,8 @@ CLAIMS: Sequence[Claim] = (
         "pgsync",
         (*_REDIS_PY, "python-redis-lock"),
         1.5,
-        why="A grant is a call of the server and a release another, each with the holder's row.",
+        why="A grant is a call of the server and a release another, each with the holder's row; "
+        "of two processes both are on the way of each handoff.",
     ),
     Claim(
         "lock and unlock, 16 threads of one process",
@@ -115,8 +117,8 @@ CLAIMS: Sequence[Claim] = (
         _REDIS_PY,
         4,
         why="All go in few round trips "
-        "([decision 3](decisions/0003-coalescing-in-callers-threads.md)); what is left is the "
-        "switching between threads, and a holder's row for each.",
+        "([decision 3](decisions/0003-coalescing-in-callers-threads.md)); what is left is one "
+        "process's Python, which threads share, and two waits a pair, each a switch of threads.",
     ),
     Claim(
         "limiter, one hot key, one thread, strict",

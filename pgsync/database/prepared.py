@@ -23,6 +23,8 @@ C = TypeVar("C", psycopg.Connection[Any], psycopg.AsyncConnection[Any])
 T = TypeVar("T")
 
 _BINARY = 1
+# Milliseconds after which a wait looks up: a signal may have come to another thread.
+_LOOK_UP = 100
 
 # A plan that was made while a table was empty would scan it ever after, and making one for each
 # call takes longer than the call. The parameters are in UTF-8, whatever the environment says.
@@ -104,7 +106,8 @@ class _Statements(Generic[C]):
 class PreparedStatements(_Statements[psycopg.Connection[Any]]):
     """The prepared statements of one blocking connection: each is prepared when first asked.
 
-    After an error the connection is of no use, since an answer may be under way.
+    After an error the connection is of no use, since an answer may be under way, unless one forgoes
+    that.
     """
 
     def ask(self, prepared: Prepared[T]) -> T | None:
@@ -123,11 +126,17 @@ class PreparedStatements(_Statements[psycopg.Connection[Any]]):
         try:
             self._send(prepared)
             for _ in receiving:
-                self._poller.poll()
+                self._poller.poll(_LOOK_UP)
             return self._read(prepared, answers)
         except psycopg.Error:
             with translated():
                 raise
+
+    def forgo(self, prepared: Prepared[Any]) -> None:
+        """Wait for the answer that is under way, after an interruption, and drop it."""
+        with translated():
+            for _ in self._receiving(prepared, []):
+                self._poller.poll(_LOOK_UP)
 
     def _is_prepared(self, prepared: Prepared[Any]) -> bool:
         known = self._are_prepared.get(prepared.name)

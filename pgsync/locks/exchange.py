@@ -13,9 +13,7 @@ from pgsync.errors import OutcomeUnknown
 from pgsync.locks.calls import (
     Grant,
     abandon_all_but,
-    acquire_lock,
     exchange_locks,
-    release_lock,
 )
 from pgsync.locks.held import LockRequest
 from pgsync.locks.session import LockSession
@@ -114,9 +112,9 @@ class Exchange:
             released = iter([grant for place, grant in rows if place < 0])
             granted = iter([grant for place, grant in rows if place > 0])
         elif wanted:
-            granted = iter([self.session.run(acquire_lock(wanted[0]))])
+            granted = iter([self.session.try_lock(wanted[0])])
         else:
-            held = self.session.run(release_lock(releasing[0]))
+            held = self.session.release(releasing[0])
             released = iter([Grant(held, None, None, None, None)])
         for party in batch:
             party.sent_at = sent_at

@@ -19,7 +19,6 @@ from pgsync.locks.calls import (
     Grant,
     expire_lock,
     hand_over_lock,
-    release_lock,
     renew_lock,
     requests_to_release,
     restore_lock,
@@ -334,7 +333,7 @@ class LockKeeper:
             return released
         if exchange is not None:
             return exchange.release(held.token)
-        return held.session.run(release_lock(held.token))
+        return held.session.release(held.token)
 
     def _hand_over(self, held: HeldLock) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -77,6 +78,49 @@ def test_an_interrupted_leader_leaves_the_others_to_another(dsn: str, database: 
     assert advisory_locks(database) == 5
     process.kill()
     process.communicate()
+
+
+_INTERRUPTED_ALONE = """
+import sys
+from pgsync import Coordinator
+with Coordinator(sys.argv[1]) as sync:
+    with sync.lock("before", ttl=60) as before:
+        try:
+            sync.lock("slow", ttl=60).acquire()
+        except KeyboardInterrupt:
+            before.check()
+            with sync.lock("after", ttl=60):
+                print(sorted(lock.name for lock in sync.list_locks()), flush=True)
+                sys.stdin.read()
+"""
+
+
+def test_an_interrupted_try_costs_the_session_no_other_lock(dsn: str, database: Any) -> None:
+    database.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN IF new.name = 'slow' THEN PERFORM pg_sleep(60); END IF; RETURN new; END$$"
+    )
+    database.execute(
+        "CREATE TRIGGER slow AFTER INSERT ON pgsync.lock_holder"
+        " FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED_ALONE, dsn],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        eventually(
+            lambda: database.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                " AND datname = current_database()"
+            ).fetchone()
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline().decode() == "['after', 'before']\n"
+        assert advisory_locks(database) == 2
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def test_a_broken_request_spoils_no_other_of_its_batch(dsn: str, database: Any) -> None:
