@@ -88,8 +88,9 @@ CLAIMS: Sequence[Claim] = (
         milliseconds="p50_ms",
         why="A time, and no ratio: see the bare NOTIFY of the same run. Half of it is the claim, "
         "which takes a server process that has waited three times as long as one that works "
-        "([decision 14](decisions/0014-what-a-worker-does-for-each-job.md)); word after the commit "
-        "costs up to a sixth ([decision 22](decisions/0022-word-after-the-commit.md)).",
+        "([decision 14](decisions/0014-what-a-worker-does-for-each-job.md)). Word goes after the "
+        "commit, so that nobody waits for the lock of another's NOTIFY "
+        "([decision 22](decisions/0022-word-after-the-commit.md)).",
     ),
     Claim(
         "lock and unlock, one thread",
