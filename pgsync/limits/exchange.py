@@ -203,7 +203,7 @@ class LimitExchange(_ExchangeFace):
         """
         self.outage.check()
         if self._closed:
-            raise PgsyncError("the coordinator has been closed")
+            raise PgsyncError("the coordinator has been closed; make another one")
         asked_at = time.monotonic()
         try:
             self._places.get(timeout=PATIENCE)
@@ -281,7 +281,7 @@ class AsyncLimitExchange(_ExchangeFace):
         """As :meth:`LimitExchange.run`."""
         self.outage.check()
         if self._closed:
-            raise PgsyncError("the coordinator has been closed")
+            raise PgsyncError("the coordinator has been closed; make another one")
         asked_at = time.monotonic()
         try:
             async with self._places:

@@ -35,11 +35,6 @@ class Outage:
         self._since: float | None = None
         self._ask_again_at = 0.0
 
-    @property
-    def is_on(self) -> bool:
-        """Whether the last call found the database away."""
-        return self._since is not None
-
     def check(self) -> None:
         """Raise unless the database should be asked: once in a second while it is away.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pgsync.modules.contacts.errors import ContactFileError
 from pgsync.modules.contacts.headers import find_columns
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
-from pgsync.modules.contacts.tables import Bounds, Table, open_table
+from pgsync.modules.contacts.tables import Table, open_table
 
 __all__ = ["Preview", "preview"]
 
@@ -41,7 +41,6 @@ def preview(
     *,
     region: str | None = None,
     mapping: Mapping[str, str | None] | None = None,
-    bounds: Bounds | None = None,
 ) -> Preview:
     """Read the first ``n`` rows that are not blank; ``region`` and ``mapping`` as in an import.
 
@@ -49,7 +48,7 @@ def preview(
         ContactFileError: if the file is missing, too large, empty, or no table.
         InvalidArgument: if there is no such region.
     """
-    with open_table(path, bounds) as table:
+    with open_table(path) as table:
         cells = list(islice(table.rows, n))
     headers = table.headers
     try:

@@ -17,7 +17,7 @@ from pgsync.modules.contacts.importing import ImportSettings
 from pgsync.modules.contacts.merging import count_staged
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
 from pgsync.modules.contacts.staging import Lines, Staging
-from pgsync.modules.contacts.tables import Bounds, Table, open_table
+from pgsync.modules.contacts.tables import Table, open_table
 from pgsync.modules.models import Workspace
 
 __all__ = ["rehearse"]
@@ -31,7 +31,6 @@ def rehearse(
     path: Path,
     settings: ImportSettings,
     first: int = 5,
-    bounds: Bounds | None = None,
 ) -> dict[str, Any]:
     """Read the whole file and count as an import would; its first rows as they would become.
 
@@ -45,7 +44,7 @@ def rehearse(
     seen: list[ContactRow] = []
     errors: list[str] = []
     rejected = 0
-    with sessions() as session, open_table(path, bounds) as table:
+    with sessions() as session, open_table(path) as table:
         workspace = session.get(Workspace, workspace_id)
         if workspace is None:
             raise InvalidArgument(f"there is no workspace {workspace_id}")
