@@ -437,4 +437,4 @@ def _submit(threads: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
     try:
         return threads.submit(work)
     except RuntimeError:
-        raise PgsyncError("the coordinator has been closed") from None
+        raise PgsyncError("the coordinator has been closed; make another one") from None

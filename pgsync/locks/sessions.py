@@ -170,7 +170,7 @@ class Sessions:
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise PgsyncError("the coordinator has been closed")
+            raise PgsyncError("the coordinator has been closed; make another one")
 
     def _borrow(self, seconds: float) -> LockSession | None:
         if not self._room.acquire(timeout=seconds):

@@ -37,7 +37,7 @@ def try_usual_lock(request: LockRequest) -> Prepared[Grant]:
         (
             # What is no Unicode is refused by the server, and then asked in the ordinary way.
             request.name.encode("utf-8", "surrogatepass"),
-            _INTERVAL.pack(request.ttl // _MICROSECOND, 0, 0),
+            _interval(request.ttl),
             request.owner.encode("utf-8", "surrogatepass"),
             _TRUE if request.audited else _FALSE,
         ),
@@ -53,6 +53,11 @@ def release_usual_lock(token: int) -> Prepared[bool]:
         (_NUMBER.pack(token),),
         lambda rows: rows[0][0] == _TRUE,
     )
+
+
+def _interval(duration: timedelta) -> bytes:
+    # Days by themselves: the longest there are would not fit as microseconds.
+    return _INTERVAL.pack((duration - timedelta(duration.days)) // _MICROSECOND, duration.days, 0)
 
 
 def _grant(rows: Sequence[Sequence[bytes]]) -> Grant:
