@@ -217,6 +217,23 @@ def test_a_queue_is_paused_and_goes_on(page: Page, database: Any) -> None:
     ]
 
 
+def test_a_link_that_is_pressed_stays_until_it_is_let_go(page: Page, database: Any) -> None:
+    enqueue(database)
+    page.add_init_script(
+        "const Source = EventSource; window.EventSource = class extends Source {"
+        " set onmessage(hear)"
+        " { super.onmessage = (each) => { hear(each); console.log('heard'); }; } };"
+    )
+    with page.expect_console_message(timeout=60_000):
+        page.get_by_role("link", name="Queues").click()
+    page.locator("#live").get_by_role("link", name="default").hover()
+    page.mouse.down()
+    with page.expect_console_message(timeout=60_000):
+        database.execute("SELECT pgsync.pause_queue('default', 'grace')")
+    page.mouse.up()
+    expect(page.get_by_text("Change limits…")).to_be_visible()
+
+
 def test_a_queues_limit_is_edited_live(page: Page, sync: Coordinator, database: Any) -> None:
     enqueue(database)
     sync.limit_queue("default", max_running=5)

@@ -8,9 +8,9 @@
   const every = document.getElementById("every");
   let stream = null;
 
-  // A swap would take away what somebody is about to do.
+  // A swap would take away what somebody is about to do; of a link that is pressed, the click.
   const isBusy = () =>
-    live().querySelector("input:checked, input:focus, select:focus, details.act[open], .act details[open]") !== null;
+    live().querySelector(":active, input:checked, input:focus, select:focus, details.act[open], .act details[open]") !== null;
 
   function show(state) {
     pause.className = `small ${state}`;
