@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -61,7 +62,9 @@ def main(
 
 
 def _wait_for_eof(stopped: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    # Past Python's own buffer, whose lock, held at the interpreter's end, would crash it.
+    while os.read(sys.stdin.fileno(), 4_096):
+        pass
     stopped.set()
 
 
