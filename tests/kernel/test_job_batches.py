@@ -11,7 +11,8 @@ import pytest
 from pgsync import Coordinator
 from pgsync.errors import InvalidArgument
 from pgsync.queues import current_job
-from tests.kernel.by_hand import claim, complete, enqueue, fail
+from tests.eventually import eventually
+from tests.kernel.by_hand import claim, complete, enqueue, fail, somebody_waits
 from tests.kernel.conftest import Clock
 
 pytestmark = pytest.mark.core
@@ -201,8 +202,7 @@ def test_the_last_two_end_at_once(database: Any, new_worker: Any) -> None:
         complete(*mine, (first, 1))
         ending = threading.Thread(target=complete, args=(*other, (second, 1)))
         ending.start()
-        ending.join(0.3)
-        assert ending.is_alive()
+        eventually(lambda: somebody_waits(database))
     ending.join(60)
     assert counts(database, batch) == ("ended", 2, 2, 0, 0)
     assert callbacks(database) == ["well", "done"]
