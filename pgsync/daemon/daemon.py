@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from pgsync.daemon.vitals import Vitals
 from pgsync.daemon.worker import Worker, WorkerReport
 from pgsync.database.session import open_session_async
 from pgsync.errors import ConnectionFailed, InvalidArgument, OutcomeUnknown
+from pgsync.pauses import Pauses
 from pgsync.queues import TaskRegistry
 from pgsync.schedules import ScheduleDeclaration
 
@@ -30,8 +30,6 @@ logger = logging.getLogger("pgsync.daemon")
 KINDS = ("worker", "scheduler", "maintenance")
 """What a daemon may be."""
 
-# A due schedule must not wait much longer than the server was away.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 3.0
 # A loop that ran so long had its connection, and lost it for a reason of its own.
 _WORKED_SECONDS = 3.0
 _START_SECONDS = 30.0
@@ -123,16 +121,17 @@ class Daemon:
 
 
 async def _supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    pause = _FIRST_PAUSE
+    # A due schedule must not wait much longer than the server was away.
+    pauses = Pauses(0.5, 3.0)
     while True:
         began = asyncio.get_running_loop().time()
         try:
             await loop()
         except Exception as error:  # noqa: BLE001 - whatever it is, the loop begins anew
             logger.warning("%s failed, starting it again: %s", name, error)
-        lasted = asyncio.get_running_loop().time() - began
-        pause = _FIRST_PAUSE if lasted > _WORKED_SECONDS else min(pause * 2, _LONGEST_PAUSE)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+        if asyncio.get_running_loop().time() - began > _WORKED_SECONDS:
+            pauses.reset()
+        await asyncio.sleep(next(pauses))
 
 
 class DaemonThread:

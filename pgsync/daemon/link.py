@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pgsync.database.calls import Call, Listing
 from pgsync.database.pool import ask_async, execute_async
 from pgsync.database.session import answering_within, hang_up, open_session_async
 from pgsync.errors import ConnectionFailed, LockCapacityError, OutcomeUnknown, PgsyncError
+from pgsync.pauses import Pauses
 from pgsync.queues.work import (
     change_worker,
     read_jobs,
@@ -39,7 +39,6 @@ logger = logging.getLogger("pgsync.worker")
 SILENCE = timedelta(seconds=60)
 """A worker whose heartbeat is older than this is given up for dead."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 _LONGEST_SILENCE, _LOOK_SECONDS = SILENCE.total_seconds(), 5.0
 
 
@@ -160,8 +159,7 @@ class WorkerLink:
                 return  # Somebody else has done it.
             if broken is not None:
                 await broken.close()
-            pause = _FIRST_PAUSE
-            while True:
+            for pause in Pauses(0.1, 3.0):
                 try:
                     await self._connect()
                     return
@@ -174,9 +172,7 @@ class WorkerLink:
                         raise ConnectionFailed(f"the worker stops: {error}") from error
                     logger.warning("worker cannot connect, trying again: %s", error)
                 with suppress(TimeoutError):
-                    patience = pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-                    await asyncio.wait_for(self._stopping.wait(), patience)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                    await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _connect(self) -> None:
         connection = await open_session_async(self._dsn, "pgsync worker")

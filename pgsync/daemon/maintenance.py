@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +18,7 @@ from pgsync.database.calls import Call, Listing, nothing, scalar
 from pgsync.database.pool import execute_async
 from pgsync.database.session import answering_within, open_session_async
 from pgsync.locks import default_owner
+from pgsync.pauses import spread
 
 __all__ = ["LANES", "Lane", "Maintenance", "record_duty"]
 
@@ -91,7 +91,7 @@ class Maintenance:
             with answering_within(connection, self._lane.longest):
                 if await execute_async(connection, lead):
                     return
-            await asyncio.sleep(self._lane.lead_every * random.uniform(0.8, 1.0))  # noqa: S311
+            await asyncio.sleep(spread(self._lane.lead_every, 0.2))
 
 
 async def _do(

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import multiprocessing
 import os
-import random
 import signal
 import sys
 import threading
@@ -27,13 +26,14 @@ from pgsync.daemon.service import Changes, run_until_signalled
 from pgsync.daemon.vitals import HEARD_WITHIN, Vitals
 from pgsync.daemon.worker import WorkerReport
 from pgsync.errors import ConnectionFailed, WorkersFailed
+from pgsync.pauses import Pauses
 
 __all__ = ["WorkerProcesses"]
 
 logger = logging.getLogger("pgsync.processes")
 
 _MOST_FAILED_STARTS = 5
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_LONGEST_PAUSE = 30.0
 _BEYOND_GRACE = 10.0
 _NO_DATABASE = 75  # EX_TEMPFAIL: tried again without an end, as a worker that runs does
 
@@ -147,7 +147,7 @@ class WorkerProcesses:
             child.process.kill()
 
     async def _keep(self, place: int, total: WorkerReport) -> None:
-        pause = _FIRST_PAUSE
+        pauses = Pauses(0.5, _LONGEST_PAUSE)
         while self._word is None:
             began = asyncio.get_running_loop().time()
             child = await self._run_child(place)
@@ -157,11 +157,10 @@ class WorkerProcesses:
                     return
                 continue  # Somebody told just this one to end.
             self._judge(place, child)
-            lasted = asyncio.get_running_loop().time() - began
-            pause = _FIRST_PAUSE if lasted > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
+            if asyncio.get_running_loop().time() - began > _LONGEST_PAUSE:
+                pauses.reset()
             with suppress(TimeoutError):
-                patience = pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-                await asyncio.wait_for(self._told.wait(), patience)
+                await asyncio.wait_for(self._told.wait(), next(pauses))
 
     async def _run_child(self, place: int) -> _Child:
         ours, theirs = _spawn.Pipe()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from pgsync.database.calls import Call, nothing
 from pgsync.database.drive import drive_async
 from pgsync.database.pool import execute_async
 from pgsync.database.session import answering_within, open_session_async
+from pgsync.pauses import Pauses
 from pgsync.schedules import ScheduleDeclaration, declare_plan, fire_due_plan
 from pgsync.schedules.calls import next_schedule_at
 
@@ -25,8 +25,6 @@ logger = logging.getLogger("pgsync.scheduler")
 
 # A schedule that is declared or changed elsewhere is seen within this time.
 _LONGEST_SLEEP = 2.0
-# Others have taken what is due, or will be through with it soon.
-_SHORT_SLEEP = 0.1
 # Of the server, for all that is asked between two sleeps.
 _LONGEST_SILENCE = 60.0
 # The daemons of a newer version of the app may have gone: then this one's schedules hold again.
@@ -60,7 +58,8 @@ class Scheduler:
     async def _run(self, connection: psycopg.AsyncConnection[Any]) -> None:
         clock = asyncio.get_running_loop().time
         declare_at = clock()
-        short_sleep = _SHORT_SLEEP
+        # Others have taken what is due, or will be through with it soon; or keep it locked.
+        pauses = Pauses(0.1, _LONGEST_SLEEP)
         while True:
             with answering_within(connection, _LONGEST_SILENCE):
                 if clock() >= declare_at:
@@ -71,10 +70,9 @@ class Scheduler:
                 pause = _LONGEST_SLEEP if due_at is None else (due_at - now).total_seconds()
                 if pause <= 0:
                     if await self._fire(connection):
-                        short_sleep = _SHORT_SLEEP
+                        pauses.reset()
                         continue
-                    pause = short_sleep * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-                    short_sleep = min(short_sleep * 2, _LONGEST_SLEEP)  # somebody keeps it locked
+                    pause = next(pauses)
             await asyncio.sleep(min(pause, _LONGEST_SLEEP))
 
     async def _fire(self, connection: psycopg.AsyncConnection[Any]) -> bool:

@@ -8,10 +8,11 @@ and looks every few milliseconds instead until it has been quieter.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+
+from pgsync.pauses import spread
 
 __all__ = ["Signals"]
 
@@ -83,7 +84,7 @@ class Signals:
         seconds = self._poll
         if self.quiet:
             self._poll = min(self._poll * 2, _LONGEST_POLL_SECONDS)
-            seconds *= random.uniform(0.8, 1.0)  # noqa: S311 - no secret
+            seconds = spread(seconds, 0.2)
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -14,12 +13,12 @@ from psycopg import sql
 
 from pgsync.database.session import open_session_async
 from pgsync.errors import PgsyncError
+from pgsync.pauses import Pauses
 
 __all__ = ["listen"]
 
 logger = logging.getLogger("pgsync.listener")
 
-_LONGEST_PAUSE = 3.0
 _PROOF_EVERY = 30.0
 _PROOF_WITHIN = 5.0
 
@@ -42,13 +41,13 @@ async def listen(
     Notifications may be lost while it reconnects: ``heard("")`` is called after each connect, and
     who listens polls as well. ``listening`` is told when it begins to hear, and when it is cut off.
     """
-    pause = 0.1
+    pauses = Pauses(0.1, 3.0)
     while True:
         try:
             async with await open_session_async(dsn, "pgsync listener") as connection:
                 line = _Line(connection, channel, heard)
                 await line.open()
-                pause = 0.1
+                pauses.reset()
                 listening(True)
                 heard("")
                 while True:
@@ -59,8 +58,7 @@ async def listen(
             logger.warning("the listener on %s was deaf; opening another", channel)
         except (psycopg.Error, OSError, PgsyncError):
             listening(False)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(next(pauses))
 
 
 class _Line:

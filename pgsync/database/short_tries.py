@@ -18,6 +18,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from pgsync.errors import PgsyncError
+from pgsync.pauses import Pauses
 
 __all__ = ["apply_in_short_tries"]
 
@@ -27,23 +28,20 @@ _LOCK_WAIT = "400ms"
 """Below the server's usual ``deadlock_timeout`` of a second: so of two who wait for each other this
 one yields, and no worker is cancelled."""
 
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 10.0
-
 
 def apply_in_short_tries(
     connection: psycopg.Connection[Any], what: str, texts: Sequence[str], patience: float
 ) -> None:
     """Execute the texts in one transaction that waits at most 0.4 seconds for each lock.
 
-    Where one does not come, all is rolled back and tried again, after 0.5 to 10 seconds with
-    jitter, for ``patience`` seconds in all. The log tells who is in the way.
+    Where one does not come, all is rolled back and tried again, after up to 0.5 to 10
+    seconds, for ``patience`` seconds in all. The log tells who is in the way.
 
     Raises:
         PgsyncError: if there was no moment without somebody in the way.
     """
     until = time.monotonic() + patience
-    pause = _FIRST_PAUSE
+    pauses = Pauses(0.5, 10.0)
     locks = _locks(connection, texts)
     while True:
         try:
@@ -56,6 +54,7 @@ def apply_in_short_tries(
             return
         except (pg.LockNotAvailable, pg.DeadlockDetected):
             in_the_way = _in_the_way(connection)
+        pause = next(pauses)
         if time.monotonic() + pause > until:
             raise PgsyncError(
                 f"{what} was not applied: in {patience:g} s there was no moment in which its "
@@ -63,8 +62,7 @@ def apply_in_short_tries(
                 "migrate again"
             )
         logger.warning("%s waits its turn, and traffic goes on: %s", what, in_the_way)
-        time.sleep(pause * random.uniform(0.7, 1.0))  # noqa: S311
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        time.sleep(pause)
         # Traffic that goes another way than usual may go so all the time.
         random.shuffle(locks)
 

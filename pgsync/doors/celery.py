@@ -6,7 +6,6 @@ The names and what they do are Celery's; nothing of Celery is imported, and ther
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,6 +16,7 @@ from pgsync.doors.packed import packed
 from pgsync.doors.results import AsyncResult, TaskFailed
 from pgsync.durations import to_timedelta
 from pgsync.errors import InvalidArgument, PgsyncError
+from pgsync.pauses import spread
 from pgsync.queues import (
     Backoff,
     CancelJob,
@@ -295,7 +295,7 @@ class Task:
         if not factor:
             return self.default_retry_delay
         delay = Backoff((factor,), jitter=0, longest=longest).base(attempt)
-        return random.uniform(0, delay) if jitter else delay  # noqa: S311 - no secret
+        return spread(delay, 1.0) if jitter else delay
 
 
 def _perform(

@@ -9,7 +9,6 @@ import asyncio
 import functools
 import inspect
 import logging
-import random
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from pgsync.errors import LockHeld, PgsyncError
 from pgsync.locks.held import LockRequest
 from pgsync.locks.keeper import LockKeeper
 from pgsync.locks.lock import AsyncLock, Lock
+from pgsync.pauses import Pauses, spread
 from pgsync.scopes import AsyncBlock, Block
 
 __all__ = ["AsyncElection", "Election"]
@@ -32,8 +32,6 @@ R = TypeVar("R")
 
 logger = logging.getLogger("pgsync.locks")
 
-# Nobody leads until then, when the database is back.
-_LONGEST_PAUSE = 3.0
 _LOOK_SECONDS = 1.0
 
 
@@ -44,25 +42,21 @@ class _ElectionFace:
         self._keeper = keeper
         self._request = replace(request, wait=0.0, auto_renew=True)
         self._retry = to_timedelta(retry, "retry").total_seconds()
-        self._failures = 0
+        # Nobody leads until the next try, when the database is back.
+        self._pauses = Pauses(self._retry, max(self._retry, 3.0))
 
     @property
     def name(self) -> str:
         """What is led."""
         return self._request.name
 
-    def _pause(self) -> float:
+    def _pause_after(self, error: Exception) -> float:
         """Seconds until the next try: longer while the database is away, never in step."""
-        longest = max(self._retry, _LONGEST_PAUSE)
-        pause: float = min(self._retry * 2.0**self._failures, longest)
-        return pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-
-    def _failed(self, error: Exception) -> None:
         if isinstance(error, LockHeld):
-            self._failures = 0
-            return
-        self._failures = min(self._failures + 1, 10)
+            self._pauses.reset()
+            return spread(self._retry, 0.2)
         logger.warning("election %r: %s", self.name, error)
+        return next(self._pauses)
 
 
 class Election(_ElectionFace, Block):
@@ -153,10 +147,9 @@ class Election(_ElectionFace, Block):
             try:
                 lock.acquire()
             except (psycopg.Error, PgsyncError) as error:
-                self._failed(error)
-                self._sleep(self._pause())
+                self._sleep(self._pause_after(error))
                 continue
-            self._failures = 0
+            self._pauses.reset()
             self._lead(lock)
 
     def _lead(self, lock: Lock) -> None:
@@ -264,10 +257,9 @@ class AsyncElection(_ElectionFace, AsyncBlock):
             try:
                 await lock.acquire()
             except (psycopg.Error, PgsyncError) as error:
-                self._failed(error)
-                await asyncio.sleep(self._pause())
+                await asyncio.sleep(self._pause_after(error))
                 continue
-            self._failures = 0
+            self._pauses.reset()
             await self._lead(lock, lost)
 
     async def _lead(self, lock: AsyncLock, lost: asyncio.Future[str]) -> None:

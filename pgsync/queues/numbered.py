@@ -5,7 +5,6 @@ Why nothing is added twice: ``docs/decisions/0010-jobs-are-numbered-before-they-
 
 from __future__ import annotations
 
-import random
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from pgsync.database.calls import Call, Prepared, Sleep, Steps, nothing, scalar
 from pgsync.database.combining import Party
 from pgsync.database.json import to_json
 from pgsync.errors import ConnectionFailed, OutcomeUnknown, PgsyncError
+from pgsync.pauses import Pauses
 from pgsync.queues.calls import JobOptions, args_text
 from pgsync.queues.together import NewJob
 
@@ -172,16 +172,15 @@ def _ask_again(
 def _patiently(call: Call[T]) -> Steps[T]:
     """Ask on one connection after another, for at most half a minute."""
     until = time.monotonic() + _PATIENCE
-    delay = 0.05
+    pauses = Pauses(0.05, 2.0)
     while True:
         try:
             return (yield from call)
         except (ConnectionFailed, OutcomeUnknown):
-            pause = random.uniform(delay / 2, delay)  # noqa: S311 - jitter
+            pause = next(pauses)
             if time.monotonic() + pause > until:
                 raise
         yield from Sleep(pause)
-        delay = min(2 * delay, 2.0)
 
 
 def _answer(jobs: Sequence[NumberedJob], ids: list[int]) -> None:

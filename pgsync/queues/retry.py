@@ -24,8 +24,8 @@ Errors = type[BaseException] | tuple[type[BaseException], ...]
 class Backoff:
     """Delays in seconds: the last of ``delays`` repeats, times ``factor`` for each time it does.
 
-    Each delay is spread by ``jitter`` (0.1 is ten per cent, up or down), so that jobs which failed
-    together do not come back together, and none is longer than ``longest``.
+    None is longer than ``longest``. Then each is spread by ``jitter`` (0.1 is ten per cent, up or
+    down), so that jobs which failed together do not come back together.
     """
 
     delays: tuple[float, ...] = (5.0,)

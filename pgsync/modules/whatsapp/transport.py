@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import ssl
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -21,6 +20,7 @@ from urllib3.exceptions import (
 from urllib3.util.retry import Retry
 
 from pgsync.limits.retry_after import retry_after
+from pgsync.pauses import spread
 
 __all__ = ["BearerToken", "GraphAdapter", "certainly_unsent"]
 
@@ -83,7 +83,7 @@ class _ReadRetry(Retry):
     def get_backoff_time(self) -> float:
         """Return a random part of the bound, which doubles with each retry (seconds)."""
         bound = min(self.factor * 2.0 ** max(len(self.history) - 1, 0), _LONGEST_PAUSE)
-        return random.uniform(0.0, bound)  # noqa: S311 - jitter, not a secret
+        return spread(bound, 1.0)
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
         """Pause, then ask the caller's hook, since a retry is a call as any other."""
