@@ -6,10 +6,7 @@ Taking a connection out of the pool and giving it back costs a fifth of a small 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import threading
-from contextlib import suppress
 from typing import Any, Generic, TypeVar, overload
 
 import psycopg
@@ -19,6 +16,7 @@ from pgsync.database.dsn import has_ended
 from pgsync.database.forks import leave_connection, renew_after_fork
 from pgsync.database.pool import AsyncDatabase, Database, execute, execute_async
 from pgsync.database.prepared import AsyncPreparedStatements, PreparedStatements
+from pgsync.database.session import hang_up
 from pgsync.errors import OutcomeUnknown
 
 __all__ = ["AsyncKeptConnection", "KeptConnection"]
@@ -52,11 +50,8 @@ class _Kept(Generic[C]):
     def cut(self) -> None:
         """Have the call that is under way fail, from outside: the server has not answered it."""
         connection = self._connection
-        with suppress(psycopg.Error, OSError):
-            if connection is not None:
-                # A copy of the descriptor, whose end is not the connection's own.
-                with socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
-                    line.shutdown(socket.SHUT_RDWR)
+        if connection is not None:
+            hang_up(connection)
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -89,12 +89,12 @@ def answering_within(connection: psycopg.AsyncConnection[Any], seconds: float) -
         late.cancel()
 
 
-def hang_up(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Have whoever waits for an answer hear that the connection is lost.
+def hang_up(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Have whoever waits for an answer, in a thread or a task, hear that the connection is lost.
 
     To cancel the task would not do: psycopg then waits for the server's answer to that.
     """
-    # libpq keeps its descriptor, and reads the end of the stream.
+    # A copy of the descriptor: libpq keeps its own, and reads the end of the stream.
     with (
         suppress(OSError, psycopg.Error),
         socket.socket(fileno=os.dup(connection.pgconn.socket)) as line,

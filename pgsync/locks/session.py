@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pgsync.database.dsn import has_ended
 from pgsync.database.faults import translated
 from pgsync.database.forks import leave_connection
 from pgsync.database.prepared import PreparedStatements
-from pgsync.database.session import open_session
+from pgsync.database.session import hang_up, open_session
 from pgsync.errors import OutcomeUnknown, PgsyncError
 from pgsync.locks.calls import Grant, abandon_lock, acquire_lock, release_lock
 from pgsync.locks.held import LockRequest
@@ -166,21 +165,13 @@ class LockSession:
         with self._from_outside:
             self._ended = True
             if not self._turn.acquire(blocking=False):
-                self._cut()
+                hang_up(self._connection)
                 if not self._turn.acquire(timeout=_PATIENCE):
                     return  # It is freed with the thread that holds on to it.
             try:
                 self._connection.close()
             finally:
                 self._turn.release()
-
-    def _cut(self) -> None:
-        with (
-            suppress(psycopg.Error, OSError),
-            # A copy of the descriptor, whose end is not the connection's own.
-            socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as line,
-        ):
-            line.shutdown(socket.SHUT_RDWR)
 
     def leave_to_parent(self) -> None:
         """In a forked child: the session is the parent's, and stays as it is."""
