@@ -15,13 +15,13 @@ __all__ = ["NameTemplate", "name_maker"]
 class NameTemplate:
     """A name with places for arguments, for example ``import:workspace:{workspace_id}``.
 
-    ``whose`` says in errors what it belongs to.
+    ``whose`` says in errors what it belongs to. Without ``parameters`` it may name any argument.
 
     Raises:
         InvalidArgument: if it cannot be read, or names what is not a parameter.
     """
 
-    def __init__(self, text: str, parameters: Sequence[str], whose: str) -> None:
+    def __init__(self, text: str, parameters: Sequence[str] | None, whose: str) -> None:
         self._text = text
         self._whose = whose
         try:
@@ -29,7 +29,7 @@ class NameTemplate:
         except ValueError as error:
             raise InvalidArgument(f"{whose} {text!r}: {error}") from None
         used = {name for _, name, _, _ in parts if name is not None}
-        if unknown := used - set(parameters):
+        if parameters is not None and (unknown := used - set(parameters)):
             raise InvalidArgument(
                 f"{whose} {text!r} uses {sorted(unknown)}, which are not parameters of the "
                 f"function ({', '.join(parameters) or 'none'})"
@@ -39,12 +39,14 @@ class NameTemplate:
         """The name for these arguments; those that it does not use may be left out.
 
         Raises:
-            InvalidArgument: if one that it uses is missing.
+            InvalidArgument: if one that it uses is missing, or cannot be written as it says.
         """
         try:
-            return self._text.format(**args)
-        except (KeyError, IndexError) as error:
-            raise InvalidArgument(f"{self._whose} {self._text!r} needs {error}") from None
+            return self._text.format_map(args)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise InvalidArgument(
+                f"{self._whose} {self._text!r} needs an argument: {error}"
+            ) from None
 
 
 def name_maker(text: str, function: Callable[..., Any], whose: str) -> Callable[..., str]:

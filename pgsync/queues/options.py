@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, Literal, TypedDict
 
 from pgsync.durations import Duration
 from pgsync.errors import InvalidArgument
+from pgsync.naming import NameTemplate
 from pgsync.queues.calls import Enqueued, JobOptions
 from pgsync.queues.carried import check_tags
 from pgsync.queues.job import Job
@@ -107,10 +107,10 @@ def job_options(options: Mapping[str, Any]) -> JobOptions:
             f"max_running_per_key must be 1 or more, and 1 where jobs run in order; not {most!r}"
         )
     if isinstance(key, str):
-        key = partial(_fill_in, "key", key)
+        key = NameTemplate(key, None, "the key").fill
     tenant = options.get("tenant")
     if isinstance(tenant, str):
-        tenant = partial(_fill_in, "tenant", tenant)
+        tenant = NameTemplate(tenant, None, "the tenant").fill
     return JobOptions(
         **given,
         key=key,
@@ -121,10 +121,3 @@ def job_options(options: Mapping[str, Any]) -> JobOptions:
         encrypt=options.get("encrypt", False),
         tags=check_tags(options.get("tags", ())),
     )
-
-
-def _fill_in(what: str, template: str, args: dict[str, Any]) -> str:
-    try:
-        return template.format_map(args)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise InvalidArgument(f"the {what} {template!r} needs an argument: {error}") from None
