@@ -22,10 +22,9 @@ import psycopg
 from pgsync.coordinator import AsyncCoordinator, Coordinator
 from pgsync.daemon import WorkerReport
 from pgsync.daemon.worker import Worker
-from pgsync.database.calls import Listing, Steps, in_utc
+from pgsync.database.calls import Steps
 from pgsync.database.drive import drive
 from pgsync.database.dsn import connect, masked
-from pgsync.database.json import to_json
 from pgsync.database.pool import execute
 from pgsync.errors import InvalidArgument
 from pgsync.queues import (
@@ -39,7 +38,7 @@ from pgsync.queues import (
     TaskRegistry,
     current_job,
 )
-from pgsync.queues.calls import find_job
+from pgsync.queues.calls import find_job, live_jobs
 from pgsync.schedules import declare_plan, fire_due_plan
 
 __all__ = [
@@ -110,7 +109,8 @@ def enqueued(
     **args: Any,
 ) -> Any:
     """The jobs that have not ended, of this task and queue, whose arguments include ``args``."""
-    return sync.database.drive(_find(task, queue, args))
+    name = task if isinstance(task, str) or task is None else task.name
+    return sync.database.run(live_jobs(name, queue, args))
 
 
 @overload
@@ -143,28 +143,13 @@ def assert_not_enqueued(sync: Coordinator | AsyncCoordinator, task: AnyTask, **a
     return sync.database.drive(_check(task, 0, args))
 
 
-def _find(task: AnyTask | None, queue: str | None, args: dict[str, Any]) -> Steps[list[JobState]]:
-    name = task if isinstance(task, str) or task is None else task.name
-    return (
-        yield from Listing(
-            "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
-            " j.created_at, j.run_at, coalesce(j.errors, '[]'), NULL::jsonb FROM pgsync.jobs AS j"
-            " WHERE (%(task)s::text IS NULL OR j.task = %(task)s)"
-            " AND (%(queue)s::text IS NULL OR j.queue = %(queue)s)"
-            " AND j.args @> %(args)s::jsonb ORDER BY j.id",
-            {"task": name, "queue": queue, "args": to_json(args, "the arguments")},
-            lambda row: JobState(*in_utc(row)),
-        )
-    )
-
-
 def _check(task: AnyTask, count: int | None, args: dict[str, Any]) -> Steps[None]:
-    found = yield from _find(task, None, args)
+    name = task if isinstance(task, str) else task.name
+    found = yield from live_jobs(name, None, args)
     if len(found) == count or (count is None and found):
         return
-    others = yield from _find(None, None, {})
+    others = yield from live_jobs(None, None, {})
     wanted = "at least one job" if count is None else f"{count} jobs"
-    name = task if isinstance(task, str) else task.name
     lines = [f"  {job.task}({job.args}) on queue {job.queue}, {job.state}" for job in others[:20]]
     more = [f"  and {len(others) - 20} more"] if len(others) > 20 else []
     raise AssertionError(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, LiteralString
 
 from pgsync.database.calls import Call, Listing, in_utc, moment, scalar
-from pgsync.database.json import to_json_each
+from pgsync.database.json import to_json, to_json_each
 from pgsync.errors import InvalidArgument
 from pgsync.queues.carried import tagged, tags_in
 from pgsync.queues.sealing import seal_text
@@ -25,6 +25,7 @@ __all__ = [
     "args_texts",
     "cancel_job",
     "find_job",
+    "live_jobs",
     "pause_queue",
     "replace_args",
     "resume_queue",
@@ -309,12 +310,29 @@ def resume_queue(queue: str, by: str | None) -> Call[bool]:
     )
 
 
+_STATE_OF_JOB: LiteralString = (
+    "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
+    " j.created_at, j.run_at, coalesce(j.errors, '[]'), "
+)
+
+
 def find_job(id: int) -> Listing[JobState]:
     """The job, live or ended; an empty list where there is none."""
     return Listing(
-        "SELECT j.id, j.queue, j.task, j.args, j.state, j.priority, j.attempt, j.max_attempts,"
-        " j.created_at, j.run_at, coalesce(j.errors, '[]'), j.result, j.progress"
-        " FROM pgsync.all_jobs AS j WHERE j.id = %(id)s::bigint",
+        _STATE_OF_JOB + "j.result, j.progress FROM pgsync.all_jobs AS j"
+        " WHERE j.id = %(id)s::bigint",
         {"id": id},
+        lambda row: JobState(*in_utc(row)),
+    )
+
+
+def live_jobs(task: str | None, queue: str | None, args: dict[str, Any]) -> Listing[JobState]:
+    """The jobs that have not ended, of this task and queue, whose arguments include ``args``."""
+    return Listing(
+        _STATE_OF_JOB + "NULL::jsonb, j.progress FROM pgsync.jobs AS j"
+        " WHERE (%(task)s::text IS NULL OR j.task = %(task)s)"
+        " AND (%(queue)s::text IS NULL OR j.queue = %(queue)s)"
+        " AND j.args @> %(args)s::jsonb ORDER BY j.id",
+        {"task": task, "queue": queue, "args": to_json(args, "the arguments")},
         lambda row: JobState(*in_utc(row)),
     )
