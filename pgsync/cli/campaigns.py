@@ -8,7 +8,15 @@ import click
 
 from pgsync.cli import exits
 from pgsync.cli.modules import open_platform, print_result
-from pgsync.cli.output import by_option, direct_dsn_option, dsn_option, fetch, json_option, show
+from pgsync.cli.output import (
+    by_option,
+    direct_dsn_option,
+    dsn_option,
+    fetch,
+    json_option,
+    show,
+    show_one,
+)
 
 __all__ = ["campaigns"]
 
@@ -41,9 +49,10 @@ def show_(context: click.Context, dsn: str | None, as_json: bool, campaign_id: i
     rows = fetch(
         dsn, "SELECT * FROM pgsync_modules.campaigns WHERE id = %(id)s", {"id": campaign_id}
     )
-    facts = [{"field": name, "value": value} for row in rows for name, value in row.items()]
-    show(rows if as_json else facts, as_json=as_json, empty=f"no campaign {campaign_id}")
-    context.exit(0 if rows else exits.NOTHING)
+    if not rows:
+        show(rows, as_json=as_json, empty=f"no campaign {campaign_id}")
+        context.exit(exits.NOTHING)
+    show_one(rows[0], as_json=as_json)
 
 
 @campaigns.command()

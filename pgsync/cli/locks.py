@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import asdict
-from typing import Any
 
 import click
 
 from pgsync.cli import exits
-from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show
+from pgsync.cli.output import direct_dsn_option, dsn_option, fetch, json_option, show, show_one
 from pgsync.coordinator import Coordinator
 
 __all__ = ["locks"]
@@ -42,12 +41,9 @@ def locks_show(dsn: str | None, as_json: bool, name: str) -> None:
     """Who holds the lock NAME, who waits for it, and what would free it."""
     with Coordinator(dsn) as sync:
         explained = asdict(sync.explain_lock(name))
-    rows: list[dict[str, Any]] = [explained]
     if not as_json:
-        explained["waiters"] = ", ".join(explained["waiters"])
-        facts = [{"lock": key.replace("_", " "), name: explained[key]} for key in explained]
-        rows = [fact for fact in facts[1:] if fact[name] not in (None, "")]
-    show(rows, as_json=as_json, empty="")
+        explained["waiters"] = ", ".join(explained["waiters"]) or None
+    show_one(explained, as_json=as_json)
 
 
 @locks.command("ask")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pgsync.cli.output import by_option, dsn_option, fetch, json_option, show
+from pgsync.cli.output import by_option, dsn_option, fetch, json_option, show, show_one
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
 from pgsync.schedules import Given, upcoming
@@ -77,10 +77,9 @@ def schedules_show(dsn: str | None, as_json: bool, most: int, name: str) -> None
         {"n": name, "most": most},
     )
     if as_json:
-        show([rows[0] | {"fires": fires}], as_json=True, empty="")
+        show_one(rows[0] | {"fires": fires}, as_json=True)
         return
-    facts = [{"": key, name: value} for key, value in rows[0].items() if value is not None]
-    show(facts, as_json=False, empty="")
+    show_one(rows[0], as_json=False)
     click.echo()
     show(fires, as_json=False, empty="it has not fired yet")
 
