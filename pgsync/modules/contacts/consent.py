@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-__all__ = ["Consent", "ConsentChange", "opt_in", "opt_out", "read_consent"]
+__all__ = ["Consent", "ConsentChange", "read_consent", "record_consent"]
 
 _YES = frozenset(("yes", "y", "true", "1", "x", "on", "opted in", "opted_in", "granted"))
 _NO = frozenset(("no", "n", "false", "0", "off", "opted out", "opted_out", "denied", "withdrawn"))
@@ -30,7 +30,7 @@ FROM pgsync_modules.opt_in(
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What a row of a file says; ``at``, in UTC, and the rest where it says so."""
+    """What a row of a file, or a person, says; ``at``, in UTC, and the rest where it says so."""
 
     opted_in: bool
     at: datetime | None = None
@@ -68,40 +68,12 @@ def _moment(cell: str | None) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def opt_out(
-    session: Session,
-    workspace_id: int,
-    phone: str,
-    *,
-    source: str,
-    evidence: str | None = None,
-    at: datetime | None = None,
-) -> ConsentChange:
-    """Record that a person (a number in E.164) opted out, at ``at`` or now.
-
-    Whoever is no contact becomes one. The first opt-out stands; a blocked contact stays blocked.
-    """
-    given = {"source": source, "evidence": evidence, "at": at}
-    row = session.execute(_OPT_OUT, {"workspace_id": workspace_id, "phone": phone, **given}).one()
-    return ConsentChange(*row)
-
-
-def opt_in(
-    session: Session,
-    workspace_id: int,
-    phone: str,
-    *,
-    source: str,
-    evidence: str,
-    at: datetime | None = None,
-) -> ConsentChange:
-    """Record that a person (a number in E.164) opted in, at ``at`` or now, and how that is known.
-
-    This alone ends an opt-out, and only one that is older.
+def record_consent(session: Session, workspace_id: int, phone: str, said: Consent) -> ConsentChange:
+    """Record what a person (a number in E.164) said, at its time or now.
 
     Raises:
-        InvalidArgument: if the source or the evidence is blank.
+        InvalidArgument: if the source or the evidence of an opt-in is blank.
     """
-    given = {"source": source, "evidence": evidence, "at": at}
-    row = session.execute(_OPT_IN, {"workspace_id": workspace_id, "phone": phone, **given}).one()
-    return ConsentChange(*row)
+    given = {"workspace_id": workspace_id, "phone": phone, "at": said.at}
+    given |= {"source": said.source, "evidence": said.evidence}
+    return ConsentChange(*session.execute(_OPT_IN if said.opted_in else _OPT_OUT, given).one())

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
-from pgsync.modules.contacts.consent import ConsentChange, opt_in, opt_out
+from pgsync.modules.contacts.consent import Consent, ConsentChange, record_consent
 from pgsync.modules.contacts.exporting import ExportRun
 from pgsync.modules.contacts.importing import ImportRun, ImportSettings
 from pgsync.modules.contacts.joining import join_contacts
@@ -122,10 +122,14 @@ class Contacts:
         evidence: str,
         at: datetime | None = None,
     ) -> ConsentChange:
-        """Record an opt-in; see :func:`pgsync.modules.contacts.consent.opt_in`."""
-        with self.sessions.begin() as session:
-            number = _number(session, workspace_id, phone)
-            return opt_in(session, workspace_id, number, source=source, evidence=evidence, at=at)
+        """Record that a person opted in, at ``at`` (UTC) or now, and how that is known.
+
+        This alone ends an opt-out, and only one that is older.
+
+        Raises:
+            InvalidArgument: if the source or the evidence is blank, or ``phone`` is no number.
+        """
+        return self._record(workspace_id, phone, Consent(True, at, source, evidence))
 
     def opt_out(
         self,
@@ -136,10 +140,19 @@ class Contacts:
         evidence: str | None = None,
         at: datetime | None = None,
     ) -> ConsentChange:
-        """Record an opt-out; see :func:`pgsync.modules.contacts.consent.opt_out`."""
+        """Record that a person opted out, at ``at`` (UTC) or now.
+
+        Whoever is no contact becomes one. The first opt-out stands, and so does a block.
+
+        Raises:
+            InvalidArgument: if ``phone`` is no number.
+        """
+        return self._record(workspace_id, phone, Consent(False, at, source, evidence))
+
+    def _record(self, workspace_id: int, phone: str, said: Consent) -> ConsentChange:
         with self.sessions.begin() as session:
             number = _number(session, workspace_id, phone)
-            return opt_out(session, workspace_id, number, source=source, evidence=evidence, at=at)
+            return record_consent(session, workspace_id, number, said)
 
     def _import(
         self,
