@@ -1,9 +1,8 @@
-"""The keeper of a coordinator's locks: it grants, renews, releases, and watches deadlines."""
+"""The keeper of a coordinator's locks: the plans by which they are taken and given back."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,25 +14,16 @@ from typing import TypeVar
 from pgsync.database.calls import Invoke, Steps
 from pgsync.database.forks import renew_after_fork
 from pgsync.errors import LockHeld, LockLost, OutcomeUnknown, PgsyncError
-from pgsync.locks.calls import (
-    Grant,
-    expire_lock,
-    hand_over_lock,
-    renew_lock,
-    requests_to_release,
-    restore_lock,
-)
-from pgsync.locks.held import HeldLock, LockRequest, ReleaseRequest
+from pgsync.locks.calls import Grant, restore_lock
+from pgsync.locks.grants import Grants
+from pgsync.locks.held import HeldLock, LockRequest
 from pgsync.locks.session import LockSession
-from pgsync.locks.sessions import Sessions, Wait
+from pgsync.locks.sessions import Wait
 from pgsync.locks.turns import Turn, Turns
-from pgsync.locks.watchdog import Watchdog
 
 __all__ = ["LockKeeper"]
 
 T = TypeVar("T")
-
-logger = logging.getLogger("pgsync.locks")
 
 # A name that was held when it was asked for is likely to be so again: one round trip less.
 _CONTENDED_SECONDS = 1.0
@@ -42,7 +32,7 @@ _MOST_CONTENDED = 1000
 
 
 class LockKeeper:
-    """Grants, renews, releases and watches the locks of one process.
+    """Takes, renews and releases the locks of one process, for its threads and its tasks.
 
     ``prepare`` is called before the first session is opened, to check the server and its schema.
     """
@@ -57,18 +47,14 @@ class LockKeeper:
         self._turns = Turns()
         self._doors = Turns()
         self._contended: dict[str, float] = {}
-        self._sessions = Sessions(self._dsn, self._session_ended, self._prepare)
-        self._watchdog = Watchdog(self._renew, self._drop, self._look)
+        self._grants = Grants(self._dsn, self._prepare)
         # The asyncio face's requests run here; the blocking face's in the caller's own thread.
         # Those that wait have threads of their own, lest a release stands in line behind them.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="pgsync-locks")
         self._waiters = ThreadPoolExecutor(_WAITING_THREADS, thread_name_prefix="pgsync-lock-wait")
 
     def _renew_in_child(self) -> None:
-        """In a forked child: the locks, and the sessions that carry them, are the parent's."""
-        self._sessions.leave_to_parent()
-        for held in self._watchdog.inherited():
-            held.leave_to_parent()
+        self._grants.leave_to_parent()
         self._start()
 
     def acquire(self, request: LockRequest) -> Steps[HeldLock]:
@@ -167,7 +153,7 @@ class LockKeeper:
 
     def release(self, held: HeldLock) -> Steps[bool]:
         """Plan: give the lock back; False where it was lost already."""
-        answer = yield from self._work(lambda: self._release(held))
+        answer = yield from self._work(lambda: self._grants.release(held))
         return answer
 
     def renew(self, held: HeldLock, ttl: timedelta | None = None) -> Steps[None]:
@@ -178,7 +164,7 @@ class LockKeeper:
         """
         held.check()
         held.ttl = ttl or held.ttl
-        yield from self._work(lambda: self._renew(held))
+        yield from self._work(lambda: self._grants.renew(held))
         held.check()
 
     def hand_over(self, held: HeldLock) -> Steps[int]:
@@ -188,24 +174,20 @@ class LockKeeper:
             LockLost: if it is held no more.
         """
         held.check()
-        if not (yield from self._work(lambda: self._hand_over(held))):
+        if not (yield from self._work(lambda: self._grants.hand_over(held))):
             raise LockLost(held.name, "it was lost before it was handed over")
         return held.token
 
     def close(self) -> None:
         """Release all locks by ending the sessions that carry them."""
-        held = self._watchdog.close()
-        self._sessions.close()
-        for lock in held:
-            lock.end()
-            lock.leave()
+        self._grants.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._waiters.shutdown(wait=False, cancel_futures=True)
 
     @property
     def closed(self) -> bool:
         """Whether it was closed, and grants no more."""
-        return self._sessions.closed
+        return self._grants.sessions.closed
 
     def _enter(self, request: LockRequest) -> Turn:
         room = None if request.mode == "shared" else request.slots or 1
@@ -254,7 +236,7 @@ class LockKeeper:
                 return None
 
             def take() -> list[HeldLock | Grant]:
-                sent_at, grant, session = self._sessions.wait(wait)
+                sent_at, grant, session = self._grants.sessions.wait(wait)
                 return [self._hold(request, turn, sent_at, grant, session)] if grant else []
 
             taken = yield from self._cancellable(take, self._waiters, wait.cancel)
@@ -265,7 +247,7 @@ class LockKeeper:
     def _try(
         self, requests: Sequence[LockRequest], turns: Sequence[Turn]
     ) -> list[HeldLock | Grant]:
-        main = self._sessions.main()
+        main = self._grants.sessions.main()
         sent_at, grants = main.try_locks(requests)
         return [
             self._hold(request, turn, sent_at, grant, main.session)
@@ -273,7 +255,7 @@ class LockKeeper:
         ]
 
     def _restore(self, request: LockRequest, turn: Turn, token: int) -> HeldLock | Grant:
-        main = self._sessions.main()
+        main = self._grants.sessions.main()
         sent_at = time.monotonic()
         try:
             grant = main.session.run(restore_lock(request, token))
@@ -289,119 +271,14 @@ class LockKeeper:
     def _hold(
         self, request: LockRequest, turn: Turn, sent_at: float, grant: Grant, session: LockSession
     ) -> HeldLock | Grant:
-        if not grant.acquired or grant.token is None or grant.expires_at is None:
-            return grant
-        # Reckoned from before the request was sent: early rather than late.
         leave = partial(self._turns.leave, turn)
-        deadline = sent_at + (grant.waited + request.ttl).total_seconds()
-        held = HeldLock(
-            request, grant.token, grant.acquired_at, grant.expires_at, deadline, session, leave
-        )
-        if not self._watchdog.watch(held):
-            self._release(held)
-            raise LockLost(held.name, "the coordinator was closed meanwhile")
-        return held
+        return self._grants.hold(request, leave, sent_at, grant, session)
 
     def _give_back(self, taking: Future[list[HeldLock | Grant]]) -> None:
         if not taking.cancelled() and taking.exception() is None:
             for answer in taking.result():
                 if isinstance(answer, HeldLock):
-                    self._release(answer)
-
-    def _release(self, held: HeldLock) -> bool:
-        if not held.end():
-            return False
-        self._watchdog.forget(held)
-        try:
-            return self._release_at_server(held)
-        except OutcomeUnknown:
-            return False
-        except BaseException:
-            # An interrupted release (Ctrl-C) may not have happened.
-            held.session.abandon(held.name)
-            raise
-        finally:
-            self._sessions.give_back(held.session)
-            held.leave()
-
-    def _release_at_server(self, held: HeldLock, expired: bool = False) -> bool:
-        exchange = self._sessions.exchange_of(held.session)
-        if expired:
-            released = held.session.run(expire_lock(held.token))
-            if exchange is not None:
-                exchange.forget(held.token)
-            return released
-        if exchange is not None:
-            return exchange.release(held.token)
-        return held.session.release(held.token)
-
-    def _hand_over(self, held: HeldLock) -> bool:
-        try:
-            if held.session.run(hand_over_lock(held.token)) is None:
-                self._lose(held, "its deadline had passed when it was handed over")
-                return False
-        except OutcomeUnknown:
-            return False
-        exchange = self._sessions.exchange_of(held.session)
-        if exchange is not None:
-            exchange.forget(held.token)
-        if held.end():
-            self._watchdog.forget(held)
-            self._sessions.give_back(held.session)
-            held.leave()
-        return True
-
-    def _renew(self, held: HeldLock) -> None:
-        sent_at = time.monotonic()
-        try:
-            expires_at = held.session.run(renew_lock(held.name, held.token, held.ttl))
-        except OutcomeUnknown:
-            return  # The session's end has been told to every lock on it.
-        if expires_at is None:
-            self._lose(held, "its deadline had passed when it was renewed")
-            return
-        held.renewed(sent_at, expires_at)
-        self._watchdog.note(held)
-
-    def _lose(self, held: HeldLock, reason: str) -> None:
-        if held.end(lost_because=reason):
-            self._drop(held)
-
-    def _drop(self, held: HeldLock) -> None:
-        """Forget a lost lock, here and at the server."""
-        reason = held.lost_because
-        logger.warning(
-            "lock %r (token %s) was lost: %s",
-            held.name,
-            held.token,
-            reason,
-            extra={"lock": held.name},
-        )
-        self._watchdog.forget(held)
-        try:
-            if held.session.alive:
-                self._release_at_server(held, expired=reason == held.overdue)
-        except PgsyncError as error:
-            logger.warning("lock %r: the server could not be told: %s", held.name, error)
-        finally:
-            self._sessions.give_back(held.session)
-
-    def _look(self, locks: list[HeldLock]) -> None:
-        """Ask whether somebody asks the holders to finish, for those who want to know."""
-        listening = {
-            held.token: held
-            for held in locks
-            if held.request.on_request is not None and held.request_to_release is None
-        }
-        if listening and (main := self._sessions.main()).session.alive:
-            for token, asked_by, why in main.session.run(requests_to_release(list(listening))):
-                held = listening[token]
-                held.asked_to_release(ReleaseRequest(held.name, asked_by, why))
-
-    def _session_ended(self, session: LockSession, reason: str) -> None:
-        for held in self._watchdog.locks():
-            if held.session is session:
-                self._lose(held, reason)
+                    self._grants.release(answer)
 
     def _was_contended(self, name: str) -> bool:
         return self._contended.get(name, 0.0) > time.monotonic()
@@ -412,7 +289,7 @@ class LockKeeper:
         self._contended[name] = time.monotonic() + _CONTENDED_SECONDS
 
     def _held_here(self, request: LockRequest) -> LockHeld:
-        held = next((h for h in self._watchdog.locks() if h.request.line == request.line), None)
+        held = self._grants.in_line(request.line)
         return LockHeld(
             request.name,
             holder=self._turns.owner(request.line),
