@@ -275,6 +275,16 @@ VALUES ('kernel', 30, 'copied_jobs', 'd8814666d416fd946be21e4b25a7ddd7210bda90e1
 COMMIT;
 \endif
 
+SELECT NOT EXISTS (SELECT FROM pgsync.schema_migration
+                   WHERE component = 'kernel' AND version = 31) AS pending \gset
+\if :pending
+BEGIN;
+\ir migrations/0031_discarded_by_hand.sql
+INSERT INTO pgsync.schema_migration (component, version, name, checksum)
+VALUES ('kernel', 31, 'discarded_by_hand', '1443a7cd4c5e18aca101143ecbbe31ff26a4947b7609e2bd65adeec5817e38a2');
+COMMIT;
+\endif
+
 BEGIN;
 \ir api/0_foundation.sql
 \ir api/1_locks.sql
@@ -324,7 +334,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', '990d62cade52ec9f9fde082054aa37e1620e091b3f33cc2ffc8bf656e302878b')
+VALUES ('api', 0, '0.1.0', '39a38f04705dd7b5ba09ee4d138251a97602afae046b5e21e1225a458019d94f')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

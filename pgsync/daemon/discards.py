@@ -12,7 +12,7 @@ import psycopg
 from pgsync.daemon.attempt import Attempt
 from pgsync.daemon.link import WorkerLink
 from pgsync.errors import PgsyncError
-from pgsync.queues import JobContext, TaskRegistry, WorkerDied
+from pgsync.queues import JobContext, JobDiscarded, TaskRegistry, WorkerDied
 from pgsync.queues.context import performing
 from pgsync.queues.work import discards_told, take_discards
 
@@ -27,9 +27,9 @@ _LOOK_SECONDS = 5.0
 class DiscardCallbacks:
     """Calls ``on_discard`` of jobs whose discarding is recorded, beside the worker's own work.
 
-    It is told of this worker's own. Those whose worker died before it could tell it looks for: each
-    is called here or by another worker that knows the task, at least once. Blocking callbacks run
-    in threads, a few at once. An error in one is logged.
+    It is told of this worker's own. It looks for those whose worker died before it could tell, and
+    those that were discarded by hand: each is called here or by another worker that knows the task,
+    at least once. Blocking callbacks run in threads, a few at once. An error in one is logged.
     """
 
     def __init__(self, link: WorkerLink, tasks: TaskRegistry) -> None:
@@ -47,14 +47,15 @@ class DiscardCallbacks:
             call.add_done_callback(self._calls.pop)
 
     async def run(self) -> None:
-        """Look for discarded jobs whose worker died before it could tell, until cancelled."""
+        """Look for discarded jobs that no worker has told of, until cancelled."""
         while True:
             names = [task.name for task in self._tasks if task.on_discard is not None]
             if names:
-                for job, error in await self._link.run(take_discards(names)):
+                for job, error, by_hand in await self._link.run(take_discards(names)):
                     context = JobContext(job, worker=self._link.worker)
                     attempt = Attempt(context.worker, context, self._tasks.find(job.task))
-                    self.tell(attempt, WorkerDied(error))
+                    kind = JobDiscarded if by_hand else WorkerDied
+                    self.tell(attempt, kind(error or "discarded by hand"))
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def finish(self) -> None:

@@ -21,7 +21,8 @@ _FAULTY = "on_failure of operation %s failed"
 class OperationFailure:
     """An operation that failed, and is not tried again.
 
-    ``error`` is what its handler raised, or :class:`WorkerDied` where it was lost with its worker.
+    ``error`` is what its handler raised, :class:`WorkerDied` where it was lost with its worker, or
+    :class:`JobDiscarded` where somebody gave its job up.
     ``job_id`` is the job that ran it, after so many attempts; None where it was called directly.
     """
 

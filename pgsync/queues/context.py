@@ -25,6 +25,7 @@ __all__ = [
     "CancelJob",
     "DiscardJob",
     "JobContext",
+    "JobDiscarded",
     "JobTimedOut",
     "ProcessDied",
     "ReleaseJob",
@@ -226,6 +227,10 @@ class ProcessDied(PgsyncError):
 
 class WorkerDied(PgsyncError):
     """What ``on_discard`` is given, with the last error's text, where the job's worker died."""
+
+
+class JobDiscarded(PgsyncError):
+    """What ``on_discard`` is given, with the reason, where somebody discarded the job by hand."""
 
 
 class DiscardJob(Exception):

@@ -60,8 +60,8 @@ class TaskOptions(TypedDict, total=False):
     (seconds or a :class:`Backoff`; None discards). It is not tried again when that would be more
     than ``retry_until`` (seconds) after its first attempt began, or once ``max_exceptions``
     attempts have failed: those that ended with their worker's death count for ``max_attempts``
-    only. ``on_discard(job, error)``, blocking or coroutine, is called when a failure, or the death
-    of its worker, has the job discarded.
+    only. ``on_discard(job, error)``, blocking or coroutine, is called when a failure, the death of
+    its worker, or somebody by hand has the job discarded.
 
     ``key`` is the concurrency key of a job: a function of its arguments' dict, or a text in which
     ``{name}`` stands for an argument. Over all workers at most ``max_running_per_key`` jobs of one

@@ -299,17 +299,18 @@ def rescue_jobs(silence: timedelta) -> Call[int]:
     return Call("SELECT pgsync.rescue_jobs(%(silence)s)", {"silence": silence}, scalar)
 
 
-def take_discards(tasks: Sequence[str]) -> Listing[tuple[Job, str | None]]:
-    """Take jobs of these tasks that were discarded and not told, and their last errors.
+def take_discards(tasks: Sequence[str]) -> Listing[tuple[Job, str | None, bool]]:
+    """Take jobs of these tasks that were discarded and not told, and why; True: by hand.
 
     To be run on a connection that :func:`read_jobs` has been called for.
     """
     return Listing(
         "SELECT d.id, d.queue, d.task, d.args, d.priority, d.attempt, d.max_attempts,"
-        " d.created_at, d.run_at, d.key, d.in_batch, d.error"
+        " d.created_at, d.run_at, d.key, d.in_batch, d.error,"
+        " (SELECT h.worker IS NULL FROM pgsync.job_history AS h WHERE h.id = d.id)"
         " FROM pgsync.take_discards(%(tasks)s) AS d",
         {"tasks": list(tasks)},
-        lambda row: (Job(*row[:-1]), row[-1]),
+        lambda row: (Job(*row[:-2]), *row[-2:]),
         binary=True,
     )
 

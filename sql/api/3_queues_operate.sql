@@ -31,6 +31,10 @@ BEGIN
                end_waiting_job.state, pgsync.clock(),
                jsonb_strip_nulls(jsonb_build_object('reason', end_waiting_job.reason))
         FROM all_taken AS a
+    ), untold AS (
+        INSERT INTO pgsync.job_untold_discard AS u (job, task, discarded_at)
+        SELECT a.id, a.task, pgsync.clock() FROM all_taken AS a WHERE end_waiting_job.state = 'discarded'
+        ON CONFLICT (job) DO UPDATE SET discarded_at = excluded.discarded_at, taken_at = NULL
     )
     SELECT a.unique_key, a.key, a.key_slot, a.waited, a.batch, a.lock_name INTO ended FROM all_taken AS a;
     IF NOT FOUND THEN
@@ -57,7 +61,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.end_waiting_job(bigint, text, text) IS
-    'Internal: moves a job that is not running to the history.';
+    'Internal: moves a job that is not running to the history. One that is discarded is told of by on_discard.';
 
 CREATE OR REPLACE FUNCTION pgsync.cancel_job(id bigint, reason text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
@@ -94,7 +98,7 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 
 COMMENT ON FUNCTION pgsync.discard_job(bigint, text) IS
-    'Gives up on a job that waits; null where it runs or has ended.';
+    'Gives up on a job that waits; null where it runs or has ended. A worker that knows its task calls on_discard, as for a job that failed; cancel_job ends it without that.';
 
 CREATE OR REPLACE FUNCTION pgsync.retry_job(id bigint) RETURNS text
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$

@@ -1,5 +1,6 @@
 -- Telling tasks of jobs that were discarded. A worker that fails a job for the last time calls on_discard itself;
--- where it died, before that or before it has called, another one that knows the task does.
+-- where it died, before that or before it has called, another one that knows the task does, and so where somebody
+-- discarded the job by hand.
 
 CREATE OR REPLACE FUNCTION pgsync.take_discards(
     tasks text[], lease interval DEFAULT '5 minutes', batch integer DEFAULT 100
@@ -23,13 +24,13 @@ BEGIN
     SELECT array_agg(m.job) INTO taken FROM marked AS m;
     RETURN QUERY
         SELECT f.id, f.queue, f.task, f.args, f.priority, f.attempt, f.max_attempts, f.created_at, f.run_at, f.key,
-               f.batch, f.errors -> -1 ->> 'error'
+               f.batch, coalesce(f.result ->> 'reason', f.errors -> -1 ->> 'error')
         FROM pgsync.job_finished AS f WHERE f.id = ANY (taken) AND f.state = 'discarded';
 END
 $$;
 
 COMMENT ON FUNCTION pgsync.take_discards(text[], interval, integer) IS
-    'Takes jobs of these tasks that were discarded, and whose worker died before it could tell, each with its last error, to call on_discard for them. One that is not said to be told within the lease is given to another: told at least once.';
+    'Takes jobs of these tasks that were discarded, and whose worker died before it could tell, each with its last error, or by hand, with the reason, to call on_discard for them. One that is not said to be told within the lease is given to another: told at least once.';
 
 CREATE OR REPLACE FUNCTION pgsync.discards_told(jobs bigint[]) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$

@@ -87,6 +87,48 @@ def test_on_discard_is_called_for_jobs_whose_worker_died(
     assert told == [(job, "handler", "WorkerDied('the worker died')")]
 
 
+@both_kinds
+def test_on_discard_is_called_for_jobs_that_are_discarded_by_hand(
+    sync: Coordinator, database: Any, kind: str
+) -> None:
+    told: list[tuple[int, int, str]] = []
+
+    def tell(job: Any, error: BaseException) -> None:
+        told.append((job.id, job.attempt, repr(error)))
+
+    waits = declare(sync, kind, lambda: None, name="waits", on_discard=tell)
+    failed, named, cancelled = (waits.enqueue().id for _ in range(3))
+    silent = declare(sync, kind, lambda: None, name="silent").enqueue().id
+    database.execute(
+        'UPDATE pgsync.job_ready SET attempt = 1, errors = \'[{"error": "it broke"}]\''
+        " WHERE id = %s",
+        [failed],
+    )
+    database.execute("SELECT pgsync.discard_job(%s), pgsync.cancel_job(%s)", [failed, cancelled])
+    database.execute(
+        "SELECT pgsync.discard_jobs(ids => ARRAY[%s, %s], by => 'ann')", [named, silent]
+    )
+    with working(sync):
+        eventually(lambda: len(told) == 2)
+    assert sorted(told) == [
+        (failed, 1, "JobDiscarded('it broke')"),
+        (named, 0, "JobDiscarded('discarded by ann')"),
+    ]
+    left = database.execute("SELECT task FROM pgsync.job_untold_discard").fetchall()
+    assert left == [("silent",)]
+
+
+def test_a_job_that_was_discarded_by_hand_and_is_retried_is_not_told_of(database: Any) -> None:
+    job = database.execute("SELECT pgsync.enqueue('x')").fetchone()[0]
+    take = "SELECT id FROM pgsync.take_discards('{x}')"
+    for again in (True, False):
+        database.execute("SELECT pgsync.discard_job(%s)", [job])
+        if again:
+            database.execute("SELECT pgsync.retry_job(%s)", [job])
+            assert database.execute(take).fetchall() == []
+    assert database.execute(take).fetchall() == [(job,)]
+
+
 def test_a_discard_that_was_taken_and_not_told_is_given_to_another(
     database: Any, new_worker: Any, clock: Any
 ) -> None:

@@ -95,6 +95,20 @@ def test_a_failure_with_the_worker_is_told_by_another(
     assert (failure.key, failure.actor, failure.job_id) == (KEY, "ada", job.id)
 
 
+def test_a_run_that_somebody_gives_up_has_failed(face: Any, database: Any) -> None:
+    failures = told(face)
+    job = declare(face, lambda op, connection_id: None).by("ada").enqueue(connection_id=7)
+    database.execute("SELECT pgsync.discard_jobs(ids => ARRAY[%s], by => 'bob')", [job.id])
+    face.start()
+    try:
+        eventually(lambda: failures)
+    finally:
+        face.stop()
+    (failure,) = failures
+    assert (failure.key, failure.actor, failure.job_id, failure.attempts) == (KEY, "ada", job.id, 0)
+    assert repr(failure.error) == "JobDiscarded('discarded by bob')"
+
+
 def test_an_error_in_the_callback_hides_nothing(face: Any, caplog: Any) -> None:
     def fails(op: Any, connection_id: int) -> None:
         raise ValueError("upstream said no")
