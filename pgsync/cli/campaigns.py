@@ -207,12 +207,13 @@ def duplicate(dsn: str | None, direct_dsn: str | None, name: str | None, campaig
 @campaigns.command("retry-failed")
 @dsn_option
 @direct_dsn_option
+@by_option("Who does it, for the audit trail")
 @click.argument("campaign_id", type=int)
-def retry_failed(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> None:
+def retry_failed(dsn: str | None, direct_dsn: str | None, by: str, campaign_id: int) -> None:
     """Make the failed messages of one pending again, and start it."""
     with open_platform(dsn, direct_dsn) as platform:
-        count = platform.broadcasts.campaigns.retry_failed(campaign_id)
-        click.echo(f"{count} again, job {platform.broadcasts.start(campaign_id)}")
+        count = platform.broadcasts.campaigns.retry_failed(campaign_id, by)
+        click.echo(f"{count} again, job {platform.broadcasts.start(campaign_id, by=by)}")
 
 
 @campaigns.command("retry-unknown")
@@ -220,17 +221,18 @@ def retry_failed(dsn: str | None, direct_dsn: str | None, campaign_id: int) -> N
 @direct_dsn_option
 @click.option("--days", default=7.0, show_default=True, help="Unknown for so long at the least.")
 @click.option("--yes", is_flag=True, help="Some may get the message a second time: do it.")
+@by_option("Who does it, for the audit trail")
 @click.argument("campaign_id", type=int)
 def retry_unknown(
-    dsn: str | None, direct_dsn: str | None, days: float, yes: bool, campaign_id: int
+    dsn: str | None, direct_dsn: str | None, days: float, yes: bool, by: str, campaign_id: int
 ) -> None:
     """Send again where nobody knows whether the message was accepted, and start the campaign."""
     if not yes:
         raise click.UsageError("some may get the message a second time; --yes does it all the same")
     with open_platform(dsn, direct_dsn) as platform:
         campaigns = platform.broadcasts.campaigns
-        count = campaigns.retry_unknown(campaign_id, timedelta(days=days))
-        click.echo(f"{count} again, job {platform.broadcasts.start(campaign_id)}")
+        count = campaigns.retry_unknown(campaign_id, timedelta(days=days), by)
+        click.echo(f"{count} again, job {platform.broadcasts.start(campaign_id, by=by)}")
 
 
 def _values(given: tuple[str, ...]) -> tuple[str, ...] | dict[str, str]:

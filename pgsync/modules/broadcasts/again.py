@@ -10,12 +10,13 @@ from pgsync.modules.broadcasts.models import Campaign
 
 __all__ = ["RETRY_FAILED", "RETRY_UNKNOWN", "copy_campaign"]
 
-# Who opted out is final. The claims before keep their attempts: callback data names each.
+# Who opted out is final. The claims before keep their attempts: callback data names each. The
+# moment of the failure stays, so that a status which comes again is not taken for news.
 RETRY_FAILED = text(
     """
     UPDATE pgsync_modules.campaign_recipient AS r
-    SET state = 'pending', error = NULL, error_code = NULL, failed_at = NULL, message_id = NULL,
-        send_after = NULL, failures = 0
+    SET state = 'pending', error = NULL, error_code = NULL, message_id = NULL, send_after = NULL,
+        failures = 0
     WHERE r.campaign_id = :campaign_id AND r.state = 'failed'
       AND r.error_code IS DISTINCT FROM 131050
     """

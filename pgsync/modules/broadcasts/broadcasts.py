@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
-from pgsync.errors import ConnectionFailed, LockLost, OutcomeUnknown
+from pgsync.errors import ConnectionFailed, InvalidArgument, LockLost, OutcomeUnknown
 from pgsync.modules.broadcasts.audience import check_phone
 from pgsync.modules.broadcasts.campaigns import Campaigns, CampaignStateError
 from pgsync.modules.broadcasts.dispatch import Dispatcher
@@ -104,7 +104,7 @@ class Broadcasts:
         """Schedule a campaign and enqueue its sending, in one transaction; returns the job.
 
         It begins at ``at`` (aware), or as soon as a worker takes it. Its audience is taken now.
-        ``by`` is who starts it, for the audit trail and the operation's history.
+        ``by`` is who starts it, for the audit trail and the history of all its runs.
 
         Raises:
             CampaignStateError: unless it is a draft, scheduled or paused.
@@ -116,7 +116,7 @@ class Broadcasts:
             report = preflight(session, campaign_id)
             if not report.ok:
                 raise PreflightFailed(campaign_id, report)
-            job = self._job(campaign_id, by, run_at=at)
+            job = self._job(session, campaign_id, run_at=at)
             return int(job.enqueue(within=session, campaign_id=campaign_id).id)
 
     def preflight(self, campaign_id: int) -> Preflight:
@@ -159,12 +159,14 @@ class Broadcasts:
         )
         return sent.message_id
 
-    def _job(self, campaign_id: int, by: str | None = None, **options: Any) -> Any:
-        """The task of a campaign's sending, which takes turns with those of other workspaces."""
-        with self._sessions() as session:
-            workspace_id = session.scalar(
-                select(Campaign.workspace_id).where(Campaign.id == campaign_id)
-            )
+    def _job(self, session: Session, campaign_id: int, **options: Any) -> Any:
+        """The task of a campaign's sending, on behalf of who started it, where that was said.
+
+        It takes turns with those of other workspaces.
+        """
+        workspace_id, by = session.execute(
+            select(Campaign.workspace_id, Campaign.started_by).where(Campaign.id == campaign_id)
+        ).one()
         whose = f"workspace:{workspace_id}"
         operation = self.campaign_sending if by is None else self.campaign_sending.by(by)
         return operation.options(tenant=whose, key=f"campaigns:{whose}", **options)
@@ -176,12 +178,15 @@ class Broadcasts:
     def reap(self) -> list[int]:
         """Enqueue again the campaigns that are to send and have no job; returns which.
 
-        Daemons do this each minute.
+        Recipients whose sender was lost, of campaigns that were stopped, become unknown. Daemons do
+        this each minute.
         """
+        self._reaper.expire()
         stranded = self._reaper.stranded()
         for campaign_id in stranded:
             logger.warning("campaign %s had no job and gets a new one", campaign_id)
-            job = self._job(campaign_id, unique_key=f"reaped campaign:{campaign_id}")
+            with self._sessions() as session:
+                job = self._job(session, campaign_id, unique_key=f"reaped campaign:{campaign_id}")
             job.enqueue(campaign_id=campaign_id)
         return stranded
 
@@ -217,7 +222,7 @@ class Broadcasts:
         resume_in = None
         try:
             sender = self._sender(campaign, pace)
-        except (ConnectionDisabled, TemplateStopped) as error:
+        except (ConnectionDisabled, InvalidArgument, TemplateStopped) as error:
             self._pause(campaign_id, str(error))
         else:
             dispatcher = Dispatcher(
@@ -282,7 +287,9 @@ class Broadcasts:
                 delay = resume_in
             self.campaigns.waits(campaign_id, None if held_up is None else held_up[0])
             # No unique key: the job that runs this may hold it, and then none would come after it.
-            self._job(campaign_id, delay=delay).enqueue(campaign_id=campaign_id)
+            with self._sessions() as session:
+                job = self._job(session, campaign_id, delay=delay)
+            job.enqueue(campaign_id=campaign_id)
         return {"state": self.campaigns.state_of(campaign_id), "done": done, "total": total}
 
     def _update_status(

@@ -155,29 +155,38 @@ class Campaigns:
         )
         return add_contacts(within, campaign_id, Audience(**campaign.audience))
 
-    def retry_failed(self, campaign_id: int) -> int:
+    def retry_failed(self, campaign_id: int, by: str | None = None) -> int:
         """Make those that failed pending again and return how many; start the campaign then.
 
-        Who opted out stays failed. The campaign is paused where something is to be sent.
+        Who opted out stays failed. The campaign is paused where something is to be sent. ``by`` is
+        for the audit trail.
 
         Raises:
             CampaignStateError: unless it is paused, completed or failed, and some have failed.
         """
-        return self._retry(campaign_id, "failed", RETRY_FAILED, {})
+        return self._retry(campaign_id, "failed", RETRY_FAILED, {}, by)
 
-    def retry_unknown(self, campaign_id: int, age: timedelta = timedelta(days=7)) -> int:
+    def retry_unknown(
+        self, campaign_id: int, age: timedelta = timedelta(days=7), by: str | None = None
+    ) -> int:
         """Make those pending again whose outcome is unknown for so long, and return how many.
 
         It is for a person to choose: some of them may have the message, and get it a second time.
-        The API tells of what it accepted for seven days at the longest. Start the campaign then.
+        The API tells of what it accepted for seven days at the longest. Start the campaign then:
+        whom a status settles meanwhile is not sent to. ``by`` is for the audit trail.
 
         Raises:
             CampaignStateError: unless it is paused, completed or failed, and has such recipients.
         """
-        return self._retry(campaign_id, "unknown", RETRY_UNKNOWN, {"age": age})
+        return self._retry(campaign_id, "unknown", RETRY_UNKNOWN, {"age": age}, by)
 
     def _retry(
-        self, campaign_id: int, state: str, statement: TextClause, given: dict[str, Any]
+        self,
+        campaign_id: int,
+        state: str,
+        statement: TextClause,
+        given: dict[str, Any],
+        by: str | None,
     ) -> int:
         with self._sessions.begin() as session:
             self._change(
@@ -191,6 +200,7 @@ class Campaigns:
             again: Any = session.execute(statement, {"campaign_id": campaign_id, **given})
             if again.rowcount == 0:
                 raise CampaignStateError(f"campaign {campaign_id} has no {state} message to retry")
+            self._audit(session, f"campaign.retry_{state}", campaign_id, by)
             return int(again.rowcount)
 
     def duplicate(self, campaign_id: int, name: str | None = None) -> int:
@@ -222,8 +232,8 @@ class Campaigns:
     ) -> None:
         """Let it begin at ``at`` (aware), or as soon as a worker takes it.
 
-        ``by`` names in the audit trail who wants it so; ``within`` makes it part of that session's
-        transaction.
+        ``by`` is who wants it so, for the audit trail and the history of its runs; ``within`` makes
+        it part of that session's transaction.
 
         Raises:
             CampaignStateError: unless it is a draft, scheduled, paused or failed, with recipients.
@@ -235,7 +245,14 @@ class Campaigns:
         if not self._has_recipients(within, campaign_id):
             raise CampaignStateError(f"campaign {campaign_id} has no recipients; add some first")
         self._change(
-            within, campaign_id, _STARTABLE, "scheduled", by, scheduled_at=at, state_reason=None
+            within,
+            campaign_id,
+            _STARTABLE,
+            "scheduled",
+            by,
+            scheduled_at=at,
+            started_by=by,
+            state_reason=None,
         )
 
     def begin(self, campaign_id: int) -> bool:
@@ -360,10 +377,11 @@ class Campaigns:
                 f"campaign {campaign_id} is {state}; only one that is {' or '.join(before)} "
                 f"can become {after}"
             )
+        self._audit(session, f"campaign.{after}", campaign_id, by)
+
+    def _audit(self, session: Session, action: str, campaign_id: int, by: str | None) -> None:
         if by is not None:
-            session.execute(
-                _AUDIT, {"action": f"campaign.{after}", "campaign": str(campaign_id), "by": by}
-            )
+            session.execute(_AUDIT, {"action": action, "campaign": str(campaign_id), "by": by})
 
     def _state(self, session: Session, campaign_id: int) -> str:
         state = session.scalar(select(Campaign.state).where(Campaign.id == campaign_id))

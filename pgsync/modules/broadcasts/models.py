@@ -29,6 +29,7 @@ class Campaign(Base):
     state_reason: Mapped[str | None]
     scheduled_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
+    started_by: Mapped[str | None]
     finished_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
     processed_before: Mapped[int] = mapped_column(default=0)

@@ -43,9 +43,34 @@ _CLAIM = text(
     SET state = CASE WHEN p.opted_out THEN 'skipped' ELSE 'sending' END,
         attempt = r.attempt + CASE WHEN p.opted_out THEN 0 ELSE 1 END,
         error = CASE WHEN p.opted_out THEN 'opted out' END,
+        failed_at = NULL,
         lease_until = CASE WHEN NOT p.opted_out THEN clock_timestamp() + :lease END
     FROM picked AS p WHERE r.id = p.id
     RETURNING r.id, r.phone, r.parameters, r.attempt, r.failures, r.state
+    """
+)
+
+# Between the claim and the call somebody may have opted out or paused the campaign, or the claim
+# may have been given up for lost, where this process stood still for minutes.
+_STANDING = text(
+    """
+    SELECT CASE WHEN EXISTS (SELECT FROM pgsync_modules.contact AS c
+                             WHERE c.workspace_id = k.workspace_id AND c.phone = r.phone
+                               AND (c.status <> 'active' OR c.do_not_contact)) THEN 'skipped'
+                WHEN k.state <> 'sending' OR n.disabled_at IS NOT NULL THEN 'pending'
+                ELSE 'sending' END
+    FROM pgsync_modules.campaign_recipient AS r
+    JOIN pgsync_modules.campaign AS k ON k.id = r.campaign_id
+    JOIN pgsync_modules.connection AS n ON n.id = k.connection_id
+    WHERE r.id = :id AND r.attempt = :attempt AND r.state = 'sending'
+    """
+)
+
+_SKIP = text(
+    """
+    UPDATE pgsync_modules.campaign_recipient
+    SET state = 'skipped', error = 'opted out', lease_until = NULL
+    WHERE id = :id AND attempt = :attempt AND state = 'sending'
     """
 )
 
@@ -205,6 +230,20 @@ class Recipients:
             if self._quota is not None and self._quota.left(session) == 0:
                 return "waits: the messaging limit is used up", self._quota.opens_in(session)
         return None
+
+    def standing(self, claim: Claim) -> str:
+        """The claim's state right before its call, which may be made where it is ``sending``.
+
+        Else it is ``skipped`` (the person has opted out), ``pending`` again (the campaign was
+        stopped), or ``unknown`` (the claim is no longer this sender's).
+        """
+        with self._sessions() as session:
+            session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            named = {"id": claim.id, "attempt": claim.attempt}
+            state: str = session.scalar(_STANDING, named) or "unknown"
+            if state in ("skipped", "pending"):
+                session.execute(_SKIP if state == "skipped" else _PUT_BACK, named)
+            return state
 
     def put_back(self, claim: Claim) -> None:
         """Make a claim pending again whose call was certainly not made."""

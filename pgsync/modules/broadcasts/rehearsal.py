@@ -106,7 +106,8 @@ def preflight(session: Session, campaign_id: int) -> Preflight:
     problems = [
         *_connection_problems(connection),
         *_template_problems(campaign, template),
-        *([] if pending else ["it has no recipients"]),
+        # One that has begun is only to be completed then.
+        *([] if pending or campaign.started_at else ["it has no recipients"]),
         *([] if template is None else _filling_problems(session, campaign, template)),
     ]
     warnings = []

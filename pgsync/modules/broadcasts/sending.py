@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from pgsync.errors import RateLimited
+from pgsync.errors import InvalidArgument, RateLimited
 from pgsync.modules.broadcasts.models import Campaign
 from pgsync.modules.broadcasts.pacing import Pace
 from pgsync.modules.broadcasts.recipients import Claim, Recipients
@@ -70,24 +71,38 @@ class Sender:
             error = "this number was written to too often"
             recipients.not_sent(claim, "pending", error=error, wait=wait)
             return Verdict("pending")
+        state = recipients.standing(claim)
+        if state != "sending":
+            return Verdict(state)
         try:
             sent = self._graph.send_template(
                 self._phone_number_id,
                 to=claim.phone,
                 template=self._campaign.template_name,
                 language=self._campaign.language,
-                components=self._filling.components(claim.parameters, self._campaign.constants),
+                components=self._components(claim, recipients),
                 callback_data=callback_data(self._campaign.id, claim.id, claim.attempt),
             )
         except RateLimited as error:
             # No permit came in time: nothing was sent.
             recipients.not_sent(claim, "pending", error=str(error), wait=error.retry_after)
             return Verdict("pending")
+        except InvalidArgument as error:
+            # Refused before the call, as those of all others would be.
+            recipients.not_sent(claim, "pending", error=str(error))
+            return Verdict("pending", stop=str(error))
         except GraphError as error:
             return self._refused(claim, recipients, error)
         # Held messages are accepted too, and never sent again.
         recipients.sent(claim, sent.message_id)
         return Verdict("sent", sent.message_id)
+
+    def _components(self, claim: Claim, recipients: Recipients) -> list[dict[str, Any]]:
+        try:
+            return self._filling.components(claim.parameters, self._campaign.constants)
+        except Exception:
+            recipients.put_back(claim)  # Or it would seem to be under way, and become unknown.
+            raise
 
     def _refused(self, claim: Claim, recipients: Recipients, error: GraphError) -> Verdict:
         if error.ambiguous or isinstance(error, GraphInterrupted):

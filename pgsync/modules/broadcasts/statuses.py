@@ -23,13 +23,14 @@ STATUSES = ("sent", "delivered", "read", "failed")
 
 _CALLBACK = re.compile(r"campaign-(\d{1,18}):(\d{1,18})\.(\d{1,9})")
 
-# The callback data names the attempt, so it finds also those whose answer was never recorded.
+# The callback data names the attempt, so it finds also those whose answer was never recorded, and
+# those that are to be tried again: what was accepted all the same is not sent a second time.
 _FIND = text(
     """
     SELECT r.id FROM pgsync_modules.campaign_recipient AS r
     WHERE r.message_id = :message_id
        OR (r.message_id IS NULL AND r.id = :recipient_id AND r.campaign_id = :campaign_id
-           AND r.attempt = :attempt AND r.state IN ('sending', 'unknown'))
+           AND r.attempt = :attempt AND r.state IN ('pending', 'sending', 'unknown'))
     FOR UPDATE
     """
 )
@@ -49,8 +50,10 @@ _FORWARD = text(
     FROM (SELECT to_timestamp(:at) AS at, CAST(:status AS text) = 'failed' AS failed,
                  CAST(:status AS text) IN ('delivered', 'read') AS delivered,
                  ARRAY['sending', 'sent', 'failed', 'delivered', 'read'] AS steps) AS m
-    WHERE r.id = :id AND array_position(m.steps, CAST(:status AS text))
-        > array_position(m.steps, CASE r.state WHEN 'unknown' THEN 'sending' ELSE r.state END)
+    WHERE r.id = :id AND NOT (m.failed AND r.state = 'pending')
+      AND array_position(m.steps, CAST(:status AS text)) > array_position(m.steps,
+          CASE WHEN r.state = 'pending' AND r.failed_at IS NOT NULL THEN 'failed'
+               WHEN r.state IN ('pending', 'unknown') THEN 'sending' ELSE r.state END)
     """
 )
 

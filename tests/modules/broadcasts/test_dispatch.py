@@ -13,8 +13,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync import Coordinator, InvalidArgument
 from pgsync.modules.broadcasts import Broadcasts
+from pgsync.modules.broadcasts.models import Campaign
+from pgsync.modules.broadcasts.recipients import Recipients
+from pgsync.modules.broadcasts.sending import Sender
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import WhatsApp
+from pgsync.modules.whatsapp.filling import Filling
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
 from tests.modules.broadcasts.looking import states_of
@@ -145,8 +149,8 @@ def test_a_pause_in_the_middle_lets_nobody_else_be_called(
         broadcasts.campaigns.pause(campaign, "by hand")
         before = _calls(standin)
         assert running.result(30)["state"] == "paused"
-    # What was claimed before the pause: the calls under way, and the reserve.
-    assert _calls(standin) <= before + 2 * SENDERS
+    # Only the calls that were under way are made, not those for which it had claimed in reserve.
+    assert _calls(standin) <= before + SENDERS
     states = states_of(database, campaign)
     assert states == {"sent": _calls(standin), "pending": 200 - _calls(standin)}
 
@@ -257,3 +261,87 @@ def test_a_campaign_is_completed_with_its_last_batch_however_full_that_is(
     done = broadcasts.campaign_sending(campaign_id=campaign)
     assert done == {"state": "completed", "done": recipients, "total": recipients}
     assert database.execute("SELECT count(*) FROM pgsync.jobs").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("change", "after"),
+    [
+        ("UPDATE pgsync_modules.contact SET status = 'opted_out'", "skipped"),
+        ("UPDATE pgsync_modules.contact SET do_not_contact = true", "skipped"),
+        ("UPDATE pgsync_modules.campaign SET state = 'cancelled'", "pending"),
+        ("UPDATE pgsync_modules.connection SET disabled_at = now()", "pending"),
+        ("UPDATE pgsync_modules.campaign_recipient SET state = 'unknown'", "unknown"),
+        ("UPDATE pgsync_modules.campaign_recipient SET attempt = 2", "sending"),
+        ("UPDATE pgsync_modules.contact SET name = 'Zoë'", "sent"),
+    ],
+)
+def test_what_happens_between_the_claim_and_the_call_is_heeded(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    connection: Connection,
+    sessions: sessionmaker[Session],
+    standin: GraphStandin,
+    database: Any,
+    change: str,
+    after: str,
+) -> None:
+    campaign = new_campaign(1)
+    database.execute(
+        "INSERT INTO pgsync_modules.contact (workspace_id, phone) VALUES (%s, '+4915112000000')",
+        [connection.workspace_id],
+    )
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaigns.begin(campaign)
+    recipients = Recipients(sessions, campaign)
+    (claim,), _ = recipients.claim(1)
+    database.execute(change)
+    with sessions() as session:
+        sender = Sender(
+            broadcasts.whatsapp.connections.graph(connection),
+            session.get_one(Campaign, campaign),
+            Filling([{"type": "BODY", "text": "Hello {{1}}"}]),
+            connection.phone_number_id,
+        )
+    verdict = sender.send(claim, recipients)
+    assert states_of(database, campaign) == {after: 1}
+    assert (verdict.state == "sent") == (after == "sent") == (_calls(standin) == 1)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [("phone_number_id", "+49 151", "phone_number_id"), ("token", "two words", "token")],
+)
+def test_a_connection_that_cannot_call_pauses_the_campaign_and_leaves_nobody_unknown(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    sync: Coordinator,
+    database: Any,
+    column: str,
+    value: str,
+    reason: str,
+) -> None:
+    campaign = new_campaign(3)
+    database.execute(f"UPDATE pgsync_modules.connection SET {column} = %s", [value])
+    broadcasts.start(campaign)
+    assert sync.run_worker(queues=["campaigns"], drain=True).completed == 1
+    assert states_of(database, campaign) == {"pending": 3}
+    row = database.execute("SELECT state, state_reason FROM pgsync_modules.campaign").fetchone()
+    assert row[0] == "paused"
+    assert reason in row[1]
+    assert "two words" not in row[1]
+
+
+def test_a_template_that_cannot_be_filled_leaves_nobody_unknown(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    standin: GraphStandin,
+    monkeypatch: pytest.MonkeyPatch,
+    database: Any,
+) -> None:
+    campaign = new_campaign(3)
+    monkeypatch.setattr(Filling, "components", lambda *given: 1 / 0)
+    broadcasts.start(campaign)
+    with pytest.raises(ZeroDivisionError):
+        broadcasts.campaign_sending(campaign_id=campaign)
+    assert states_of(database, campaign) == {"pending": 3}
+    assert _calls(standin) == 0

@@ -7,6 +7,7 @@ import hmac
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -97,6 +98,66 @@ def test_an_unknown_recipient_is_settled_by_its_callback_data(
     )
     assert outcome == {"outcome": "recorded"}
     assert _recipient(database)[0] == "delivered"
+
+
+@pytest.mark.parametrize("status", ["sent", "delivered"])
+def test_a_status_settles_an_unknown_one_that_is_to_be_sent_again(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    standin: GraphStandin,
+    database: Any,
+    status: str,
+) -> None:
+    campaign = new_campaign(1)
+    standin.inject("reset", path="messages", accept=True)
+    broadcasts.start(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    assert broadcasts.campaigns.retry_unknown(campaign, timedelta(0)) == 1
+    (recipient,) = database.execute("SELECT id FROM pgsync_modules.campaign_recipient").fetchone()
+    told = {"at": 1_700_000_000.0, "callback_data": callback_data(campaign, recipient, 1)}
+    assert broadcasts.statuses.record("wamid.1", status, **told) == "recorded"
+    broadcasts.start(campaign)
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
+    assert _recipient(database)[0] == status
+    assert sum(standin.log.accepted.values()) == 1
+
+
+def test_an_unknown_one_that_turns_out_to_have_failed_is_sent_again_as_asked(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(1)
+    standin.inject("reset", path="messages")
+    broadcasts.start(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    broadcasts.campaigns.retry_unknown(campaign, timedelta(0))
+    (recipient,) = database.execute("SELECT id FROM pgsync_modules.campaign_recipient").fetchone()
+    named = callback_data(campaign, recipient, 1)
+    told = broadcasts.statuses.record("wamid.1", "failed", 1_700_000_000.0, named, 131026)
+    assert told == "old"
+    broadcasts.start(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    assert _recipient(database)[0] == "sent"
+
+
+def test_old_news_of_a_failed_message_does_not_undo_that_it_is_tried_again(
+    broadcasts: Broadcasts, message_id: str, standin: GraphStandin, database: Any
+) -> None:
+    campaign, recipient = database.execute(
+        "SELECT campaign_id, id FROM pgsync_modules.campaign_recipient"
+    ).fetchone()
+    told = {"at": 1_700_000_000.0, "callback_data": callback_data(campaign, recipient, 1)}
+    broadcasts.statuses.record(message_id, "failed", error_code=131026, **told)
+    broadcasts.campaigns.retry_failed(campaign)
+    # The API repeats what it told.
+    for status in ("sent", "failed"):
+        assert broadcasts.statuses.record(message_id, status, **told) == "old"
+    broadcasts.start(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    row = database.execute(
+        "SELECT state, attempt, failed_at, message_id <> %s FROM pgsync_modules.campaign_recipient",
+        [message_id],
+    ).fetchone()
+    assert row == ("sent", 2, None, True)
 
 
 def test_a_status_before_its_message_is_parked_and_applied(

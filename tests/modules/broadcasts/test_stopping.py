@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from pgsync.modules.broadcasts.recipients import Recipients
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import WhatsApp
 from pgsync.modules.whatsapp.standin import GraphStandin
+from tests.eventually import eventually
+from tests.modules.broadcasts.looking import states_of
 from tests.serving import serving
 
 NewCampaign = Callable[[int], int]
@@ -170,6 +173,70 @@ def test_a_campaign_whose_job_is_gone_gets_a_new_one(
     assert broadcasts.reap() == []
     sync.run_worker(queues=["campaigns"], drain=True)
     assert _state(database, campaign)[0] == "completed"
+
+
+def test_a_campaign_whose_job_somebody_discards_has_failed_and_sends_no_more(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    standin: GraphStandin,
+    sync: Coordinator,
+    database: Any,
+) -> None:
+    campaign = new_campaign(2)
+    job = broadcasts.start(campaign)
+    database.execute("SELECT pgsync.discard_jobs(ids => ARRAY[%s], by => 'bob')", [job])
+    sync.start(queues=["campaigns"])
+    try:
+        eventually(lambda: _state(database, campaign)[0] == "failed")
+    finally:
+        sync.stop()
+    assert _state(database, campaign)[1] == "its sending was given up: discarded by bob"
+    assert broadcasts.reap() == []
+    assert standin.log.accepted == {}
+
+
+def test_whose_sender_was_lost_is_unknown_also_where_the_campaign_was_cancelled(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    sessions: sessionmaker[Session],
+    database: Any,
+) -> None:
+    cancelled, going_on = new_campaign(2), new_campaign(1)
+    for campaign in (cancelled, going_on):
+        broadcasts.campaigns.schedule(campaign)
+        broadcasts.campaigns.begin(campaign)
+    lost = Recipients(sessions, cancelled, lease=timedelta(0))
+    assert len(lost.claim(1)[0]) == 1
+    assert len(Recipients(sessions, cancelled).claim(1)[0]) == 1  # Its call may still go on.
+    assert len(Recipients(sessions, going_on, lease=timedelta(0)).claim(1)[0]) == 1
+    broadcasts.campaigns.cancel(cancelled)
+    broadcasts.reap()
+    assert states_of(database, cancelled) == {"unknown": 1, "sending": 1}
+    assert states_of(database, going_on) == {"sending": 1}
+
+
+def test_all_runs_of_a_campaign_name_who_started_it(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    standin: GraphStandin,
+    sync: Coordinator,
+    database: Any,
+) -> None:
+    campaign = new_campaign(2)
+    standin.inject("error", to="+4915112000001", path="messages", code=131056)
+    broadcasts.start(campaign, by="ann")
+    sync.run_worker(queues=["campaigns"], drain=True)
+    # The next job is lost, and a new one made.
+    (job,) = database.execute("SELECT id FROM pgsync.jobs").fetchone()
+    sync.cancel_job(job)
+    assert broadcasts.reap() == [campaign]
+    database.execute("UPDATE pgsync_modules.campaign_recipient SET send_after = NULL")
+    sync.run_worker(queues=["campaigns"], drain=True)
+    assert _state(database, campaign)[0] == "completed"
+    actors = database.execute("SELECT actor FROM pgsync.operations WHERE job_id IS NOT NULL")
+    assert actors.fetchall() == [("ann",), ("ann",)]
+    jobs = database.execute("SELECT args #>> '{pgsync:trace,pgsync-actor}' FROM pgsync.job_history")
+    assert jobs.fetchall() == [("ann",)] * 3
 
 
 def test_daemons_reap_and_sync_by_themselves(broadcasts: Broadcasts, sync: Coordinator) -> None:
