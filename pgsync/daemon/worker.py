@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import psycopg
 
-from pgsync.daemon.attempt import Attempt
-from pgsync.daemon.discards import DiscardCallbacks
 from pgsync.daemon.handler_processes import HandlerProcesses
-from pgsync.daemon.lanes import Lanes
 from pgsync.daemon.link import WorkerLink
-from pgsync.daemon.progress import Progress
-from pgsync.daemon.recorder import Recorder, WorkerReport
+from pgsync.daemon.performing import Performing
+from pgsync.daemon.recorder import WorkerReport
 from pgsync.daemon.signals import Signals
-from pgsync.daemon.threads import HandlerThreads
-from pgsync.daemon.time_limits import TimeLimits
 from pgsync.database.listener import listen
-from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError, UnknownTask
+from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError
 from pgsync.locks import default_owner
-from pgsync.queues import CancelJob, Job, JobContext, TaskDeclaration, TaskRegistry
-from pgsync.queues.work import claim_jobs, give_back_jobs, heartbeat, worker_hears, worker_stops
+from pgsync.queues import Job, TaskRegistry
+from pgsync.queues.work import claim_jobs, heartbeat, worker_hears, worker_stops
 
 __all__ = ["Worker", "WorkerReport"]
 
@@ -33,8 +27,6 @@ logger = logging.getLogger("pgsync.worker")
 
 _POLL_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 5.0
-_MOST_AHEAD = 1_000
-_PACE_SECONDS = 0.05
 
 
 class Worker:
@@ -63,16 +55,11 @@ class Worker:
         self._drain = drain
         self._grace = grace
         self._name = name or default_owner()
-        # All that is claimed and not recorded yet, and of that what has not begun.
-        self._attempts: dict[int, Attempt] = {}
-        self._next: deque[Attempt] = deque()
         # The worker of whom the database says that it waits for notifications.
         self._waits_as: int | None = None
         self._deaf_as: int | None = None
-        self._ahead = 0
         self._stopping = asyncio.Event()
         self._told_handlers = threading.Event()
-        self._aborting = False
         self._ending: asyncio.Timeout | None = None
         self._processes = HandlerProcesses()
         self._signals = Signals(self._queues)
@@ -132,45 +119,36 @@ class Worker:
 
     async def run(self) -> WorkerReport:
         """Work until stopped (or, with ``drain``, until there is nothing to do)."""
-        self._pace = _Pace()
-        self._progress = Progress(self._link)
-        self._discards = DiscardCallbacks(self._link, self._tasks)
-        self._recorder = Recorder(self._link, self._discards, self._recorded)
-        self._time_limits = TimeLimits(self._recorder.add)
-        self._threads = HandlerThreads(self._room, self._time_limits.watch, self._ended)
-        self._lanes = Lanes(self._next_coroutine, self._time_limits.watch, self._coroutine_ended)
-        report = self._recorder.report
+        self._performing = performing = Performing(
+            self._link,
+            self._tasks,
+            self._processes,
+            self._signals,
+            self._told_handlers,
+            lambda: self._concurrency,
+        )
         await self._link.open()
         background = [
-            asyncio.create_task(_keep_going(self._recorder.run)),
-            asyncio.create_task(_keep_going(self._beat)),
-            asyncio.create_task(_keep_going(self._progress.run)),
-            asyncio.create_task(_keep_going(self._processes.run)),
-            asyncio.create_task(_keep_going(self._discards.run)),
+            *(asyncio.create_task(_keep_going(run)) for run in (self._beat, *performing.loops)),
             asyncio.create_task(listen(self._dsn, "pgsync_jobs", self._hear, self._listens)),
         ]
         try:
             # Raised only by a link that stops while the database is away.
             with suppress(ConnectionFailed):
                 await self._claim_until_done()
-            await self._put_back_waiting()
+            await performing.put_back_waiting()
             await self._say_it_stops()
             await self._finish_running()
         finally:
-            self._aborting = True
+            performing.abort()
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            for attempt in self._attempts.values():
-                if attempt.running is not None:
-                    attempt.running.cancel()
-            self._threads.close()
-            self._processes.close()
-            self._discards.close()
+            performing.close()
             # Where the database is away its own rescue does this.
             with suppress(psycopg.Error, PgsyncError):
-                report.released += await self._link.close()
-        return report
+                performing.report.released += await self._link.close()
+        return performing.report
 
     # --- claiming ----------------------------------------------------------------------------
 
@@ -178,14 +156,14 @@ class Worker:
         emptied = False
         while not self._stopping.is_set():
             self._signals.clear()
-            room = 0 if self._signals.quiet else self._room_for_claims()
+            room = 0 if self._signals.quiet else self._performing.room()
             jobs = await self._claim(room) if room > 0 else []
-            self._take(jobs)
+            self._performing.take(jobs)
             if jobs:
                 await asyncio.sleep(0)  # First of all they begin.
             if room > 0 and len(jobs) < room:
-                self._ahead = 0
-                if not jobs and not self._attempts and self._drain:
+                self._performing.claim_no_more_ahead()
+                if not jobs and not self._performing and self._drain:
                     # A claim may end early, and let others have the tables: ask once more.
                     if emptied:
                         return
@@ -204,16 +182,6 @@ class Worker:
                 await self._say_waits(False)
                 continue
             await self._signals.wait()
-
-    def _room_for_claims(self) -> int:
-        """How many jobs to claim now; under load none, until it is a batch that pays."""
-        most, ended = self._concurrency + self._ahead, self._recorder.pending
-        if ended > most:
-            return 0  # Recording does not keep up.
-        # What has ended needs no place but the database's. An expired attempt is recorded, but its
-        # handler is still in somebody's place.
-        room = most - (len(self._attempts) - ended) - self._time_limits.overdue
-        return room if room > self._ahead // 2 else 0
 
     async def _claim(self, batch: int) -> list[Job]:
         worker = self._link.worker
@@ -257,68 +225,7 @@ class Worker:
             self._waits_as = worker if waits else None
         return True
 
-    # --- performing --------------------------------------------------------------------------
-
-    def _take(self, jobs: list[Job]) -> None:
-        stopping, worker, tell = self._told_handlers, self._link.worker, self._progress.tell
-        around, attempts = self._tasks.middleware, self._attempts
-        tasks = {name: self._find(name) for name in {job.task for job in jobs}}
-        for job in jobs:
-            context = JobContext(job, stopping, worker=worker, tell=tell)
-            attempt = Attempt(worker, context, tasks[job.task], around, self._processes)
-            attempts[job.id] = attempt
-            self._next.append(attempt)
-        self._start_next()
-
-    def _find(self, name: str) -> TaskDeclaration | None:
-        try:
-            return self._tasks.find(name)
-        except UnknownTask:
-            return None
-
-    def _room(self) -> int:
-        return self._concurrency - self._lanes.waiting - self._threads.awake
-
-    def _start_next(self) -> None:
-        self._queue_blocking()
-        if self._next:
-            self._lanes.work()
-
-    def _queue_blocking(self) -> None:
-        """Hand the blocking ones that are next to the threads."""
-        while self._next and self._next[0].blocks:
-            self._threads.add(self._next.popleft())
-        self._threads.work()
-
-    def _next_coroutine(self) -> Attempt | None:
-        if self._next and self._next[0].blocks:
-            self._queue_blocking()
-        # Not before those blocking ones that came first.
-        if not self._next or len(self._threads) or self._room() <= 0:
-            return None
-        return self._next.popleft()
-
-    def _coroutine_ended(self, attempt: Attempt, cancelled: asyncio.CancelledError | None) -> None:
-        if cancelled is not None:
-            if self._aborting:
-                return
-            asked = attempt.context.is_cancelled
-            attempt.error = CancelJob("cancelled while it ran") if asked else cancelled
-        self._ended(attempt)
-        if attempt.running is not None:
-            self._start_next()  # In the place that it had.
-
-    def _ended(self, attempt: Attempt) -> None:
-        if self._time_limits.in_time(attempt):
-            self._recorder.add(attempt)
-        self._signals.nudge()
-
-    def _recorded(self, attempts: list[Attempt]) -> None:
-        for attempt in attempts:
-            self._attempts.pop(attempt.context.id, None)
-        self._ahead = self._pace.ahead(len(attempts), self._ahead)
-        self._start_next()
-        self._signals.nudge()
+    # --- hearing, and being heard --------------------------------------------------------------
 
     def _listens(self, listening: bool) -> None:
         self._listening = listening
@@ -352,62 +259,21 @@ class Worker:
                 await self._link.register_again()
             await self._say_hears()
             for job_id in cancelled:
-                attempt = self._attempts.get(job_id)
-                # Once: a second one would interrupt its clean-up.
-                if attempt is not None and not attempt.context.is_cancelled:
-                    attempt.context.cancelled.set()
-                    self._processes.cancel(job_id)
-                    if attempt.running is not None:
-                        attempt.running.cancel()
+                self._performing.cancel(job_id)
 
     # --- ending ------------------------------------------------------------------------------
 
-    async def _put_back_waiting(self) -> None:
-        """Give what has not begun to others at once: what runs may take its whole grace."""
-        waiting = [*self._threads.withdraw(), *self._next]
-        self._next.clear()
-        for attempt in waiting:
-            self._attempts.pop(attempt.context.id, None)
-        if waiting:
-            ids = [attempt.context.id for attempt in waiting]
-            with suppress(psycopg.Error, PgsyncError):
-                call = give_back_jobs(self._link.worker, ids)
-                self._recorder.report.released += await self._link.run(call)
-
     async def _say_it_stops(self) -> None:
         """Tell who looks that it claims no more, where it has to wait for what runs."""
-        if self._attempts:
+        if self._performing:
             with suppress(psycopg.Error, PgsyncError):
                 await self._link.run(worker_stops(self._link.worker))
 
     async def _finish_running(self) -> None:
-        """Wait for what runs, its record, and callbacks, within the grace."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace) as self._ending:
-                while self._attempts:
-                    self._signals.clear()
-                    await self._signals.wait()
-                await self._discards.finish()
+                await self._performing.finish()
         self._ending = None
-
-
-class _Pace:
-    """How many jobs to claim ahead: as many as are finished in one beat, so that claims grow with
-    the backlog, and long jobs are left to whoever is free first."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
-        self._finished = 0
-
-    def ahead(self, finished: int, before: int) -> int:
-        self._finished += finished
-        lasted = self._loop.time() - self._since
-        if lasted < _PACE_SECONDS:
-            return before
-        pace = self._finished / lasted
-        self._since, self._finished = self._loop.time(), 0
-        return min(_MOST_AHEAD, int(pace * _PACE_SECONDS))
 
 
 async def _keep_going(loop: Callable[[], Awaitable[None]]) -> None:
