@@ -15,6 +15,7 @@ from pgsync.errors import InvalidArgument
 from pgsync.modules.contacts.models import Contact
 from pgsync.modules.contacts.rows import STATUSES
 from pgsync.modules.contacts.sheets import FORMATS, Format, replacing, write_rows
+from pgsync.modules.guarding import check
 from pgsync.modules.models import Workspace
 from pgsync.operations import OperationRun
 
@@ -63,14 +64,14 @@ class ExportRun:
         Raises:
             InvalidArgument: if the workspace or the format is not there.
             ContactFileError: if the file cannot be written.
-            LockLost: if the operation's lock is lost; the old file stays.
+            LockLost, CancelJob, ReleaseJob: if it may not go on; the old file stays.
         """
         chosen = _format(path, form)
         with self.sessions() as session, replacing(path) as part:
             if session.get(Workspace, self.workspace_id) is None:
                 raise InvalidArgument(f"there is no workspace {self.workspace_id}")
             write_rows(part, chosen, self._lines(session))
-            self.op.check()
+            check(self.op)
         return {"rows": self.rows, "path": str(path), "format": chosen}
 
     def _lines(self, session: Session) -> Iterator[Sequence[str]]:
@@ -79,6 +80,7 @@ class ExportRun:
             yield (*_line(row), *(_custom(row.custom.get(field)) for field in self.custom))
             self.rows += 1
             if self.rows % _CHUNK == 0:
+                check(self.op)
                 self.op.progress(self.rows)
         self.op.progress(self.rows, self.rows)
 
