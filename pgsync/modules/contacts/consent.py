@@ -13,8 +13,19 @@ from sqlalchemy.orm import Session
 
 __all__ = ["Consent", "ConsentChange", "read_consent", "record_consent"]
 
-_YES = frozenset(("yes", "y", "true", "1", "x", "on", "opted in", "opted_in", "granted"))
-_NO = frozenset(("no", "n", "false", "0", "off", "opted out", "opted_out", "denied", "withdrawn"))
+# In the languages of header_names.py, and as spreadsheets write true and false in them.
+_YES = frozenset(
+    (
+        *("yes", "y", "true", "1", "x", "on", "opted in", "opted_in", "granted"),
+        *("ja", "oui", "si", "sí", "sì", "sim", "wahr", "vrai", "verdadero", "vero", "waar"),
+    )
+)
+_NO = frozenset(
+    (
+        *("no", "n", "false", "0", "off", "opted out", "opted_out", "denied", "withdrawn"),
+        *("nein", "non", "não", "nao", "nee", "falsch", "faux", "falso", "onwaar"),
+    )
+)
 
 _OPT_OUT = text("""
 SELECT contact_id, status, opted_out_at AS at, changed

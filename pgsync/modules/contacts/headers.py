@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pgsync.modules.contacts.errors import ContactFileError
+from pgsync.modules.contacts.header_names import NAMES
 
 __all__ = ["FIELDS", "REJECT_HEADERS", "Columns", "find_columns", "names_phone"]
 
@@ -30,50 +31,10 @@ FIELDS = (
 REJECT_HEADERS = ("rejected row", "rejected because")
 """Columns of a file of refused rows that are ours: no import reads them."""
 
-
-# In order of preference: the first column with a usable value is taken.
-_NAMES: dict[str, Sequence[str]] = {
-    "wa_id": ("wa_id", "whatsapp_id", "waid", "whatsapp", "whatsapp_number"),
-    "phone": (
-        "phone",
-        "phone_number",
-        "mobile",
-        "mobile_phone",
-        "mobile_number",
-        "cell",
-        "cell_phone",
-        "telephone",
-        "tel",
-        r"phone_\d+_value",
-        "primary_phone",
-        "home_phone",
-        "business_phone",
-        "work_phone",
-    ),
-    "name": ("full_name", "contact_name", "name", "display_name"),
-    "first": ("first_name", "given_name"),
-    "middle": ("middle_name", "additional_name"),
-    "last": ("last_name", "family_name", "surname"),
-    "email": ("email", "e_mail", "email_address", "e_mail_address", r"e_mail_\d+_value"),
-    "company": (
-        "company",
-        "company_name",
-        "organization",
-        "organisation",
-        "org",
-        "organization_name",
-        r"organization_\d+_name",
-    ),
-    "notes": ("notes", "note", "description", "comments"),
-    "tags": ("tags", "tag", "labels", "label", "group_membership", "categories"),
-    "status": ("status",),
-    "consent": ("consent", "opt_in", "opted_in", "marketing_consent", "whatsapp_opt_in"),
-    "consent_at": ("consent_at", "consent_date", "opt_in_at", "opted_in_at", "opt_in_date"),
-    "consent_source": ("consent_source", "opt_in_source"),
-    "consent_evidence": ("consent_evidence", "consent_proof", "opt_in_evidence"),
-}
-_PATTERNS = {field: [re.compile(name) for name in names] for field, names in _NAMES.items()}
+_PATTERNS = {field: [re.compile(name) for name in names] for field, names in NAMES.items()}
 _SEPARATORS = re.compile(r"[\W_]+")
+# A file of refused rows tells columns of one name apart by it.
+_NUMBERED = re.compile(r" \(\d+\)$")
 _SHOWN = 30
 
 
@@ -130,7 +91,7 @@ def find_columns(
     Raises:
         ContactFileError: if no column holds phone numbers, or the mapping names what is not there.
     """
-    words = [_word(header) for header in headers]
+    words = _words(headers)
     found = {field: _guess(words, patterns) for field, patterns in _PATTERNS.items()}
     known = {index for indexes in found.values() for index in indexes}
     known |= {index for index, header in enumerate(headers) if header in REJECT_HEADERS}
@@ -139,10 +100,10 @@ def find_columns(
             raise ContactFileError(
                 f"the mapping's field {field!r} is unknown; use {', '.join(FIELDS)}"
             )
-        found[field] = () if header is None else (_index(headers, words, header),)
+        found[field] = () if header is None else (_index(headers, header),)
         if field in ("wa_id", "phone"):
             # Told where the number is, no other column is asked for it.
-            found["phone" if field == "wa_id" else "wa_id"] = _told(mapping, headers, words, field)
+            found["phone" if field == "wa_id" else "wa_id"] = _told(mapping, headers, field)
         if field == "name":
             found["first"] = found["middle"] = found["last"] = ()
     if not found["wa_id"] and not found["phone"]:
@@ -170,7 +131,7 @@ def find_columns(
 
 def names_phone(headers: Sequence[str]) -> bool:
     """Whether one of these headers is understood as that of phone numbers or WhatsApp IDs."""
-    words = [_word(header) for header in headers]
+    words = _words(headers)
     return any(_guess(words, _PATTERNS[field]) for field in ("wa_id", "phone"))
 
 
@@ -179,10 +140,10 @@ def _others(width: int, known: set[int]) -> tuple[int, ...]:
 
 
 def _told(
-    mapping: Mapping[str, str | None] | None, headers: Sequence[str], words: list[str], field: str
+    mapping: Mapping[str, str | None] | None, headers: Sequence[str], field: str
 ) -> tuple[int, ...]:
     header = (mapping or {}).get("phone" if field == "wa_id" else "wa_id")
-    return () if header is None else (_index(headers, words, header),)
+    return () if header is None else (_index(headers, header),)
 
 
 def _word(header: str) -> str:
@@ -190,6 +151,10 @@ def _word(header: str) -> str:
         letters = unicodedata.normalize("NFKD", header)
         header = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return _SEPARATORS.sub("_", header.casefold()).strip("_")
+
+
+def _words(headers: Sequence[str]) -> list[str]:
+    return [_word(_NUMBERED.sub("", header)) for header in headers]
 
 
 def _guess(words: list[str], patterns: list[re.Pattern[str]]) -> tuple[int, ...]:
@@ -201,9 +166,10 @@ def _guess(words: list[str], patterns: list[re.Pattern[str]]) -> tuple[int, ...]
     return tuple(found)
 
 
-def _index(headers: Sequence[str], words: list[str], header: str) -> int:
+def _index(headers: Sequence[str], header: str) -> int:
     if header in headers:
         return headers.index(header)
+    words = [_word(header) for header in headers]
     if _word(header) in words:
         return words.index(_word(header))
     raise ContactFileError(

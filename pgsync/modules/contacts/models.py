@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import FetchedValue, ForeignKey, Identity
+from sqlalchemy import FetchedValue, ForeignKey, Identity, Text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.ext.mutable import MutableDict, MutableList
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pgsync.modules.database import Base
@@ -16,7 +18,8 @@ __all__ = ["Contact", "ContactEvent", "ContactImport", "ContactImportReject"]
 class Contact(Base):
     """A person whom a workspace may write to; one for a phone number (E.164) in a workspace.
 
-    One that is ``merged_into`` another keeps nothing but its number.
+    One that is ``merged_into`` another keeps nothing but its number. ``tags`` and ``custom`` may be
+    changed in place.
     """
 
     __tablename__ = "contact"
@@ -28,8 +31,8 @@ class Contact(Base):
     email: Mapped[str | None]
     company: Mapped[str | None]
     notes: Mapped[str | None]
-    tags: Mapped[list[str]] = mapped_column(default=list)
-    custom: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    tags: Mapped[list[str]] = mapped_column(MutableList.as_mutable(ARRAY(Text)), default=list)
+    custom: Mapped[dict[str, Any]] = mapped_column(MutableDict.as_mutable(JSONB()), default=dict)
     status: Mapped[str] = mapped_column(default="active")
     do_not_contact: Mapped[bool] = mapped_column(default=False)
     opted_out_at: Mapped[datetime | None]

@@ -20,16 +20,16 @@ __all__ = ["reject_lines", "write_rejects"]
 _CHUNK = 1_000
 # Cells beyond the header's last, and all of an import that did not note its header.
 _OTHER_COLUMNS = text("""
-SELECT DISTINCT k.name
+SELECT k.name
 FROM pgsync_modules.contact_import_rejects AS r
 CROSS JOIN LATERAL jsonb_object_keys(r.raw) AS k (name)
 WHERE r.import_id = :import_id AND k.name <> ALL (CAST(:known AS text[]))
-ORDER BY k.name
+GROUP BY k.name ORDER BY length(k.name), k.name
 """)
 
 
 def reject_lines(sessions: sessionmaker[Session], import_id: int) -> Iterator[Sequence[str]]:
-    """The header, then each refused row: its number, the reason, and its cells (cut to 1,000).
+    """The header, then each refused row: its number, the reason, and its cells.
 
     They are fetched by the thousand, in transactions that end at once: who downloads slowly keeps
     nothing open.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeAlias
@@ -25,7 +25,6 @@ __all__ = ["STATUSES", "ContactRow", "Reject", "label_columns", "read_contacts"]
 
 STATUSES = ("active", "inactive", "blocked", "opted_out")
 
-_RAW_CELL = 1_000
 # Small, so that what is made for one is gone before Python looks through it for cycles.
 _BLOCK = 250
 
@@ -55,7 +54,7 @@ class ContactRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that was refused; ``raw`` holds its cells by header, cut to 1,000 characters each."""
+    """A row that was refused; ``raw`` holds its cells by header."""
 
     row: int
     reason: str
@@ -217,13 +216,23 @@ def _unpacked(texts: _Texts) -> _Texts:
 
 def label_columns(headers: Sequence[str]) -> list[str]:
     """A name for each column: its header, where that is there and no other column's."""
+    return _unlike(
+        clean(unguard_formula(header)) or f"column {number}"
+        for number, header in enumerate(headers, 1)
+    )
+
+
+def _unlike(names: Iterable[str]) -> list[str]:
+    """The names, with a number behind those that stood before."""
     labels: dict[str, None] = {}
-    for number, header in enumerate(headers, 1):
-        label = clean(header) or f"column {number}"
-        labels.setdefault(f"{label} ({number})" if label in labels else label)
+    for number, name in enumerate(names, 1):
+        while name in labels:
+            name = f"{name} ({number})"
+        labels[name] = None
     return list(labels)
 
 
 def _raw(cells: Sequence[str], labels: list[str]) -> dict[str, str]:
-    names = [*labels, *(f"column {number}" for number in range(len(labels) + 1, len(cells) + 1))]
-    return {name: (clean(cell) or "")[:_RAW_CELL] for name, cell in zip(names, cells, strict=True)}
+    beyond = (f"column {number}" for number in range(len(labels) + 1, len(cells) + 1))
+    names = _unlike((*labels, *beyond))
+    return {name: cell or "" for name, cell in zip(names, read_cells(cells), strict=True)}

@@ -126,10 +126,20 @@ def _find_delimiter(file: TextIO, bounds: Bounds) -> str:
 
 
 def _csv_rows(file: TextIO, delimiter: str, bounds: Bounds) -> Iterator[list[str]]:
-    reader = csv.reader(_lines(file, bounds), delimiter=delimiter)
+    lines: list[str] = []
+    reader = csv.reader(_lines(file, bounds, lines), delimiter=delimiter)
     row, before = 0, None
     try:
-        for row, cells in enumerate(reader, 1):  # noqa: B007 - read after the loop
+        for row, cells in enumerate(reader, 1):
+            if len(lines) > 1 and _swallows(cells, lines, delimiter):
+                raise ContactFileError(
+                    in_row(
+                        row,
+                        "a quote is opened and closed by that of another cell, lines below;"
+                        " close it, so that no row is lost",
+                    )
+                )
+            lines.clear()
             # One row late: the end's own mark is no row.
             if before is not None:
                 yield before
@@ -145,13 +155,31 @@ def _csv_rows(file: TextIO, delimiter: str, bounds: Bounds) -> Iterator[list[str
         )
 
 
-def _lines(file: TextIO, bounds: Bounds) -> Iterator[str]:
-    """Lines of bounded length, then a mark: a quote left open swallows it, and so is found out."""
+def _swallows(cells: list[str], lines: list[str], delimiter: str) -> bool:
+    """Whether a quote left open made one cell of all that is there up to the next quote.
+
+    What is behind that quote is then no cell's end, and the quote that was to close it a letter.
+    """
+    if not any('"' in cell and ("\n" in cell or "\r" in cell) for cell in cells):
+        return False
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return True
+    return False
+
+
+def _lines(file: TextIO, bounds: Bounds, kept: list[str]) -> Iterator[str]:
+    """Lines of bounded length, then a mark: a quote left open swallows it, and so is found out.
+
+    Each is ``kept`` too, for who looks at those of a row.
+    """
     while line := file.readline(bounds.line):
         if len(line) == bounds.line:
             raise ContactFileError(
                 f"the file has a line longer than {bounds.line:,} characters; is it a table?"
             )
+        kept.append(line)
         yield line
     yield _END
 

@@ -34,6 +34,7 @@ class Template(Base):
     sendable: Mapped[bool] = mapped_column(server_default=FetchedValue())
     last_synced_at: Mapped[datetime]
     last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
 
     def __repr__(self) -> str:
         return f"<Template {self.name} ({self.language}) {self.status}>"
@@ -52,6 +53,7 @@ class TemplateEvent(Base):
     event: Mapped[str]
     before: Mapped[str | None]
     after: Mapped[str | None]
+    at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
     said_at: Mapped[datetime | None]
 
 

@@ -136,6 +136,17 @@ def test_an_opt_out_in_a_file_holds_however_it_treats_what_is_known(
     )
 
 
+@pytest.mark.parametrize(("yes", "no"), [("Ja", "Nein"), ("OUI", "non"), ("sí", "Não")])
+def test_a_no_in_another_language_is_an_opt_out(
+    contacts: Contacts, book: Any, yes: str, no: str
+) -> None:
+    path = book.file("Telefon;Einwilligung", f"{PHONE};{no}", f"{OTHER};{yes}")
+    contacts.contact_import(workspace_id=book.workspace, path=path)
+    found = book.all()
+    assert (found[PHONE].status, found[OTHER].status) == ("opted_out", "active")
+    assert found[OTHER].opted_in_at is not None
+
+
 def test_consent_in_a_file_comes_with_what_the_file_says_of_it(
     contacts: Contacts, book: Any, database: Any
 ) -> None:

@@ -347,6 +347,20 @@ def test_an_import_and_a_live_edit_do_not_lose_each_others_changes(
     assert found.tags == ["vip", "edited", "imported"]
 
 
+def test_what_an_edit_changes_in_place_is_kept(contacts: Contacts, book: Any) -> None:
+    book.add(PHONE, tags=["vip"], custom={"Size": "M"})
+    before = book.all()[PHONE].updated_at
+    with contacts.editing(book.workspace, PHONE) as contact:
+        contact.tags.append("edited")
+        contact.custom["Club"] = "chess"
+    found = book.all()[PHONE]
+    assert (found.tags, found.custom) == (["vip", "edited"], {"Size": "M", "Club": "chess"})
+    assert found.updated_at > before
+    with contacts.editing(book.workspace, PHONE):
+        pass
+    assert book.all()[PHONE].updated_at == found.updated_at
+
+
 def test_a_contact_that_somebody_adds_meanwhile_is_merged_like_the_others(
     contacts: Contacts, book: Any, database: Any, sessions: Any
 ) -> None:

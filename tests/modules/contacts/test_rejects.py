@@ -54,6 +54,25 @@ def test_a_refused_row_can_be_put_right_and_imported(
     )
 
 
+def test_a_refused_row_loses_nothing_on_its_way_out_and_back(
+    contacts: Contacts, book: Any, tmp_path: Path
+) -> None:
+    long = "x" * 5_000
+    lines = ("phone,phone,column 4,'=Q", f"1,12,'=1+1,{long},{','.join('abcdefgh')}")
+    done = _import(contacts, book, *lines, keep_others=True)
+    header, cells = contacts.rejects(done["import_id"])
+    beyond = tuple(f"column {number}" for number in range(5, 13))
+    assert header[2:] == ("phone", "phone (2)", "column 4", "=Q", *beyond)
+    assert cells[2:] == ("1", "12", "=1+1", long, *"abcdefgh")
+    path = tmp_path / "rejects.csv"
+    contacts.write_rejects(done["import_id"], path)
+    path.write_text(path.read_text("utf-8-sig").replace(",12,", f",{PHONE},"), "utf-8")
+    again = contacts.contact_import(workspace_id=book.workspace, path=str(path), keep_others=True)
+    assert (again["imported"], again["rejected"]) == (1, 0)
+    custom = book.all()[PHONE].custom
+    assert (custom["column 4"], custom["=Q"], custom["column 12"]) == ("=1+1", long, "h")
+
+
 def test_all_refused_rows_are_in_it_whatever_their_number(contacts: Contacts, book: Any) -> None:
     done = _import(contacts, book, "phone,name", *(f"{number},x" for number in range(2_500)))
     rows = [row[0] for row in contacts.rejects(done["import_id"])]

@@ -29,6 +29,7 @@ from pgsync.modules.contacts import (
 from pgsync.modules.contacts.cells import clean, guard_formula, read_cells, unguard_formula
 from pgsync.modules.contacts.numbering import INVALID, read_international, read_national
 from pgsync.modules.contacts.previewing import preview
+from pgsync.modules.contacts.rows import label_columns
 from pgsync.modules.contacts.sample import REGION
 from pgsync.modules.contacts.sheets import FORMATS, Format, write_rows
 
@@ -104,6 +105,20 @@ none ::: +1 201-555-0123 ::: +1 201-555-0124,""",
         ),
         (
             (
+                "Anrede;Vorname;Nachname;Firma;Telefon geschäftlich;Mobiltelefon;E-Mail-Adresse;"
+                "Notizen;Kategorien\n;Zoë;Müller;Acme;12;001 201 555 0123;z@x.org;Hi;A;"
+            ),
+            ContactRow(2, PHONE, "Zoë Müller", "z@x.org", "Acme", "Hi", ("A",)),
+        ),
+        (
+            (
+                "Prénom,Nom,Société,Tél. mobile,Adresse de messagerie,E-mail 2 Address\n"
+                "Zoë,Müller,Acme,(201) 555-0123,,z@x.org"
+            ),
+            ContactRow(2, PHONE, "Zoë Müller", "z@x.org", "Acme"),
+        ),
+        (
+            (
                 "contact_name,org,description,tag,wa_id,status\n"
                 ' Zoë\u0000 ,,\'=1+1,"a, b;a",12015550123,Inactive'
             ),
@@ -113,6 +128,23 @@ none ::: +1 201-555-0123 ::: +1 201-555-0124,""",
 )
 def test_exports_of_others(tmp_path: Path, text: str, expected: ContactRow) -> None:
     assert _rows(tmp_path, text) == [expected]
+
+
+def test_headers_that_are_numbered_already_are_told_apart(tmp_path: Path) -> None:
+    text = f"phone,x,x (4),x,'=x\n{PHONE},a,b,c,d\n{PHONE}"
+    first, second = _rows(tmp_path, text, keep_others=True)
+    assert isinstance(first, ContactRow)
+    assert first.custom == {"x": "a", "x (4)": "b", "x (4) (4)": "c", "=x": "d"}
+    assert isinstance(second, ContactRow)
+    (row,) = _rows(tmp_path, f"phone,name,name (4),name\n{PHONE},,,Ana")
+    assert row == ContactRow(2, PHONE, "Ana")
+
+
+@given(st.lists(st.sampled_from(("x", "x (2)", "x (3)", "", "column 2", "phone", "phone (2)"))))
+def test_every_column_has_a_name_of_its_own(headers: list[str]) -> None:
+    labels = label_columns(headers)
+    assert len(set(labels)) == len(headers)
+    assert label_columns(labels) == labels
 
 
 def test_refused_rows_say_why(tmp_path: Path) -> None:
@@ -289,15 +321,15 @@ def test_columns_that_are_not_understood_are_kept_on_request(tmp_path: Path) -> 
 
 def test_a_preview(tmp_path: Path) -> None:
     path = tmp_path / "people.csv"
-    path.write_text(f"Vorname;First Name;Last Name;Handy;Phone\nx;Zoë;M;{PHONE};12\n;;;1;\n;;;2;")
+    path.write_text(f"Kunde;First Name;Last Name;Handy;Phone\nx;Zoë;M;{PHONE};12\n;;;1;\n;;;2;")
     seen = preview(path, 2, region="US")
     assert seen.format == "CSV in utf-8, delimiter ';'"
     assert seen.fields == {"phone": ["Phone"], "name": ["First Name", "Last Name"]}
-    assert seen.others == ["Vorname", "Handy"]
+    assert seen.others == ["Kunde", "Handy"]
     assert [number for number, _ in seen.cells] == [2, 3]
     assert [type(row) for row in seen.rows] == [Reject, Reject]
     (row,) = preview(path, 1, mapping={"phone": "Handy"}).rows
-    assert row == ContactRow(2, PHONE, "Zoë M", custom={"Vorname": "x"})
+    assert row == ContactRow(2, PHONE, "Zoë M", custom={"Kunde": "x"})
 
 
 def test_a_preview_of_columns_not_found_says_so(tmp_path: Path) -> None:

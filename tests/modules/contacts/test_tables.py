@@ -63,6 +63,7 @@ def test_the_encoding_and_delimiter_are_found(encoding: str, delimiter: str, end
         (b"phone\n1\n2", [(0, ["phone"]), (2, ["1"]), (3, ["2"])]),
         (b"a,b\n1\n1,2,3", [(0, ["a", "b"]), (2, ["1"]), (3, ["1", "2", "3"])]),
         (b'a,b\n"x"y,2', [(0, ["a", "b"]), (2, ["xy", "2"])]),
+        (b'a,b\n"x\ny" ,2', [(0, ["a", "b"]), (2, ["x\ny ", "2"])]),
         (b"a,b\n\x00,\x01", [(0, ["a", "b"]), (2, ["\x00", "\x01"])]),
         (b"a,b", [(0, ["a", "b"])]),
         (
@@ -100,6 +101,9 @@ def test_empty_and_broken_files(content: bytes) -> None:
         (b"a,b\n" + b"x" * 100, Bounds(line=50), "line longer than 50"),
         (b"a,b\n" + b"x" * 140_000, None, "Row 2: a cell is longer than 131,072"),
         (b'a,b\n1,2\n3,"open\n5,6\n', None, "Row 3: a quote is opened and never closed"),
+        # What is closed next is another cell, so that the rows between would be lost in this one.
+        (b'a,b\n1,2\n3,"open\n5,6\n7,"Cy"\n8,9', None, "Row 3: a quote .* another cell"),
+        (b'a;b;c\r1;"open;x\r2;"Bo "B""";\r3;"Cy";y', None, "Row 2: a quote .* another cell"),
     ],
 )
 def test_bounds_are_told(content: bytes, bounds: Bounds | None, message: str) -> None:
