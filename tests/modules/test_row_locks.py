@@ -17,10 +17,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.modules.broadcasts import Audience, Broadcasts, CampaignStateError
 from pgsync.modules.broadcasts.recipients import Recipients
+from pgsync.modules.broadcasts.statuses import _move
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import WhatsApp
 from tests.eventually import eventually
 from tests.modules.broadcasts.conftest import broadcasts, new_campaign
+from tests.modules.broadcasts.looking import states_of
 
 __all__ = ["broadcasts", "new_campaign"]
 
@@ -86,6 +88,36 @@ def test_a_sync_waits_for_a_notice_and_sees_what_it_said(
     assert status.fetchone() == ("APPROVED",)
 
 
+def test_what_a_notice_tells_while_a_listing_is_read_is_not_undone_by_it(
+    whatsapp: WhatsApp, connection: Connection, database: Any, dsn: str
+) -> None:
+    whatsapp.template_sync(connection_id=connection.id)
+    template = database.execute(
+        "SELECT id FROM pgsync_modules.template WHERE status = 'APPROVED' ORDER BY id LIMIT 1"
+    ).fetchone()[0]
+    pause = f"UPDATE pgsync_modules.template SET status = 'PAUSED' WHERE id = {template}"
+    with (
+        changed(dsn, pause) as notice,
+        waiting(
+            database, notice, lambda: whatsapp.template_sync(connection_id=connection.id)
+        ) as sync,
+    ):
+        # The listing was read before, and still has it as approved.
+        notice.execute(
+            "INSERT INTO pgsync_modules.template_event (template_id, event, before, after, said_at)"
+            " VALUES (%s, 'status', 'APPROVED', 'PAUSED', clock_timestamp())",
+            [template],
+        )
+        notice.commit()
+        sync.result(60)
+    found = "SELECT status FROM pgsync_modules.template WHERE id = %s"
+    assert database.execute(found, [template]).fetchone() == ("PAUSED",)
+    # A listing that was read later is later news.
+    database.execute("UPDATE pgsync_modules.template_event SET said_at = said_at - interval '2 s'")
+    whatsapp.template_sync(connection_id=connection.id)
+    assert database.execute(found, [template]).fetchone() == ("APPROVED",)
+
+
 def test_a_notice_waits_for_another_and_tells_what_was_before(
     whatsapp: WhatsApp, connection: Connection, database: Any, dsn: str
 ) -> None:
@@ -125,6 +157,30 @@ def test_recipients_are_not_added_to_a_campaign_that_is_just_starting(
             adding.result(60)
     count = database.execute("SELECT count(*) FROM pgsync_modules.campaign_recipient")
     assert count.fetchone() == (1,)
+
+
+def test_a_campaign_is_not_completed_while_a_status_makes_a_recipient_pending_again(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    sessions: sessionmaker[Session],
+    database: Any,
+) -> None:
+    campaign = new_campaign(1)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaigns.begin(campaign)
+    (recipient,) = database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET state = 'sent', message_id = 'wamid.1'"
+        " RETURNING id"
+    ).fetchone()
+    told = {"id": recipient, "message_id": "wamid.1", "at": 1.7e9, "error_code": 131049}
+    with sessions() as session:
+        assert _move(session, {**told, "status": "failed"})
+        holder = session.connection().connection.dbapi_connection
+        with waiting(database, holder, lambda: broadcasts.campaigns.complete(campaign)) as ending:
+            assert not ending.done()
+            session.commit()
+            assert ending.result(60) is False
+    assert states_of(database, campaign) == {"pending": 1}
 
 
 def test_two_starts_at_once_take_the_audience_once(

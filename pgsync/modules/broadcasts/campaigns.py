@@ -328,6 +328,8 @@ class Campaigns:
     def complete(self, campaign_id: int) -> bool:
         """Complete it if nothing is left to send or under way; True where that is so."""
         with self._sessions.begin() as session:
+            # A webhook that makes one pending again holds this row until that is committed.
+            session.get(Campaign, campaign_id, with_for_update={"key_share": True})
             # Each state by itself has a small index; both in one condition would have none.
             pending, sending = (
                 select(CampaignRecipient.id).where(

@@ -16,6 +16,14 @@ from pgsync.modules.models import Connection
 
 __all__ = ["Quota", "forget_users"]
 
+_LIMITED = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM pgsync_modules.connection AS n
+        WHERE coalesce(n.portfolio, n.waba_id) = :portfolio AND n.daily_limit IS NOT NULL)
+    """
+)
+
 _LOCK = text(
     """
     SELECT n.daily_limit FROM pgsync_modules.connection AS n
@@ -45,15 +53,21 @@ _FORGET = text(
 
 
 class Quota:
-    """The users that a connection's portfolio may still write to today."""
+    """The users that a connection's portfolio may still write to today.
+
+    The limit is the portfolio's, whichever of its connections has been told of it. Whether there is
+    one is looked for once.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._portfolio = {"portfolio": connection.portfolio or connection.waba_id}
-        self.limited = connection.daily_limit is not None
+        self._limited: bool | None = None
 
     def left(self, session: Session) -> int | None:
         """How many more users; None where there is no limit. Others wait until the commit."""
-        if not self.limited:
+        if self._limited is None:
+            self._limited = bool(session.scalar(_LIMITED, self._portfolio))
+        if not self._limited:
             return None
         limits = [each for each in session.scalars(_LOCK, self._portfolio) if each is not None]
         if not limits:
@@ -63,7 +77,7 @@ class Quota:
 
     def add(self, session: Session, phones: Sequence[str]) -> None:
         """Count those who were claimed."""
-        if self.limited and phones:
+        if self._limited and phones:
             session.execute(_ADD, {**self._portfolio, "phones": list(phones)})
 
     def opens_in(self, session: Session) -> float:

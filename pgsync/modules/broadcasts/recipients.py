@@ -16,7 +16,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.modules.broadcasts.quota import Quota
 
-__all__ = ["SUPPRESS", "Claim", "Recipients"]
+__all__ = ["MOST_FAILURES", "SUPPRESS", "Claim", "Recipients"]
+
+MOST_FAILURES = 10
+"""With so many errors of its own a recipient has failed, whatever else could be tried."""
 
 # Opt-outs are looked at once more here: this is the last moment before the call. So are a pause
 # and a disabled connection, in the same statement, so that neither is overlooked.

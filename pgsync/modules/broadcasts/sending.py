@@ -8,26 +8,16 @@ from typing import Any
 from pgsync.errors import InvalidArgument, RateLimited
 from pgsync.modules.broadcasts.models import Campaign
 from pgsync.modules.broadcasts.pacing import Pace
-from pgsync.modules.broadcasts.recipients import Claim, Recipients
-from pgsync.modules.whatsapp.answers import Answer, pair_delay
+from pgsync.modules.broadcasts.recipients import MOST_FAILURES, Claim, Recipients
+from pgsync.modules.whatsapp.answers import STOPPING, Answer, pair_delay
 from pgsync.modules.whatsapp.errors import GraphError, GraphInterrupted, GraphUnreachable
 from pgsync.modules.whatsapp.filling import Filling
 from pgsync.modules.whatsapp.graph import GraphClient
 
 __all__ = ["Sender", "Verdict", "callback_data"]
 
-_MOST_FAILURES = 10
 _BACK_OFF = 5.0
 
-_STOPPING = frozenset(
-    {
-        Answer.PAUSE_CAMPAIGN,
-        Answer.DISABLE_CONNECTION,
-        Answer.STOP_EARLY_TEMPLATE,
-        Answer.PAUSE_TEMPLATE,
-        Answer.REGISTRATION,
-    }
-)
 _FINAL = frozenset({Answer.SUPPRESS_CONTACT, Answer.FAIL_RECIPIENT})
 _WAITING = frozenset({Answer.STOP_APP_CALLS, Answer.SLOW_NUMBER})
 
@@ -109,7 +99,7 @@ class Sender:
             recipients.not_sent(claim, "unknown", error=str(error), code=error.code)
             return Verdict("unknown")
         answer = Answer.BACK_OFF if isinstance(error, GraphUnreachable) else error.answer
-        if answer in _STOPPING:
+        if answer in STOPPING:
             recipients.not_sent(claim, "pending", error=str(error), code=error.code)
             disable = answer is Answer.DISABLE_CONNECTION
             return Verdict("pending", stop=str(error), disable_connection=disable)
@@ -118,7 +108,7 @@ class Sender:
         # That all must wait says nothing against this recipient, however often it happens.
         counts = answer not in _WAITING
         failures = claim.failures + counts
-        tired = counts and failures >= _MOST_FAILURES
+        tired = counts and failures >= MOST_FAILURES
         state = "failed" if answer in _FINAL or tired else "pending"
         wait = _wait(answer, max(failures, 1), error.retry_after)
         recipients.not_sent(

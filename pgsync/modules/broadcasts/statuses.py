@@ -6,20 +6,24 @@ is stored once: so the same events leave the same recipient, however they are do
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
-from pgsync.modules.broadcasts.recipients import SUPPRESS
-from pgsync.modules.whatsapp.answers import Answer, answer_to
+from pgsync.modules.broadcasts.recipients import MOST_FAILURES, SUPPRESS
+from pgsync.modules.whatsapp.answers import STOPPING, Answer, answer_to, default_wait
 
 __all__ = ["STATUSES", "Statuses"]
 
 STATUSES = ("sent", "delivered", "read", "failed")
+
+logger = logging.getLogger("pgsync.modules.broadcasts")
 
 _CALLBACK = re.compile(r"campaign-(\d{1,18}):(\d{1,18})\.(\d{1,9})")
 
@@ -54,6 +58,30 @@ _FORWARD = text(
       AND array_position(m.steps, CAST(:status AS text)) > array_position(m.steps,
           CASE WHEN r.state = 'pending' AND r.failed_at IS NOT NULL THEN 'failed'
                WHEN r.state IN ('pending', 'unknown') THEN 'sending' ELSE r.state END)
+    """
+)
+
+# Of a campaign that has ended it stays failed. Nor is its row waited for: who makes all that failed
+# pending again has it, and waits for this one.
+_LATER = text(
+    """
+    UPDATE pgsync_modules.campaign_recipient AS r
+    SET state = 'pending', message_id = NULL, failures = r.failures + 1,
+        send_after = clock_timestamp() + :wait
+    FROM (SELECT c.id FROM pgsync_modules.campaign AS c
+          WHERE c.id = (SELECT campaign_id FROM pgsync_modules.campaign_recipient WHERE id = :id)
+            AND c.state IN ('scheduled', 'sending', 'paused') FOR SHARE SKIP LOCKED) AS k
+    WHERE r.id = :id AND r.campaign_id = k.id AND r.state = 'failed' AND r.failures + 1 < :most
+    """
+)
+
+_STOP = text(
+    """
+    UPDATE pgsync_modules.campaign AS c
+    SET state = 'paused', state_reason = 'the API reports error ' || :code || ' of a message'
+    FROM pgsync_modules.campaign_recipient AS r
+    WHERE r.id = :id AND c.id = r.campaign_id AND c.state = 'sending'
+    RETURNING c.id, c.state_reason
     """
 )
 
@@ -138,7 +166,8 @@ class Statuses:
                 parked = session.execute(_UNPARK_ALL).all()
             else:
                 parked = session.execute(_UNPARK_SOME, {"message_ids": list(message_ids)}).all()
-            for message_id, status, at, error_code in parked:
+            # A failure last: it is to be known whether something says otherwise.
+            for message_id, status, at, error_code in sorted(parked, key=_is_failure):
                 found = session.scalar(_FIND, {"message_id": message_id, **_named_by(None)})
                 event = {
                     "id": found,
@@ -154,11 +183,28 @@ class Statuses:
 def _move(session: Session, event: dict[str, Any]) -> bool:
     """Move a recipient forward; False where it was that far already."""
     moved: Any = session.execute(_FORWARD, event)
-    # Opting out is for good, and so it is heeded also where the failure itself came too late.
     code = event["error_code"]
-    if code is not None and answer_to(code) is Answer.SUPPRESS_CONTACT:
-        session.execute(SUPPRESS, {"id": event["id"]})
+    if event["status"] == "failed" and code is not None:
+        _heed(session, event["id"], code, news=bool(moved.rowcount))
     return bool(moved.rowcount)
+
+
+def _heed(session: Session, recipient: int, code: int, *, news: bool) -> None:
+    """Do about an error what the table says of it, as where a call is answered with it."""
+    answer = answer_to(code)
+    if answer is Answer.SUPPRESS_CONTACT:
+        # For good, and so also where the failure itself came too late.
+        session.execute(SUPPRESS, {"id": recipient})
+    elif news and answer in STOPPING:
+        for campaign_id, reason in session.execute(_STOP, {"id": recipient, "code": str(code)}):
+            logger.error("campaign %s is paused: %s", campaign_id, reason)
+    elif news and answer is Answer.RETRY_RECIPIENT_TOMORROW:
+        wait = timedelta(seconds=default_wait(code) or 0.0)
+        session.execute(_LATER, {"id": recipient, "wait": wait, "most": MOST_FAILURES})
+
+
+def _is_failure(parked: Any) -> bool:
+    return bool(parked.status == "failed")
 
 
 def _named_by(callback_data: str | None) -> dict[str, int | None]:

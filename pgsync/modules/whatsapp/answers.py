@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
+    "STOPPING",
     "TABLE",
     "Ambiguity",
     "Answer",
@@ -49,6 +50,18 @@ class Answer(enum.StrEnum):
     """The template is paused or disabled: pause the campaigns that use it."""
     REGISTRATION = "registration"
     """Concerns the registration of a phone number only, never a send or a sync."""
+
+
+STOPPING = frozenset(
+    {
+        Answer.PAUSE_CAMPAIGN,
+        Answer.DISABLE_CONNECTION,
+        Answer.STOP_EARLY_TEMPLATE,
+        Answer.PAUSE_TEMPLATE,
+        Answer.REGISTRATION,
+    }
+)
+"""The next message would fare as this one: nothing else is sent."""
 
 
 class Ambiguity(enum.Enum):

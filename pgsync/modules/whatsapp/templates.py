@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -127,6 +127,8 @@ class WhatsApp:
     def _sync(self, op: OperationRun, connection_id: int) -> dict[str, Any]:
         """Bring a connection's templates up to the Graph API's listing."""
         connection = self.connections.find(connection_id)
+        with self._sessions() as session:
+            began = session.execute(select(func.clock_timestamp())).scalar_one()
         try:
             listed = self._fetch(op, connection)
         except GraphRefused as error:
@@ -134,7 +136,7 @@ class WhatsApp:
                 self.connections.disable(connection_id, str(error))
             raise
         with guarded(self._sessions, op) as session:
-            return _Merge(session, connection_id).run(listed, op.progress)
+            return _Merge(session, connection_id, began).run(listed, op.progress)
 
     def _fetch(self, op: OperationRun, connection: Any) -> list[Mapping[str, Any]]:
         graph = self.connections.graph(connection)
@@ -150,9 +152,12 @@ class WhatsApp:
 
 
 class _Merge:
-    """One connection's templates against a complete listing, inside one transaction."""
+    """One connection's templates against a complete listing, inside one transaction.
 
-    def __init__(self, session: Session, connection_id: int) -> None:
+    ``began`` is when the listing was first asked for: what a webhook has told of later stays.
+    """
+
+    def __init__(self, session: Session, connection_id: int, began: datetime) -> None:
         self._session = session
         self._connection_id = connection_id
         self._now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
@@ -164,6 +169,8 @@ class _Merge:
             .with_for_update()
         )
         self._known = {template.remote_id: template for template in known}
+        told = session.execute(_told_since(connection_id, began))
+        self._told = {(template_id, event) for template_id, event in told}
         self._errors: list[dict[str, str]] = []
 
     def run(
@@ -220,6 +227,11 @@ class _Merge:
             )
             self._session.add(known)
         else:
+            columns = {
+                name: value
+                for name, value in columns.items()
+                if (known.id, _EVENT_OF.get(name)) not in self._told
+            }
             self._note_changes(known, columns)
             for name, value in columns.items():
                 setattr(known, name, value)
@@ -231,14 +243,12 @@ class _Merge:
 
     def _note_changes(self, known: Template, columns: Mapping[str, Any]) -> None:
         if known.remotely_deleted_at is not None:
-            self._note(known, "restored", None, columns["status"])
-        if known.status != columns["status"]:
-            self._note(known, "status", known.status, columns["status"])
-        if known.category != columns["category"]:
-            self._note(known, "category", known.category, columns["category"])
-        before, after = _score(known.quality_score), _score(columns["quality_score"])
-        if before != after:
-            self._note(known, "quality", before, after)
+            self._note(known, "restored", None, columns.get("status", known.status))
+        for name, event in _EVENT_OF.items():
+            if name in columns:
+                before, after = (_word(value) for value in (getattr(known, name), columns[name]))
+                if before != after:
+                    self._note(known, event, before, after)
 
     def _mark_missing(self, seen: set[str]) -> int:
         gone = [
@@ -258,5 +268,24 @@ class _Merge:
         )
 
 
-def _score(quality: Mapping[str, Any] | None) -> str | None:
-    return str(quality["score"]) if quality and "score" in quality else None
+_EVENT_OF = {"status": "status", "category": "category", "quality_score": "quality"}
+
+
+def _told_since(connection_id: int, began: datetime) -> Select[int, str]:
+    """Of which templates, and what of them, webhooks have told that came about since."""
+    return (
+        select(TemplateEvent.template_id, TemplateEvent.event)
+        .join(Template, Template.id == TemplateEvent.template_id)
+        # The API tells of whole seconds.
+        .where(Template.connection_id == connection_id)
+        .where(TemplateEvent.said_at >= func.date_trunc("second", began))
+        # Nothing comes about tomorrow: such a moment must not keep syncs out for good.
+        .where(TemplateEvent.said_at < began + timedelta(hours=1))
+    )
+
+
+def _word(value: Mapping[str, Any] | str | None) -> str | None:
+    """A status or a category as it is, of a quality its score."""
+    if isinstance(value, Mapping):
+        return str(value["score"]) if "score" in value else None
+    return value

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync import Coordinator, InvalidArgument, Limit
@@ -190,10 +191,34 @@ def test_the_daily_limit_counts_users_over_all_campaigns_and_waits_for_the_windo
     assert len(standin.log.duplicate_sends) == 0
 
 
+def test_a_portfolios_limit_counts_also_what_its_connections_send_that_do_not_name_it(
+    connection: Connection, sessions: sessionmaker[Session], database: Any
+) -> None:
+    database.execute(
+        "UPDATE pgsync_modules.connection SET portfolio = 'acme';"
+        "INSERT INTO pgsync_modules.connection"
+        " (workspace_id, name, waba_id, phone_number_id, token, portfolio, daily_limit)"
+        " SELECT workspace_id, name, waba_id, '2', token, p.portfolio, p.daily_limit"
+        " FROM pgsync_modules.connection,"
+        " (VALUES ('acme', 2), ('other', NULL)) AS p (portfolio, daily_limit)"
+    )
+    with sessions() as session:
+        named, unlimited = session.scalars(
+            select(Connection).where(Connection.phone_number_id == "2").order_by(Connection.id)
+        )
+    connection.portfolio = "acme"
+    for each, phone, left in ((connection, "1", 2), (named, "2", 1), (connection, "3", 0)):
+        quota = Quota(each)
+        with sessions.begin() as session:
+            assert quota.left(session) == left
+            quota.add(session, [f"+4930{phone}"])
+    with sessions.begin() as session:
+        assert Quota(unlimited).left(session) is None
+
+
 def test_claims_at_once_count_against_one_daily_limit_in_turn(
     connection: Connection, sessions: sessionmaker[Session], database: Any
 ) -> None:
-    connection.daily_limit = 1
     database.execute("UPDATE pgsync_modules.connection SET daily_limit = 1")
     quota = Quota(connection)
 

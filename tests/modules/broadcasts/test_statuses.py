@@ -18,6 +18,7 @@ from pgsync.modules.broadcasts import Broadcasts, webhook_app
 from pgsync.modules.broadcasts.sending import callback_data
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
+from tests.modules.broadcasts.looking import states_of
 from tests.serving import serving
 
 NewCampaign = Callable[[int], int]
@@ -79,6 +80,95 @@ def test_who_opts_out_by_a_status_is_no_longer_written_to(
     )
     later = new_campaign(0)
     assert broadcasts.campaigns.add_phones(later, ["+4915112000000", "+4915112000001"]) == 1
+
+
+@pytest.fixture
+def sending_on(broadcasts: Broadcasts, new_campaign: NewCampaign, database: Any) -> int:
+    """A campaign that has sent one message, has another to send, and has the first one's id."""
+    campaign = new_campaign(2)
+    broadcasts.campaigns.schedule(campaign)
+    database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET send_after = now() + interval '1 h'"
+        " WHERE phone = '+4915112000001'"
+    )
+    broadcasts.campaign_sending(campaign_id=campaign)
+    assert states_of(database, campaign) == {"sent": 1, "pending": 1}
+    return campaign
+
+
+@pytest.mark.parametrize("code", [131042, 131048, 132015, 190])
+def test_an_error_that_concerns_all_pauses_the_campaign_also_where_a_status_tells_of_it(
+    broadcasts: Broadcasts, sending_on: int, database: Any, code: int
+) -> None:
+    found = "SELECT message_id FROM pgsync_modules.campaign_recipient WHERE state = 'sent'"
+    (message_id,) = database.execute(found).fetchone()
+    broadcasts.statuses.record(message_id, "failed", 1_700_000_000.0, error_code=code)
+    row = database.execute("SELECT state, state_reason FROM pgsync_modules.campaign").fetchone()
+    assert row == ("paused", f"the API reports error {code} of a message")
+    # The person who starts it again has heard of it: its coming again is no news.
+    broadcasts.start(sending_on)
+    broadcasts.campaigns.begin(sending_on)
+    broadcasts.statuses.record(message_id, "failed", 1_700_000_000.0, error_code=code)
+    assert broadcasts.campaigns.state_of(sending_on) == "sending"
+
+
+def test_who_is_to_get_it_tomorrow_does_also_where_a_status_says_so(
+    broadcasts: Broadcasts, sending_on: int, standin: GraphStandin, database: Any
+) -> None:
+    found = "SELECT message_id, id FROM pgsync_modules.campaign_recipient WHERE state = 'sent'"
+    message_id, recipient = database.execute(found).fetchone()
+    named = callback_data(sending_on, recipient, 1)
+    for _ in range(2):  # It comes twice, and is one failure.
+        broadcasts.statuses.record(message_id, "failed", 1_700_000_000.0, named, 131049)
+    later = (
+        "SELECT state, failures, send_after > now() + interval '23 h'"
+        " FROM pgsync_modules.campaign_recipient WHERE id = %s"
+    )
+    assert database.execute(later, [recipient]).fetchone() == ("pending", 1, True)
+    database.execute("UPDATE pgsync_modules.campaign_recipient SET send_after = NULL")
+    assert broadcasts.campaign_sending(campaign_id=sending_on)["state"] == "completed"
+    assert standin.log.accepted == {"4915112000000": 2, "4915112000001": 1}
+    # Of a campaign that has ended it is final.
+    (again,) = database.execute(
+        "SELECT message_id FROM pgsync_modules.campaign_recipient WHERE id = %s", [recipient]
+    ).fetchone()
+    broadcasts.statuses.record(again, "failed", 1_700_000_001.0, error_code=131049)
+    assert states_of(database, sending_on) == {"failed": 1, "sent": 1}
+
+
+def test_who_is_to_get_it_tomorrow_has_failed_after_ten_times(
+    broadcasts: Broadcasts, sending_on: int, database: Any
+) -> None:
+    (message_id,) = database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET failures = 9 WHERE state = 'sent'"
+        " RETURNING message_id"
+    ).fetchone()
+    broadcasts.statuses.record(message_id, "failed", 1_700_000_000.0, error_code=131049)
+    assert states_of(database, sending_on) == {"failed": 1, "pending": 1}
+
+
+def test_a_parked_failure_undoes_no_parked_delivery(
+    broadcasts: Broadcasts, sending_on: int, database: Any
+) -> None:
+    for status in ("failed", "delivered"):
+        broadcasts.statuses.record("wamid.early", status, 1_700_000_000.0, error_code=131049)
+    database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET message_id = 'wamid.early'"
+        " WHERE state = 'sent'"
+    )
+    assert broadcasts.statuses.unpark() == 2
+    assert states_of(database, sending_on) == {"delivered": 1, "pending": 1}
+
+
+def test_a_message_that_failed_for_today_and_was_delivered_all_the_same_is_not_sent_again(
+    broadcasts: Broadcasts, sending_on: int, database: Any
+) -> None:
+    found = "SELECT message_id, id FROM pgsync_modules.campaign_recipient WHERE state = 'sent'"
+    message_id, recipient = database.execute(found).fetchone()
+    named = callback_data(sending_on, recipient, 1)
+    broadcasts.statuses.record(message_id, "failed", 1_700_000_000.0, named, 131049)
+    assert broadcasts.statuses.record(message_id, "read", 1_700_000_000.0, named) == "recorded"
+    assert states_of(database, sending_on) == {"read": 1, "pending": 1}
 
 
 def test_an_unknown_recipient_is_settled_by_its_callback_data(
