@@ -8,7 +8,6 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -34,12 +33,7 @@ class Relay:
         self._run(self._accept)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         for one in (self._listening, *self._sockets):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

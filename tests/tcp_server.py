@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
-from types import TracebackType
 
 import psycopg
 
@@ -60,12 +59,7 @@ class TcpServer:
         eventually(self._answers)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._process.send_signal(signal.SIGINT)  # end without waiting for clients
         try:
             self._process.wait(20)

@@ -116,7 +116,7 @@ class Coordinator(CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
         """Declare a sync operation; see :class:`OperationOptions`."""
 
         def declare(function: Callable[..., Any]) -> Operation:
-            declaration, job = self._new_operation(name, function, options, awaits=False)
+            declaration, job = self._new_operation(name, function, options)
             operation = Operation(
                 declaration, job, self.database, self.enqueuer, self._keeper, self._failures
             )
@@ -242,7 +242,7 @@ class AsyncCoordinator(
         """As :meth:`Coordinator.operation`."""
 
         def declare(function: Callable[..., Any]) -> AsyncOperation:
-            declaration, job = self._new_operation(name, function, options, awaits=True)
+            declaration, job = self._new_operation(name, function, options)
             operation = AsyncOperation(
                 declaration, job, self.database, self.enqueuer, self._keeper, self._failures
             )

@@ -128,10 +128,10 @@ class CoordinatorFace:
         return task
 
     def _new_operation(
-        self, name: str, function: Callable[..., Any], options: OperationOptions, *, awaits: bool
+        self, name: str, function: Callable[..., Any], options: OperationOptions
     ) -> tuple[OperationDeclaration, JobOptions]:
-        if inspect.iscoroutinefunction(function) is not awaits:
-            wanted = "a coroutine handler" if awaits else "a blocking handler"
+        if inspect.iscoroutinefunction(function) is not self._awaits:
+            wanted = "a coroutine handler" if self._awaits else "a blocking handler"
             raise InvalidArgument(f"operation {name!r} needs {wanted} on {type(self).__name__}")
         declaration = OperationDeclaration.of(name, function, options)
         if (callback := options.get("on_failure")) is not None:

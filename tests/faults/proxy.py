@@ -11,7 +11,6 @@ import struct
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from psycopg.conninfo import conninfo_to_dict
@@ -53,14 +52,9 @@ class Proxy(Relay):
         super().__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closed = True
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*error)
 
     def reset(self, pick: float) -> bool:
         """Reset a connection; False where there is none. ``pick`` in [0, 1) chooses."""
