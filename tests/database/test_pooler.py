@@ -32,6 +32,7 @@ from pgsync.modules.database import engine_for
 from tests.eventually import eventually
 from tests.pgbouncer import PgBouncer
 from tests.relay import Relay
+from tests.threads import at_once
 
 _REMEDY = "direct_dsn= or PGSYNC_DIRECT_DSN"
 
@@ -261,11 +262,7 @@ def test_the_pool_works_through_it(mode: str, new_bouncer: Callable[..., PgBounc
         except (PgsyncError, psycopg.Error) as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=use) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once([use] * 4)
     assert failed == []
 
 
@@ -284,11 +281,7 @@ def test_the_modules_engine_works_through_it(new_bouncer: Callable[..., PgBounce
         finally:
             engine.dispose()
 
-    threads = [threading.Thread(target=use) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once([use] * 4)
     assert failed == []
 
 

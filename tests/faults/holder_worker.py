@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ from pgsync import Coordinator
 from tests.faults.guarded_work import GuardedWork
 from tests.faults.history import History
 from tests.faults.process import Orders, begin
+from tests.threads import at_once
 
 __all__ = ["HolderOrders"]
 
@@ -97,15 +99,12 @@ def main(orders: HolderOrders) -> None:
     stop = begin()
     history = History(orders.history)
     with Coordinator(orders.dsn) as sync:
-        threads = []
-        for number in range(orders.threads):
-            holder = HolderThread(orders, f"{orders.name}.{number}", history, stop)
-            work = holder.hold_slots if number else holder.lead
-            threads.append(threading.Thread(target=work, args=[sync]))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        first, *others = (
+            HolderThread(orders, f"{orders.name}.{number}", history, stop)
+            for number in range(orders.threads)
+        )
+        works = [first.lead, *(holder.hold_slots for holder in others)]
+        at_once((partial(work, sync) for work in works), within=None)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pgsync import Coordinator, LockHeld, LockLost
 from tests.faults.guarded_work import GuardedWork
 from tests.faults.history import History
 from tests.faults.process import Orders, begin
+from tests.threads import at_once
 
 __all__ = ["LOCK", "LockOrders"]
 
@@ -157,11 +158,7 @@ def main(orders: LockOrders) -> None:
         workers = [
             CounterThread(orders, number, sync, history, stop) for number in range(orders.threads)
         ]
-        threads = [threading.Thread(target=worker.run) for worker in workers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once((worker.run for worker in workers), within=None)
 
 
 if __name__ == "__main__":

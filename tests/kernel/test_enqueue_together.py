@@ -15,6 +15,7 @@ import pytest
 
 from pgsync import InvalidArgument, SchemaMissing
 from tests.eventually import eventually
+from tests.threads import at_once
 
 pytestmark = pytest.mark.core
 
@@ -181,11 +182,7 @@ def test_ids_grow_and_are_never_given_twice(face: Any, database: Any) -> None:
         assert mine == sorted(mine)
         ids.extend(mine)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once([work] * 8)
     assert len(set(ids)) == 200
     found = database.execute("SELECT id FROM pgsync.job_ready ORDER BY id").fetchall()
     assert [job_id for (job_id,) in found] == sorted(ids)
@@ -202,11 +199,7 @@ def test_each_caller_hears_why_nothing_can_be_enqueued(face: Any, dsn: str, data
             task.enqueue(n=1)
         errors.append(str(raised.value))
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    at_once([work] * 3, within=30)
     assert len(errors) == 3
     assert all("pgsync migrate" in error for error in errors)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ from pgsync.errors import InvalidArgument
 from tests.eventually import eventually
 from tests.kernel.by_hand import claim, complete, enqueue, fail, state
 from tests.kernel.conftest import Clock
+from tests.threads import at_once
 
 pytestmark = pytest.mark.core
 
@@ -376,11 +378,7 @@ def test_many_workers_at_once_never_run_more_of_a_key_than_may(
         except BaseException as error:  # noqa: BLE001 - told below
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=new_worker(), daemon=True) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(partial(work, *new_worker()) for _ in range(6))
     assert errors == []
     assert len(set(ended)) == len(ended) == 300
     assert set(seen) <= {1, 2}

@@ -13,6 +13,7 @@ from pgsync import Unique
 from pgsync.errors import InvalidArgument
 from tests.kernel.by_hand import claim, complete, enqueue, fail, state
 from tests.kernel.conftest import Clock
+from tests.threads import at_once
 
 pytestmark = pytest.mark.core
 
@@ -140,11 +141,7 @@ def test_of_callers_at_once_one_adds_the_job(database: Any, dsn: str) -> None:
                 assert row is not None
                 answers.append((row[0], row[1]))
 
-    threads = [threading.Thread(target=add) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once([add] * 8)
     assert len(answers) == 160
     assert sum(added for _, added in answers) == len({job for job, _ in answers}) == 20
 

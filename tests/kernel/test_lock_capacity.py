@@ -14,6 +14,7 @@ from pgsync import Coordinator, LockCapacityError
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
 from tests.eventually import eventually
+from tests.threads import at_once
 
 _SMALL = {"fsync": "off", "max_locks_per_transaction": "10", "max_connections": "40"}
 _NOMINAL = 10 * 40
@@ -40,11 +41,7 @@ def take(sync: Coordinator, names: list[str]) -> list[Any]:
             else:
                 held.append(lock)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(100)
+    at_once([work] * 8, within=100)
     if errors:
         raise errors[0]
     return held

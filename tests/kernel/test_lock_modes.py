@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 
 from pgsync import Coordinator, InvalidArgument, LockHeld, LockLost
 from tests.eventually import eventually
+from tests.threads import at_once
 
 pytestmark = pytest.mark.core
 
@@ -119,13 +121,7 @@ def test_no_more_than_the_slots_are_inside_under_contention(dsn: str) -> None:
                     done += 1
 
     with Coordinator(dsn) as first, Coordinator(dsn) as second:
-        threads = [
-            threading.Thread(target=work, args=(sync,)) for sync in (first, second) for _ in "abc"
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        at_once(partial(work, sync) for sync in (first, second) for _ in "abc")
     assert done == 24
     assert most == 2
 
@@ -164,13 +160,7 @@ def test_callers_of_overlapping_locks_never_block_each_other_for_good(dsn: str) 
                 with sync.lock_all(names, ttl=60, wait=60):
                     done.append(names)
 
-    threads = [
-        threading.Thread(target=work, args=(names,)) for names in (["a", "b"], ["b", "a"], ["b"])
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(partial(work, names) for names in (["a", "b"], ["b", "a"], ["b"]))
     assert len(done) == 30
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ from pgsync import (
     lock_key,
 )
 from tests.eventually import eventually
+from tests.threads import at_once
 
 pytestmark = pytest.mark.core
 
@@ -110,11 +112,7 @@ def test_threads_of_one_process_take_turns(face: Any) -> None:
             inside -= 1
             done.append(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(partial(work, number) for number in range(8))
     assert most == 1
     assert sorted(done) == list(range(8))
 

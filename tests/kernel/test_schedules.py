@@ -15,6 +15,7 @@ from pgsync.database.drive import drive
 from pgsync.database.pool import Database, execute
 from pgsync.schedules import ScheduleDeclaration, declare_plan, fire_due_plan, rhythm_from
 from tests.kernel.conftest import Clock
+from tests.threads import at_once
 
 pytestmark = pytest.mark.core
 
@@ -74,11 +75,7 @@ def test_many_schedulers_fire_each_due_time_once(
         daemon.close()
 
     clock.set(start)
-    threads = [threading.Thread(target=fire) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once([fire] * 4)
     fired = database.execute("SELECT fire_time FROM pgsync.schedule_fire ORDER BY 1").fetchall()
     assert fired == [(start + timedelta(seconds=600 * n),) for n in range(19)]
     assert database.execute("SELECT count(*) FROM pgsync.jobs").fetchone() == (19,)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import psycopg
 import pytest
+
+from tests.threads import at_once
 
 pytestmark = pytest.mark.core
 
@@ -139,11 +140,7 @@ def test_many_count_at_once_and_none_twice(dsn: str, database: Any) -> None:
         with psycopg.connect(dsn, autocommit=True) as connection:
             counted.append(ask(connection, COUNT))
 
-    threads = [threading.Thread(target=count) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once([count] * 5)
     assert sorted(counted) == [0, 0, 0, 0, 1000]
     assert ask(database, TOTAL.format("throughput")) == 1000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from pgsync.modules.whatsapp.graph import GraphClient, Sent
 from pgsync.modules.whatsapp.standin import GraphStandin
 from pgsync.modules.whatsapp.transport import certainly_unsent
 from tests.modules.whatsapp.calls import BODY, TO, TOKEN, listed, posts, send
+from tests.threads import at_once
 
 
 def test_a_refused_connection_is_not_ambiguous() -> None:
@@ -127,10 +128,6 @@ def test_many_threads_share_a_client(client: GraphClient, graph: GraphStandin) -
         for number in range(25):
             send(client, graph, to=f"+49151{worker:03d}{number:05d}")
 
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(partial(work, worker) for worker in range(8))
     assert len(graph.log.accepted) == posts(graph) == 200
     assert not graph.log.duplicate_sends
