@@ -1,7 +1,8 @@
-"""A database in which a bit of everything is going on, for looking at every page."""
+"""What the dashboard is looked at with: a few jobs, or a database in which a bit of all goes on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -10,7 +11,9 @@ import psycopg
 
 from pgsync import Coordinator, Limit, current_job
 
-__all__ = ["busy_site"]
+__all__ = ["HOSTILE", "audit", "busy_site", "enqueue"]
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
 _STATISTICS = """
 INSERT INTO pgsync.throughput_minute
@@ -102,3 +105,16 @@ def busy_site(sync: Coordinator, database: psycopg.Connection[Any]) -> Iterator[
         sync.lock("template_sync:connection:31", ttl=600, owner="sync@web-1"),
     ):
         yield
+
+
+def enqueue(database: Any, task: str = "send", count: int = 1, **args: Any) -> list[int]:
+    rows = database.execute(
+        "SELECT pgsync.enqueue(%s, %s::jsonb) FROM generate_series(1, %s)",
+        [task, json.dumps(args), count],
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+def audit(database: Any) -> list[tuple[str, str, str]]:
+    rows = database.execute("SELECT action, subject, actor FROM pgsync.audit ORDER BY id")
+    return rows.fetchall()

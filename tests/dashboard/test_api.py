@@ -22,8 +22,7 @@ from pgsync.dashboard.openapi import document
 from pgsync.dashboard.pages import PAGES
 from pgsync.dashboard.panels import PANELS, Panel
 from tests.dashboard.conftest import READ_TOKEN, TOKEN
-from tests.dashboard.site import busy_site
-from tests.dashboard.test_pages import enqueue
+from tests.dashboard.site import busy_site, enqueue
 
 BEARER = {"Authorization": f"Bearer {READ_TOKEN}"}
 KINDS = {

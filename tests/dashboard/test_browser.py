@@ -16,8 +16,7 @@ from pgsync import Coordinator, current_job
 from pgsync.dashboard.pages import PAGES
 from tests.dashboard.chromium import chromium, opened
 from tests.dashboard.conftest import READ_TOKEN, TOKEN
-from tests.dashboard.site import busy_site
-from tests.dashboard.test_pages import HOSTILE, enqueue
+from tests.dashboard.site import HOSTILE, busy_site, enqueue
 from tests.eventually import eventually
 
 LISTS = [page for page in PAGES if page.key]

@@ -15,8 +15,8 @@ from pgsync.dashboard.timeline import timeline
 from pgsync.dashboard.tree import Node, tree_of
 from pgsync.masking import HIDDEN
 from tests.dashboard.conftest import Browser
+from tests.dashboard.site import HOSTILE, enqueue
 from tests.dashboard.test_exact import VALUES, as_json
-from tests.dashboard.test_pages import HOSTILE, enqueue
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 

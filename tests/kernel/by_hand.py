@@ -74,3 +74,9 @@ def somebody_waits(database: psycopg.Connection[Any]) -> bool:
         ).fetchone()
         is not None
     )
+
+
+def in_use(database: Any) -> dict[str, tuple[int, int]]:
+    """Of each key: slots taken, jobs that wait."""
+    rows = database.execute("SELECT key, slots_taken, waiting FROM pgsync.job_keys").fetchall()
+    return {key: (taken, waiting) for key, taken, waiting in rows}
