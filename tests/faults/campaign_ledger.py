@@ -23,12 +23,18 @@ __all__ = [
     "check_campaign",
     "platform_on",
     "prepare_campaign",
+    "recipients",
     "settle",
     "states_of",
+    "under_way",
     "work_off",
 ]
 
-_ERRORS = {131026: 0.025, 131056: 0.0125, 131057: 0.0125, 130429: 0.0125}
+Recipients = dict[str, set[str]]
+"""The phone numbers, as digits, by state."""
+
+_FINAL = 131026
+_ERRORS = {_FINAL: 0.025, 131056: 0.0125, 131057: 0.0125, 130429: 0.0125}
 """How many of the recipients meet which error, once: refused for good; too often; try later; and
 throttled, for where a slow machine does not come to the stand-in's rate."""
 
@@ -46,6 +52,10 @@ class CampaignSettings:
     """The server restarts when less than this share of the recipients is left."""
     kills: int | None = None
     """So many, and then the rest is sent in peace; None goes on until nearly all are sent."""
+
+    def phones(self) -> list[str]:
+        """Whom it is sent to, as digits."""
+        return [f"4915{number:08d}" for number in range(self.recipients)]
 
 
 @contextmanager
@@ -71,7 +81,7 @@ def prepare_campaign(platform: Platform, graph: GraphStandin, settings: Campaign
         template_name="hello",
         language="de",
     )
-    phones = [f"+4915{number:08d}" for number in range(settings.recipients)]
+    phones = [f"+{digits}" for digits in settings.phones()]
     campaigns.add_phones(campaign, phones)
     rng = random.Random(f"{settings.seed}.errors")
     rng.shuffle(phones)
@@ -116,13 +126,7 @@ def work_off(platform: Platform, dsn: str, campaign: int) -> list[str]:
 
 def settle(platform: Platform, graph: GraphStandin, dsn: str) -> dict[str, object]:
     """Let webhooks tell of those that are unknown and were accepted."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        unknown = {
-            row[0].lstrip("+")
-            for row in connection.execute(
-                "SELECT phone FROM pgsync_modules.campaign_recipient WHERE state = 'unknown'"
-            )
-        }
+    unknown = recipients(dsn).get("unknown", set())
     accepted = [message for message in graph.log.messages() if message.to in unknown]
     app = webhook_app(platform.broadcasts, app_secret=graph.app_secret, verify_token="faults")
     with serving(app) as url:
@@ -133,7 +137,36 @@ def settle(platform: Platform, graph: GraphStandin, dsn: str) -> dict[str, objec
     return {"unknown that the API had accepted": len(accepted)}
 
 
+def recipients(dsn: str) -> Recipients:
+    """Who is in which state."""
+    found: Recipients = {}
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for state, phone in connection.execute(
+            "SELECT state, ltrim(phone, '+') FROM pgsync_modules.campaign_recipient"
+        ):
+            found.setdefault(state, set()).add(phone)
+    return found
+
+
+def under_way(dsn: str) -> set[str]:
+    """Who is claimed, when all transactions have ended that are open now, a dead worker's too."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        now = connection.execute("SELECT clock_timestamp()").fetchone()
+
+        def ended() -> bool:
+            open_ones = connection.execute(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid() AND xact_start <= %s",
+                now,
+            )
+            return not open_ones.fetchall()
+
+        eventually(ended)
+    return recipients(dsn).get("sending", set())
+
+
 def states_of(dsn: str) -> dict[str, int]:
+    """How many recipients are in which state."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         rows: Any = connection.execute(
             "SELECT state, count(*) FROM pgsync_modules.campaign_recipient GROUP BY state"
@@ -144,46 +177,52 @@ def states_of(dsn: str) -> dict[str, int]:
 def check_campaign(
     graph: GraphStandin,
     dsn: str,
-    figures: dict[str, object],
+    before: Recipients,
     settings: CampaignSettings,
-    most_unknown: int | None = None,
+    claimed: set[str] | None = None,
 ) -> list[str]:
-    """What is wrong, in sentences; ``figures`` are the states before and after it was settled."""
-    before = {state: int(str(figures.get(state, 0))) for state in ("sent", "failed", "unknown")}
-    resolved = int(str(figures["unknown that the API had accepted"]))
-    accepted = graph.log.accepted
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        unknown = {
-            row[0].lstrip("+")
-            for row in connection.execute(
-                "SELECT phone FROM pgsync_modules.campaign_recipient WHERE state = 'unknown'"
-            )
-        }
-    refused = round(_ERRORS[131026] * settings.recipients)
-    twice = [phone for phone, times in accepted.items() if times > 1]
-    after = states_of(dsn)
+    """What is wrong, in sentences, by the rows and by the stand-in's log.
+
+    ``before`` is who was in which state before webhooks settled it; ``claimed`` are all who were
+    under way at some fault, where that was looked at.
+    """
+    accepted = set(graph.log.accepted)
+    sent, failed, unknown = (before.get(state, set()) for state in ("sent", "failed", "unknown"))
+    settled = {
+        "sent": sent,
+        "failed": failed,
+        "unknown": unknown - accepted,
+        "delivered": unknown & accepted,
+    }
+    after = recipients(dsn)
+    wrong = {
+        "were sent to more than once": {
+            phone for phone, times in graph.log.accepted.items() if times > 1
+        },
+        "are neither sent, failed nor unknown": set(settings.phones()) - sent - failed - unknown,
+        "are sent, but the API accepted nothing": sent - accepted,
+        "were accepted, and are neither sent nor unknown": accepted - sent - unknown,
+        "failed, but the API did not refuse them": failed - _refused(graph),
+        "are unknown, but were not under way at a fault": (
+            set() if claimed is None else unknown - claimed
+        ),
+        **{
+            f"are not {state} after the webhooks, or should not be": phones
+            ^ after.get(state, set())
+            for state, phones in settled.items()
+        },
+    }
     return [
-        text
-        for wrong, text in (
-            (twice, f"{len(twice)} recipients were sent to more than once: {twice[:5]}"),
-            (
-                sum(before.values()) != settings.recipients,
-                f"recipients are neither sent, failed nor unknown: {figures}",
-            ),
-            (
-                most_unknown is not None and before["unknown"] > most_unknown,
-                f"{before['unknown']} unknown, more than were under way at the faults",
-            ),
-            (before["failed"] > refused, f"{before['failed']} failed, of {refused} refused"),
-            (
-                before["sent"] + resolved != len(accepted),
-                f"{len(accepted)} accepted, but {before['sent']} sent and {resolved} unknown",
-            ),
-            (unknown & accepted.keys(), "webhooks left unknown what the API had accepted"),
-            (
-                after.get("delivered", 0) != resolved,
-                f"webhooks resolved {after.get('delivered', 0)} of {resolved}",
-            ),
-        )
-        if wrong
+        f"{len(phones)} recipients {text}: {sorted(phones)[:5]}"
+        for text, phones in wrong.items()
+        if phones
     ]
+
+
+def _refused(graph: GraphStandin) -> set[str]:
+    """To whom the API refused a message for good."""
+    return {
+        entry.body["to"].lstrip("+")
+        for entry in graph.log.entries(path="/messages")
+        if entry.answer and entry.answer.get("error", {}).get("code") == _FINAL
+    }

