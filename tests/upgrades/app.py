@@ -1,5 +1,6 @@
 """An app that works with whichever library is on its PYTHONPATH: it enqueues, works, fires
-schedules, locks, limits and runs operations, over and over until SIGTERM.
+schedules, locks, limits and runs operations, over and over until SIGTERM. After SIGUSR1 it only
+works and fires.
 
 It writes down what it was told. The test that runs it reads that, and what the app wrote into the
 tables ``effect`` (of jobs) and ``guarded`` (of holders of a lock).
@@ -13,7 +14,9 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +41,15 @@ CREATE TABLE guarded (token bigint NOT NULL, place bigint GENERATED ALWAYS AS ID
 _MIGRATED_MEANWHILE = (ConnectionFailed, SchemaMissing)
 """What docs/upgrading.md says to try again: nothing of the failed call has happened."""
 
+_ROUNDS_AHEAD = 5
+
 
 class App:
     """What it declares, and its steps."""
 
-    def __init__(self, sync: Coordinator, ledger: str) -> None:
+    def __init__(self, sync: Coordinator, ledger: str, stop: threading.Event) -> None:
         self._sync = sync
+        self._stop = stop
         self._ledger = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self.send: Any = sync.task(name="send")(self._effect)
         self.keyed: Any = sync.task(name="keyed", key="{n}", max_running_per_key=1, tenant="{n}")(
@@ -54,6 +60,8 @@ class App:
         self.copy: Any = sync.operation(
             "copy", lock="copy:{n}", ttl=60, limit=Limit(10**6, per=60)
         )(self._copy)
+        self._locks = count(os.getpid() * 10**6)
+        self._queued: deque[int] = deque()
         self.limiter = sync.limiter("api", Limit(10**6, per=60), TokenBucket(10**6, per=60))
 
     def note(self, event: str, **facts: Any) -> None:
@@ -69,6 +77,7 @@ class App:
         yield self._lock
         yield self._limit
         yield self._operate
+        yield self._let_workers_keep_up
 
     def _effect(self, n: int) -> None:
         job = current_job()
@@ -127,22 +136,33 @@ class App:
         self.limiter.refund(self.limiter.hit("other"))
 
     def _operate(self, n: int) -> None:
-        self.copy(n=os.getpid())
-        self.copy.enqueue(n=-os.getpid())
-        assert self._sync.status_of("copy", f"copy:{os.getpid()}")
+        # Each under a lock of its own: of one that is held a run is refused, and its job cancelled,
+        # and the job of the last round may run still.
+        called, queued = next(self._locks), next(self._locks)
+        self.copy(n=called)
+        self._queued.append(self.copy.enqueue(n=queued).id)
+        assert self._sync.status_of("copy", f"copy:{called}")
+
+    def _let_workers_keep_up(self, n: int) -> None:
+        while len(self._queued) > _ROUNDS_AHEAD and not self._stop.wait(0.1):
+            job = self._sync.job(self._queued[0])
+            assert job is not None
+            if job.state == "completed":
+                self._queued.popleft()
 
 
 def main(dsn: str, ledger: str) -> None:
     """Be the app until SIGTERM."""
     faulthandler.enable()
-    stop = threading.Event()
+    stop, rests = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGUSR1, lambda *_: rests.set())
     with Coordinator(dsn, app="shop") as sync:
-        app = App(sync, ledger)
+        app = App(sync, ledger, stop)
         app.note("began", library=pgsync.__file__)
         sync.start(queues=["default"], concurrency=4, grace=10)
         n = 0
-        while not stop.is_set():
+        while not (stop.is_set() or rests.is_set()):
             n += 1
             for step in app.steps():
                 try:
@@ -151,7 +171,8 @@ def main(dsn: str, ledger: str) -> None:
                     app.note("again", error=f"{type(error).__name__} {error}")
                     step(n)
             app.note("round")
-            stop.wait(0.2)  # so that the workers keep up
+            stop.wait(0.2)
+        stop.wait()
         sync.stop()
         app.note("ended")
 

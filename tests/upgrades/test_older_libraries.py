@@ -87,6 +87,10 @@ class Process:
 
         return has_gone_on
 
+    def rest(self) -> None:
+        """Have it begin nothing more, and work off what there is."""
+        self._process.send_signal(signal.SIGUSR1)
+
     def end(self) -> None:
         """Have it end, in order."""
         self._process.send_signal(signal.SIGTERM)
@@ -139,6 +143,7 @@ def test_an_older_library_works_through_the_upgrade_and_beside_the_new_one(
         for process in all_of_them[:2]:
             process.end()
         eventually(all_of_them[2].goes_on(), _WITHIN)
+        all_of_them[2].rest()
         eventually(lambda: connection.execute(_UNENDED).fetchone() == (0,), _WITHIN)
         all_of_them[2].end()
     for process in all_of_them:
