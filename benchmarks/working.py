@@ -24,6 +24,7 @@ __all__ = ["compare_pickup", "compare_two_processes"]
 _JOBS = 20_000
 _PICKUPS = 50
 _CONCURRENCY = 100
+_PATIENCE = 60.0
 # Between two pickups: fewer than those a second of which a worker is notified.
 _GAP_SECONDS = (0.02, 0.04)
 
@@ -112,8 +113,8 @@ def compare_pickup(dsn: str, pace: Pace) -> Comparison:
             before = time.perf_counter()
             ask()
             asked = time.perf_counter()
-            if not there.wait(30):
-                raise RuntimeError("a job was not picked up in 30 s")
+            if not there.wait(_PATIENCE):
+                raise RuntimeError(f"a job was not picked up in {_PATIENCE:g} s")
             # A handler may begin before its enqueuer has its answer.
             waited.append(max(1e-6, started[-1] - (before if with_asking else asked)))
         return Run(count, sum(waited), latencies(waited))
@@ -155,11 +156,12 @@ def compare_pickup(dsn: str, pace: Pace) -> Comparison:
 
 @contextmanager
 def _listening(dsn: str, heard: Callable[[], None]) -> Iterator[None]:
-    ended = threading.Event()
+    listening, ended = threading.Event(), threading.Event()
 
     def listen() -> None:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("LISTEN bench_pickup")
+            listening.set()
             while not ended.is_set():
                 for _ in connection.notifies(timeout=0.5):
                     heard()
@@ -167,6 +169,9 @@ def _listening(dsn: str, heard: Callable[[], None]) -> Iterator[None]:
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     try:
+        # What is sent before is heard by nobody.
+        if not listening.wait(_PATIENCE):
+            raise RuntimeError(f"nobody listens after {_PATIENCE:g} s")
         yield
     finally:
         ended.set()
