@@ -32,6 +32,11 @@ class PgsyncError(Exception):
     """Base of all errors that pgsync raises on purpose."""
 
 
+def coordinator_closed() -> PgsyncError:
+    """What whoever goes on with a coordinator after its end is told."""
+    return PgsyncError("the coordinator has been closed; make another one")
+
+
 class InvalidArgument(PgsyncError, ValueError):
     """An argument that can never work; nothing was sent or changed.
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from pgsync.daemon.handler_processes import HandlerProcesses
 from pgsync.database.json import to_json
-from pgsync.errors import UnknownTask
 from pgsync.queues import CancelJob, JobContext, TaskDeclaration
 from pgsync.queues.context import make_current
 from pgsync.queues.middleware import Middleware, wrapped
 from pgsync.queues.sealing import open_args
+from pgsync.queues.tasks import unknown_task
 
 __all__ = ["Attempt"]
 
@@ -83,10 +83,7 @@ class Attempt:
         if self.context.is_cancelled:
             raise CancelJob("cancelled before it ran")
         if self.task is None:
-            raise UnknownTask(
-                f"no task named {self.context.job.task!r} is declared in this process; import the "
-                "module that declares it, or give the worker other queues"
-            )
+            raise unknown_task(self.context.job.task)
         call: Callable[[], Any]
         if self.task.in_process and self.processes is not None:
             call = partial(self.processes.call, self.context, self.task)

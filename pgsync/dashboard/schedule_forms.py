@@ -12,13 +12,13 @@ from starlette.requests import Request
 from pgsync.dashboard import given
 from pgsync.dashboard.exact import write_exact
 from pgsync.dashboard.reading import Read
+from pgsync.dashboard.schedule_page import find_schedule, is_by_code
 from pgsync.errors import InvalidArgument
 from pgsync.masking import masked_value, unmasked
 from pgsync.schedules import Rhythm
 
 __all__ = ["ChangeSchedule", "read_edit_schedule"]
 
-_FIND = "SELECT s.* FROM pgsync.schedules AS s WHERE s.name = %(name)s"
 _CHANGE = """
 SELECT pgsync.change_schedule(
     %(name)s, %(kind)s, %(expression)s, %(timezone)s, %(queue)s, %(priority)s::integer,
@@ -35,8 +35,8 @@ async def read_edit_schedule(read: Read, request: Request) -> dict[str, Any]:
     Raises:
         HTTPException: if there is no such schedule, or code declares it.
     """
-    schedule = await _find(read, request.query_params.get("name", ""))
-    if schedule["app"] is not None and schedule["disabled_at"] is None:
+    schedule = await find_schedule(read, request.query_params.get("name", ""))
+    if is_by_code(schedule):
         raise HTTPException(409, f"the code of {schedule['app']} declares it: change it there")
     kept = ("name", "kind", "expression", "timezone", "queue", "priority", "max_attempts")
     fields = {each: str(schedule[each]) for each in (*kept, "misfire", "misfire_limit")}
@@ -60,7 +60,7 @@ class ChangeSchedule:
         rhythm = Rhythm(wanted["kind"], wanted["expression"], wanted["timezone"])
         if rhythm.next_after(datetime.now(UTC)) is None:
             raise InvalidArgument(f"{wanted['expression']!r} is never due any more")
-        schedule = await _find(read, wanted["name"])
+        schedule = await find_schedule(read, wanted["name"])
         wanted["args"] = None
         if args := given.text(form, "args"):
             wanted["args"] = write_exact(unmasked(given.json_object(args), schedule["args"]))
@@ -74,14 +74,7 @@ class ChangeSchedule:
 
     async def show(self, read: Read, form: FormData, /) -> dict[str, Any]:
         """What the page needs besides the fields, to show the form once more."""
-        return {"schedule": await _find(read, given.text(form, "name"))}
-
-
-async def _find(read: Read, name: str) -> dict[str, Any]:
-    schedule = await read.row(_FIND, {"name": name})
-    if schedule is None:
-        raise HTTPException(404, "there is no schedule of that name")
-    return schedule
+        return {"schedule": await find_schedule(read, given.text(form, "name"))}
 
 
 def _seconds(form: FormData, name: str) -> float | None:

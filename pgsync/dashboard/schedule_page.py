@@ -14,7 +14,7 @@ from pgsync.dashboard.reading import Read
 from pgsync.schedules import Rhythm
 from pgsync.schedules.jitter import jitter_of
 
-__all__ = ["read_schedule"]
+__all__ = ["find_schedule", "is_by_code", "read_schedule"]
 
 _NEXT = 5
 
@@ -25,19 +25,33 @@ async def read_schedule(read: Read, request: Request) -> dict[str, Any]:
     Raises:
         HTTPException: if there is no such schedule.
     """
-    given = {"name": request.query_params.get("name", "")}
+    schedule = await find_schedule(read, request.query_params.get("name", ""))
+    return {
+        "schedule": schedule,
+        "by_code": is_by_code(schedule),
+        "next": _next_fires(schedule),
+        "fires": await read.rows(_FIRES, {"name": schedule["name"]}),
+        "trail": await read.rows(_TRAIL, {"name": schedule["name"]}),
+    }
+
+
+async def find_schedule(read: Read, name: str) -> dict[str, Any]:
+    """The schedule as its view shows it.
+
+    Raises:
+        HTTPException: if there is none of that name.
+    """
     schedule = await read.row(
-        "SELECT s.* FROM pgsync.schedules AS s WHERE s.name = %(name)s", given
+        "SELECT s.* FROM pgsync.schedules AS s WHERE s.name = %(name)s", {"name": name}
     )
     if schedule is None:
         raise HTTPException(404, "there is no schedule of that name")
-    return {
-        "schedule": schedule,
-        "by_code": schedule["app"] is not None and schedule["disabled_at"] is None,
-        "next": _next_fires(schedule),
-        "fires": await read.rows(_FIRES, given),
-        "trail": await read.rows(_TRAIL, given),
-    }
+    return schedule
+
+
+def is_by_code(schedule: Mapping[str, Any]) -> bool:
+    """Whether the code of an app declares it, so that it can be changed there only."""
+    return schedule["app"] is not None and schedule["disabled_at"] is None
 
 
 def _next_fires(schedule: Mapping[str, Any]) -> list[dict[str, datetime]]:

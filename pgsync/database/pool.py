@@ -30,7 +30,7 @@ from pgsync.database.dsn import (
 from pgsync.database.faults import translated
 from pgsync.database.forks import leave_connection, leave_to_parent, renew_after_fork
 from pgsync.database.pooler import comes_through_pooler, comes_through_pooler_async
-from pgsync.errors import PgsyncError
+from pgsync.errors import coordinator_closed
 
 __all__ = [
     "AsyncDatabase",
@@ -159,7 +159,7 @@ class _Pooled(Generic[C]):
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise PgsyncError("the coordinator has been closed; make another one")
+            raise coordinator_closed()
 
 
 class Database(_Pooled[psycopg.Connection[Row]]):

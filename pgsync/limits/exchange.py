@@ -23,6 +23,7 @@ from pgsync.errors import (
     OutcomeUnknown,
     PgsyncError,
     ServerUnsupported,
+    coordinator_closed,
 )
 from pgsync.limits.calls import Grant, refund, take
 from pgsync.limits.declared import LimitSet
@@ -203,7 +204,7 @@ class LimitExchange(_ExchangeFace):
         """
         self.outage.check()
         if self._closed:
-            raise PgsyncError("the coordinator has been closed; make another one")
+            raise coordinator_closed()
         asked_at = time.monotonic()
         try:
             self._places.get(timeout=PATIENCE)
@@ -281,7 +282,7 @@ class AsyncLimitExchange(_ExchangeFace):
         """As :meth:`LimitExchange.run`."""
         self.outage.check()
         if self._closed:
-            raise PgsyncError("the coordinator has been closed; make another one")
+            raise coordinator_closed()
         asked_at = time.monotonic()
         try:
             async with self._places:

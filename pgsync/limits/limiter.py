@@ -32,8 +32,6 @@ __all__ = ["AsyncLimiter", "Limiter"]
 logger = logging.getLogger("pgsync.limits")
 
 R = TypeVar("R")
-
-
 E = TypeVar("E", LimitExchange, AsyncLimitExchange)
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pgsync.database.calls import Invoke, Steps
 from pgsync.database.forks import renew_after_fork
-from pgsync.errors import LockHeld, LockLost, OutcomeUnknown, PgsyncError
+from pgsync.errors import LockHeld, LockLost, OutcomeUnknown, coordinator_closed
 from pgsync.locks.calls import Grant, restore_lock
 from pgsync.locks.grants import Grants
 from pgsync.locks.held import HeldLock, LockRequest
@@ -314,4 +314,4 @@ def _submit(threads: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
     try:
         return threads.submit(work)
     except RuntimeError:
-        raise PgsyncError("the coordinator has been closed; make another one") from None
+        raise coordinator_closed() from None

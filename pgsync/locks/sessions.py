@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from psycopg import errors as pg
 
-from pgsync.errors import PgsyncError
+from pgsync.errors import coordinator_closed
 from pgsync.locks.calls import Grant
 from pgsync.locks.exchange import Exchange
 from pgsync.locks.held import LockRequest
@@ -170,7 +170,7 @@ class Sessions:
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise PgsyncError("the coordinator has been closed; make another one")
+            raise coordinator_closed()
 
     def _borrow(self, seconds: float) -> LockSession | None:
         if not self._room.acquire(timeout=seconds):

@@ -39,7 +39,6 @@ __all__ = ["AsyncOperation", "Operation"]
 _ACTOR = "pgsync-actor"
 """Under this header a job carries who had it enqueued."""
 
-
 D = TypeVar("D", Database, AsyncDatabase)
 E = TypeVar("E", Enqueuer, AsyncEnqueuer)
 

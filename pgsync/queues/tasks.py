@@ -23,7 +23,7 @@ from pgsync.queues.retry import RetryPolicy, backoff_from, errors_from
 from pgsync.queues.together import NewJob, job_ids
 from pgsync.queues.unique import unique_from
 
-__all__ = ["AsyncTask", "Task", "TaskDeclaration", "TaskRegistry"]
+__all__ = ["AsyncTask", "Task", "TaskDeclaration", "TaskRegistry", "unknown_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -205,13 +205,22 @@ class TaskRegistry:
         Raises:
             UnknownTask: if this process has not declared it.
         """
-        try:
-            return self._tasks[name]
-        except KeyError:
-            raise UnknownTask(
-                f"no task named {name!r} is declared in this process; import the module that "
-                "declares it, or give the worker other queues"
-            ) from None
+        task = self._tasks.get(name)
+        if task is None:
+            raise unknown_task(name)
+        return task
+
+    def get(self, name: str) -> TaskDeclaration | None:
+        """The task of that name; None where this process has not declared it."""
+        return self._tasks.get(name)
+
+
+def unknown_task(name: str) -> UnknownTask:
+    """What a job of a task that this process has not declared fails with."""
+    return UnknownTask(
+        f"no task named {name!r} is declared in this process; import the module that declares it,"
+        " or give the worker other queues"
+    )
 
 
 class _TaskFace(Generic[P, R]):
