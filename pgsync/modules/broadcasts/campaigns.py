@@ -25,7 +25,8 @@ from pgsync.modules.broadcasts.audience import (
 )
 from pgsync.modules.broadcasts.models import Campaign, CampaignRecipient
 from pgsync.modules.broadcasts.quiet_hours import QuietHours
-from pgsync.modules.whatsapp.filling import Parameters, check_slots
+from pgsync.modules.whatsapp.filling import Parameters
+from pgsync.modules.whatsapp.slots import check_slots
 
 __all__ = ["CampaignStateError", "Campaigns"]
 
@@ -57,7 +58,7 @@ class Campaigns:
         language: str,
         audience: Audience | None = None,
         variables: Sequence[str] | Mapping[str, str] = ("name",),
-        constants: Mapping[str, str] | None = None,
+        constants: Mapping[str, Any] | None = None,
         send_delay: float | None = None,
         quiet_hours: QuietHours | None = None,
     ) -> int:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pgsync import Coordinator, InvalidArgument
-from pgsync.modules.broadcasts import Audience, Broadcasts, PreflightFailed
+from pgsync.modules.broadcasts import Audience, Broadcasts
 from pgsync.modules.models import Connection
-from pgsync.modules.whatsapp import WhatsApp
 from pgsync.modules.whatsapp.filling import Filling
 from pgsync.modules.whatsapp.standin import GraphStandin
-
-NewCampaign = Callable[..., int]
+from tests.modules.broadcasts.offers import NewOffer, refused, send, sent_components
 
 PICTURE = "https://cdn.example/spring.jpg"
 BODY = {"type": "BODY", "text": "Hello {{1}}"}
@@ -27,50 +25,8 @@ BUTTONS = {
         {"type": "PHONE_NUMBER", "text": "Call", "phone_number": "+15550783881"},
     ],
 }
+ORDER = {"type": "BUTTONS", "buttons": [{"type": "ORDER_DETAILS"}]}
 NAMED = {"type": "BODY", "text": "Dear {{first_name}}, until {{day}}."}
-
-
-@pytest.fixture
-def new_offer(
-    broadcasts: Broadcasts, connection: Connection, standin: GraphStandin, whatsapp: WhatsApp
-) -> NewCampaign:
-    """Makes drafts of a template with these components."""
-
-    def make(*components: Mapping[str, Any], named: bool = False, **settings: Any) -> int:
-        standin.templates.add(
-            name="offer",
-            language="de",
-            components=list(components),
-            parameter_format="NAMED" if named else "POSITIONAL",
-        )
-        whatsapp.template_sync(connection_id=connection.id)
-        return broadcasts.campaigns.create(
-            workspace_id=connection.workspace_id,
-            connection_id=connection.id,
-            name="Offer",
-            template_name="offer",
-            language="de",
-            **settings,
-        )
-
-    return make
-
-
-def send(broadcasts: Broadcasts, sync: Coordinator, campaign: int) -> None:
-    broadcasts.start(campaign)
-    sync.run_worker(queues=["campaigns"], drain=True)
-    assert broadcasts.campaigns.state_of(campaign) == "completed"
-
-
-def sent_components(standin: GraphStandin) -> list[list[dict[str, Any]]]:
-    bodies = [entry.body for entry in standin.log.entries() if entry.method == "POST"]
-    return [body["template"].get("components", []) for body in bodies]
-
-
-def refused(broadcasts: Broadcasts, campaign: int) -> str:
-    with pytest.raises(PreflightFailed) as caught:
-        broadcasts.start(campaign)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +41,7 @@ def refused(broadcasts: Broadcasts, campaign: int) -> str:
 def test_a_header_shows_a_medium_by_its_link_or_id(
     sync: Coordinator,
     broadcasts: Broadcasts,
-    new_offer: NewCampaign,
+    new_offer: NewOffer,
     standin: GraphStandin,
     kind: str,
     value: str,
@@ -106,7 +62,7 @@ def test_a_header_shows_a_medium_by_its_link_or_id(
 
 
 def test_each_recipient_has_buttons_of_its_own(
-    sync: Coordinator, broadcasts: Broadcasts, new_offer: NewCampaign, standin: GraphStandin
+    sync: Coordinator, broadcasts: Broadcasts, new_offer: NewOffer, standin: GraphStandin
 ) -> None:
     campaign = new_offer(BODY, BUTTONS, constants={"button.2": "SPRING25", "button.0": "stop"})
     for name, way in (("Ada", "a"), ("Bo", "b")):
@@ -136,7 +92,7 @@ def _button(index: int, sub_type: str, kind: str, value: str) -> dict[str, Any]:
 def test_named_variables_and_slots_are_filled_from_contacts(
     sync: Coordinator,
     broadcasts: Broadcasts,
-    new_offer: NewCampaign,
+    new_offer: NewOffer,
     standin: GraphStandin,
     database: Any,
     connection: Connection,
@@ -172,7 +128,7 @@ def _named(name: str, value: str) -> dict[str, str]:
 
 
 def test_a_list_fills_named_variables_in_the_order_of_the_text(
-    sync: Coordinator, broadcasts: Broadcasts, new_offer: NewCampaign, standin: GraphStandin
+    sync: Coordinator, broadcasts: Broadcasts, new_offer: NewOffer, standin: GraphStandin
 ) -> None:
     campaign = new_offer(NAMED, named=True)
     broadcasts.campaigns.add_phones(campaign, ["+4915112000001"], ["Ada", "Monday"])
@@ -212,7 +168,7 @@ def test_a_list_fills_named_variables_in_the_order_of_the_text(
 )
 def test_what_one_recipient_lacks_stops_the_start_before_the_first_send(
     broadcasts: Broadcasts,
-    new_offer: NewCampaign,
+    new_offer: NewOffer,
     standin: GraphStandin,
     parameters: dict[str, str],
     problem: str,
@@ -227,8 +183,20 @@ def test_what_one_recipient_lacks_stops_the_start_before_the_first_send(
     assert standin.log.accepted == {}
 
 
+def test_a_list_is_judged_where_a_constant_would_fit(
+    broadcasts: Broadcasts, new_offer: NewOffer
+) -> None:
+    campaign = new_offer(BODY, constants={"body.1": "you"})
+    broadcasts.campaigns.add_phones(campaign, ["+4915112000001"], [])
+    assert broadcasts.preflight(campaign).ok
+    broadcasts.campaigns.add_phones(campaign, ["+4915112000002"], ["two\nlines"])
+    assert "1 recipients (the first is +4915112000002) need for body.1" in refused(
+        broadcasts, campaign
+    )
+
+
 def test_constants_that_the_template_has_no_slot_for_stop_the_start(
-    broadcasts: Broadcasts, new_offer: NewCampaign
+    broadcasts: Broadcasts, new_offer: NewOffer
 ) -> None:
     campaign = new_offer(BODY, constants={"header": PICTURE})
     broadcasts.campaigns.add_phones(campaign, ["+4915112000001"])
@@ -237,7 +205,13 @@ def test_constants_that_the_template_has_no_slot_for_stop_the_start(
     )
 
 
-@pytest.mark.parametrize("name", ["body", "body.", "footer", "button.x", "button.10", "Header"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("body", "body.", "footer", "button.x", "button.10", "Header", "header.size"),
+        *("card.0", "card.10.header", "card.0.offer.expires", "button.0.code", "offer"),
+    ],
+)
 def test_what_is_no_slot_is_refused_at_the_door(
     broadcasts: Broadcasts, new_campaign: Callable[[int], int], name: str
 ) -> None:
@@ -247,7 +221,7 @@ def test_what_is_no_slot_is_refused_at_the_door(
 
 
 def test_a_test_send_fills_all_slots(
-    broadcasts: Broadcasts, new_offer: NewCampaign, standin: GraphStandin
+    broadcasts: Broadcasts, new_offer: NewOffer, standin: GraphStandin
 ) -> None:
     campaign = new_offer(
         {"type": "HEADER", "format": "IMAGE"}, BODY, BUTTONS, constants={"header": PICTURE}
@@ -269,9 +243,14 @@ def test_positional_variables_are_taken_by_their_number() -> None:
 @pytest.mark.parametrize(
     ("component", "problem"),
     [
-        ({"type": "HEADER", "format": "LOCATION"}, "has a header of format LOCATION"),
-        ({"type": "CAROUSEL", "cards": []}, "has a component CAROUSEL"),
-        ({"type": "BUTTONS", "buttons": [{"type": "FLOW"}]}, "has a button of type FLOW"),
+        ({"type": "HEADER", "format": "GIF"}, "has a header of format GIF"),
+        ({"type": "CALL_PERMISSION_REQUEST"}, "has a component CALL_PERMISSION_REQUEST"),
+        (ORDER, "has a button of type ORDER_DETAILS"),
+        ({"type": "CAROUSEL"}, "has a carousel without cards"),
+        (
+            {"type": "CAROUSEL", "cards": [{"components": [ORDER]}]},
+            "has a button of type ORDER_DETAILS on card 0",
+        ),
     ],
 )
 def test_what_campaigns_cannot_fill_is_said(component: dict[str, Any], problem: str) -> None:

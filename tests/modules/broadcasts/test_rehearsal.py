@@ -42,8 +42,8 @@ def test_a_disabled_connection_stops_it(
         ("status = 'PAUSED'", "is PAUSED"),
         ("name = 'other'", "is not known; sync"),
         ("remotely_deleted_at = now()", "is not known; sync"),
-        ('components = components || \'[{"type": "HEADER", "format": "LOCATION"}]\'', "LOCATION"),
-        ('components = components || \'[{"type": "CAROUSEL"}]\'', "CAROUSEL"),
+        ('components = components || \'[{"type": "HEADER", "format": "GIF"}]\'', "format GIF"),
+        ('components = components || \'[{"type": "CAROUSEL"}]\'', "carousel without"),
     ],
 )
 def test_a_template_that_cannot_be_sent_stops_it(

@@ -12,12 +12,20 @@ httpx = pytest.importorskip("httpx")
 pywa = pytest.importorskip("pywa")
 
 from pywa.errors import WhatsAppError  # noqa: E402
+from pywa.types.others import ProductsSection  # noqa: E402
 from pywa.types.templates import (  # noqa: E402
     BodyText,
+    Carousel,
+    CarouselCard,
+    CatalogButton,
     CopyCodeButton,
+    FlowButton,
     HeaderDocument,
     HeaderImage,
+    HeaderLocation,
+    HeaderProduct,
     HeaderText,
+    MPMButton,
     QuickReplyButton,
     TemplateLanguage,
     URLButton,
@@ -51,6 +59,13 @@ _BUTTONS = [
     {"type": "QUICK_REPLY", "text": "Stop"},
     {"type": "URL", "text": "Shop", "url": "https://shop.example/{{1}}"},
     {"type": "COPY_CODE", "example": "SUMMER24"},
+]
+
+
+_CARD = [
+    {"type": "HEADER", "format": "IMAGE"},
+    {"type": "BODY", "text": "{{1}}"},
+    {"type": "BUTTONS", "buttons": _BUTTONS[:2]},
 ]
 
 
@@ -98,6 +113,112 @@ _BUTTONS = [
             {"header": "https://cdn.example/1.pdf", "header.filename": "Offer.pdf"},
             [HeaderDocument.params(document="https://cdn.example/1.pdf", filename="Offer.pdf")],
         ),
+        (
+            [{"type": "HEADER", "format": "LOCATION"}, {"type": "BODY", "text": "Come."}],
+            False,
+            {
+                "header.latitude": "52.5163",
+                "header.longitude": "-13.3777",
+                "header.name": "Gate",
+                "header.address": "Pariser Platz",
+            },
+            [
+                HeaderLocation.params(
+                    lat=52.5163, lon=-13.3777, name="Gate", address="Pariser Platz"
+                )
+            ],
+        ),
+        (
+            [
+                {"type": "HEADER", "format": "PRODUCT"},
+                {"type": "BODY", "text": "Look."},
+                {"type": "BUTTONS", "buttons": [{"type": "SPM", "text": "View"}]},
+            ],
+            False,
+            {"header.product": "sku1", "header.catalog": "77"},
+            [HeaderProduct.params(catalog_id="77", sku="sku1")],
+        ),
+        (
+            [
+                {"type": "BODY", "text": "Book."},
+                {"type": "BUTTONS", "buttons": [{"type": "FLOW", "text": "Book"}]},
+            ],
+            False,
+            {"button.0.token": "t1", "button.0.data": '{"name": "Ada", "seats": [1, 2]}'},
+            [
+                FlowButton.params(
+                    index=0, flow_token="t1", flow_action_data={"name": "Ada", "seats": [1, 2]}
+                )
+            ],
+        ),
+        (
+            [
+                {"type": "BODY", "text": "Look."},
+                {"type": "BUTTONS", "buttons": [{"type": "CATALOG", "text": "View catalog"}]},
+            ],
+            False,
+            {"button.0.thumbnail": "sku1"},
+            [CatalogButton.params(thumbnail_product_sku="sku1", index=0)],
+        ),
+        (
+            [
+                {"type": "BODY", "text": "Look."},
+                {"type": "BUTTONS", "buttons": [{"type": "MPM", "text": "View items"}]},
+            ],
+            False,
+            {"button.0.thumbnail": "sku1", "button.0.sections": "New: sku1, sku2; Old: sku3"},
+            [
+                MPMButton.params(
+                    thumbnail_product_sku="sku1",
+                    product_sections=[
+                        ProductsSection(title="New", skus=["sku1", "sku2"]),
+                        ProductsSection(title="Old", skus=["sku3"]),
+                    ],
+                    index=0,
+                )
+            ],
+        ),
+        (
+            [
+                {"type": "BODY", "text": "For {{1}}"},
+                {"type": "CAROUSEL", "cards": [{"components": _CARD}, {"components": _CARD}]},
+            ],
+            False,
+            {
+                "body.1": "Ada",
+                "card.0.header": "https://cdn.example/0.jpg",
+                "card.0.body.1": "Aloe",
+                "card.0.button.1": "aloe",
+                "card.1.header": "1234567",
+                "card.1.body.1": "Fern",
+                "card.1.button.0": "more",
+                "card.1.button.1": "fern",
+            },
+            [
+                BodyText.params("Ada"),
+                Carousel.params(
+                    cards=[
+                        CarouselCard.params(
+                            index=0,
+                            params=[
+                                HeaderImage.params(image="https://cdn.example/0.jpg"),
+                                BodyText.params("Aloe"),
+                                URLButton.params(url_variable="aloe", index=1),
+                            ],
+                        ),
+                        CarouselCard.params(
+                            index=1,
+                            params=[
+                                HeaderImage.params(image="1234567"),
+                                BodyText.params("Fern"),
+                                QuickReplyButton.params(callback_data="more", index=0),
+                                URLButton.params(url_variable="fern", index=1),
+                            ],
+                        ),
+                    ]
+                ),
+            ],
+        ),
     ],
 )
 def test_its_messages_are_accepted_and_are_ours(
@@ -120,11 +241,16 @@ def test_its_messages_are_accepted_and_are_ours(
 
 
 def _plain(components: list[dict[str, Any]]) -> list[str]:
-    """Without what the API takes either way: the case of words, the index as a number or text."""
-    return sorted(
-        json.dumps({**part, "index": str(part.get("index", ""))}, sort_keys=True).lower()
-        for part in components
-    )
+    """Without what the API takes either way: the case of words, numbers as such or as text."""
+    return sorted(json.dumps(_as_texts(part), sort_keys=True).lower() for part in components)
+
+
+def _as_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_texts(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_as_texts(each) for each in value]
+    return str(value)
 
 
 def test_it_understands_how_a_message_is_refused(client: Any, graph: GraphStandin) -> None:
