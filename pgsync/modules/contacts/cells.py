@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["clean", "guard_formula", "read_cells", "split_tags", "split_values", "unguard_formula"]
+__all__ = [
+    "clean",
+    "guard_formula",
+    "join_tags",
+    "read_cells",
+    "split_tags",
+    "split_values",
+    "unguard_formula",
+]
 
 _PACKED = ":::"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\ufeff]")
 _LINE_END = re.compile(r"\r\n?")
 _TAG_END = re.compile(r":::|[,;|\n]")
+_QUOTED_TAG = re.compile(r'\s*"((?:[^"]|"")+)"\s*(?::::|[,;|\n]|\Z)')
+_TAG_TO_QUOTE = re.compile(r':::|[,;|\n"]|\A\* ')
 # What begins so is a formula to a spreadsheet, in some languages with wide signs too. A cell may
 # begin in the middle of ours: where the list separator is ";", a comma file is split at each ";"
 # and line end within it. Apostrophes are counted in, so that adding one and taking one away are
@@ -59,16 +69,41 @@ def split_values(text: str) -> list[str]:
 
 
 def split_tags(texts: Iterable[str | None]) -> tuple[str, ...]:
-    """The tags in these cells, separated by ``, ; |``, line ends or ``:::``, each once."""
+    """The tags in these cells, separated by ``, ; |``, line ends or ``:::``, each once.
+
+    One in double quotes, as of :func:`join_tags`, may have these in it.
+    """
     tags: dict[str, None] = {}
     for text in texts:
         if not text:
             continue
-        for tag in _TAG_END.split(text):
-            # Google marks its own groups with an asterisk.
-            if name := tag.strip().removeprefix("* ").strip():
-                tags.setdefault(name)
+        for tag in _tags_in(text):
+            if tag:
+                tags.setdefault(tag)
     return tuple(tags)
+
+
+def _tags_in(text: str) -> Iterator[str]:
+    at = 0
+    while at < len(text):
+        if quoted := _QUOTED_TAG.match(text, at):
+            at = quoted.end()
+            yield " ".join(quoted[1].replace('""', '"').split())
+        else:
+            end = _TAG_END.search(text, at)
+            tag = text[at : end.start() if end else None]
+            at = end.end() if end else len(text)
+            # Google marks its own groups with an asterisk.
+            yield tag.strip().removeprefix("* ").strip()
+
+
+def join_tags(tags: Iterable[str]) -> str:
+    """One cell of which :func:`split_tags` makes these tags again."""
+    return "; ".join(map(_quote_tag, tags))
+
+
+def _quote_tag(tag: str) -> str:
+    return '"' + tag.replace('"', '""') + '"' if _TAG_TO_QUOTE.search(tag) else tag
 
 
 def guard_formula(text: str) -> str:

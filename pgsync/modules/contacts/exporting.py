@@ -12,6 +12,8 @@ from sqlalchemy import Row, Select, literal, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
+from pgsync.modules.contacts.cells import join_tags
+from pgsync.modules.contacts.headers import EXPORT_HEADERS
 from pgsync.modules.contacts.models import Contact
 from pgsync.modules.contacts.rows import STATUSES
 from pgsync.modules.contacts.sheets import FORMATS, Format, replacing, write_rows
@@ -19,19 +21,7 @@ from pgsync.modules.guarding import check
 from pgsync.modules.models import Workspace
 from pgsync.operations import OperationRun
 
-__all__ = ["COLUMNS", "ExportRun"]
-
-COLUMNS = (
-    "wa_id",
-    "name",
-    "email",
-    "phone",
-    "company",
-    "status",
-    "tags",
-    "notes",
-    "created_at",
-)
+__all__ = ["ExportRun"]
 
 _CHUNK = 2_000
 
@@ -75,7 +65,7 @@ class ExportRun:
         return {"rows": self.rows, "path": str(path), "format": chosen}
 
     def _lines(self, session: Session) -> Iterator[Sequence[str]]:
-        yield (*COLUMNS, *self.custom)
+        yield (*EXPORT_HEADERS, *self.custom)
         for row in session.execute(self._query()):
             yield (*_line(row), *(_custom(row.custom.get(field)) for field in self.custom))
             self.rows += 1
@@ -125,7 +115,7 @@ def _line(row: Row[*tuple[Any, ...]]) -> Sequence[str]:
         row.phone,
         row.company or "",
         row.status,
-        "; ".join(row.tags),
+        join_tags(row.tags),
         row.notes or "",
         row.created_at.isoformat(),
     )

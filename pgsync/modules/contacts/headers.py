@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pgsync.modules.contacts.errors import ContactFileError
 from pgsync.modules.contacts.header_names import NAMES
 
-__all__ = ["FIELDS", "REJECT_HEADERS", "Columns", "find_columns", "names_phone"]
+__all__ = [
+    "EXPORT_HEADERS",
+    "FIELDS",
+    "REJECT_HEADERS",
+    "Columns",
+    "find_columns",
+    "names_phone",
+]
 
 FIELDS = (
     "wa_id",
@@ -27,6 +34,19 @@ FIELDS = (
     "consent_evidence",
 )
 """What a mapping may name."""
+
+EXPORT_HEADERS = (
+    "wa_id",
+    "name",
+    "email",
+    "phone",
+    "company",
+    "status",
+    "tags",
+    "notes",
+    "created_at",
+)
+"""The columns of an export, in their order; no import reads the last of them."""
 
 REJECT_HEADERS = ("rejected row", "rejected because")
 """Columns of a file of refused rows that are ours: no import reads them."""
@@ -94,7 +114,8 @@ def find_columns(
     words = _words(headers)
     found = {field: _guess(words, patterns) for field, patterns in _PATTERNS.items()}
     known = {index for indexes in found.values() for index in indexes}
-    known |= {index for index, header in enumerate(headers) if header in REJECT_HEADERS}
+    ours = {*REJECT_HEADERS, *(EXPORT_HEADERS if set(EXPORT_HEADERS) <= {*headers} else ())}
+    known |= {index for index, header in enumerate(headers) if header in ours}
     for field, header in (mapping or {}).items():
         if field not in FIELDS:
             raise ContactFileError(

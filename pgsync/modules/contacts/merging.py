@@ -120,15 +120,19 @@ _ON_CONFLICT = """
 _COUNT = """
 SELECT count(DISTINCT excluded.phone) FILTER (WHERE c.id IS NULL) AS imported,
        count(DISTINCT c.id) FILTER (WHERE {is_changed}) AS updated,
-       count(*) FILTER (WHERE (c.opted_out_at IS NOT NULL OR c.status = 'opted_out')
+       count(*) FILTER (WHERE (c.opted_out_at IS NOT NULL OR c.status = 'opted_out'
+                               OR excluded.opted_out_before)
                         AND excluded.calls_active) AS opt_outs_kept,
        count(*) AS staged
-FROM ({new}) AS excluded
+FROM (SELECT n.*, bool_or(n.status = 'opted_out') OVER (
+          PARTITION BY n.phone ORDER BY n.row
+          ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS opted_out_before
+      FROM ({new}) AS n) AS excluded
 LEFT JOIN pgsync_modules.contact AS c
   ON c.workspace_id = :workspace_id AND c.phone = excluded.phone
 """
 
-_CALLS = ", s.opted_in OR s.status = 'active' AS calls_active"
+_CALLS = ", s.row, s.opted_in OR s.status = 'active' AS calls_active"
 
 # A blank cell is null, and null never wins over what is there. An opt-out can be added by a file,
 # however it treats what is known, and is never taken back by one.

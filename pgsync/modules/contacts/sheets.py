@@ -59,7 +59,7 @@ def write_rows(path: Path, form: Format, rows: Iterable[Sequence[str]]) -> int:
     """Write rows to a file and return how many; no cell of it is a formula.
 
     Raises:
-        ContactFileError: if an XLSX sheet cannot hold them.
+        ContactFileError: if an XLSX sheet cannot hold them all, or a cell.
     """
     write = _write_csv if form == "csv" else _write_workbook
     return write(path, _guarded(rows))
@@ -100,7 +100,12 @@ def _write_workbook(path: Path, rows: Iterable[Sequence[str]]) -> int:
                 raise ContactFileError(
                     f"an XLSX sheet holds {_SHEET_ROWS:,} rows at most; export to CSV, or filter"
                 )
-            sheet.append([_NOT_IN_XML.sub("", cell)[:_CELL] for cell in row])
+            if max(map(len, row), default=0) > _CELL:
+                raise ContactFileError(
+                    f"a cell of an XLSX sheet holds {_CELL:,} characters at most, and one of"
+                    f" {row[0][:20]} has more; export to CSV"
+                )
+            sheet.append([_NOT_IN_XML.sub("", cell) for cell in row])
         workbook.save(path)
         return number
     finally:

@@ -1,7 +1,8 @@
-"""Reading the first sheet of an XLSX workbook as rows of text."""
+"""Reading the first sheet of an XLSX workbook that people see, as rows of text."""
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +19,9 @@ from pgsync.modules.contacts.errors import EMPTY_OR_INVALID, ContactFileError
 __all__ = ["ZIP_MAGIC", "workbook_rows"]
 
 ZIP_MAGIC = b"PK\x03\x04"
+
+# How Excel writes a control character, such as the end of a line from another program.
+_CONTROL = re.compile(r"_x00([01][0-9A-Fa-f])_")
 
 # What openpyxl makes a tree of, some 25 times as large; the sheet itself it reads row by row.
 _TREES = frozenset(
@@ -38,7 +42,9 @@ _TREE_TYPES = frozenset(
 
 @contextmanager
 def workbook_rows(path: Path, unpacked: int) -> Iterator[Iterator[list[str]]]:
-    """The rows of a workbook's first sheet; numbers without exponent, formulas by their value.
+    """The rows of a workbook's first sheet that is not hidden; its hidden rows too.
+
+    Numbers are without exponent, days without a time, and formulas by their value.
 
     Raises:
         ContactFileError: if it is no workbook, or larger than ``unpacked`` bytes when unpacked.
@@ -79,7 +85,8 @@ def _bound(size: int, most: int) -> None:
 
 def _rows(workbook: Any) -> Iterator[list[str]]:
     with _translated():
-        sheet = workbook.worksheets[0]
+        sheets = workbook.worksheets
+        sheet = next((one for one in sheets if one.sheet_state == "visible"), sheets[0])
         # The stated dimensions are wrong in many exports, and would cut rows off.
         sheet.reset_dimensions()
         for values in sheet.iter_rows(values_only=True):
@@ -104,10 +111,14 @@ def _text(value: Any) -> str:
     match value:
         case None:
             return ""
+        case str() if "_x00" in value:
+            return _CONTROL.sub(lambda found: chr(int(found[1], 16)), value)
         case str():
             return value
         case float() if value.is_integer():
             return str(int(value))
+        case datetime() if value.time() == time():
+            return value.date().isoformat()
         case datetime() | date() | time():
             return value.isoformat()
         case _:

@@ -20,7 +20,7 @@ HEADER = ["wa_id", "name", "email", "phone", "company", "status", "tags", "notes
 
 def _facts(found: dict[str, Any]) -> dict[str, Any]:
     return {
-        phone: (one.name, one.email, one.company, one.notes, one.tags, one.status)
+        phone: (one.name, one.email, one.company, one.notes, one.tags, one.status, one.custom)
         for phone, one in found.items()
     }
 
@@ -33,13 +33,17 @@ def test_what_goes_out_comes_back(
     contacts.contact_import(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
     book.add("+16465550100", name='=HYPERLINK("x")', company="'=kept", notes="-1\n+2", tags=["@a"])
     book.add("+16465550101", name="'", email="+a@example.org", status="opted_out")
+    tags = ["Smith, John", 'the "best"; ones', "* starred", "a:::b", '"', "plain"]
+    book.add("+16465550102", tags=tags, custom={"=Q": "1", "Size (2)": "L"}, status="blocked")
     out = str(tmp_path / f"out.{form}")
-    result = contacts.contact_export(workspace_id=book.workspace, path=out)
+    result = contacts.contact_export(
+        workspace_id=book.workspace, path=out, custom=["=Q", "Size (2)"]
+    )
     before = book.all()
     assert result == {"rows": len(before), "path": out, "format": form}
     with sessions.begin() as session:
         session.add(other := Workspace(name="Other", default_region="DE"))
-    back = contacts.contact_import(workspace_id=other.id, path=out)
+    back = contacts.contact_import(workspace_id=other.id, path=out, keep_others=True)
     assert (back["imported"], back["rows"]) == (len(before), len(before))
     assert _facts(book.all(other.id)) == _facts(before)
 
@@ -63,6 +67,17 @@ def test_the_columns_and_the_guard(contacts: Contacts, book: Any, tmp_path: Path
     contacts.contact_export(workspace_id=book.workspace, path=str(tmp_path / "out.xlsx"))
     sheet = load_workbook(tmp_path / "out.xlsx").worksheets[0]
     assert all(cell.data_type != "f" for line in sheet for cell in line)
+
+
+def test_a_cell_that_no_workbook_holds_is_told_and_nothing_is_cut(
+    contacts: Contacts, book: Any, tmp_path: Path
+) -> None:
+    book.add(PHONE, notes="x" * 40_000)
+    with pytest.raises(ContactFileError, match=r"32,767 characters at most.* 12015550123 has more"):
+        contacts.contact_export(workspace_id=book.workspace, path=str(tmp_path / "out.xlsx"))
+    contacts.contact_export(workspace_id=book.workspace, path=str(tmp_path / "out.csv"))
+    assert "x" * 40_000 in (tmp_path / "out.csv").read_text()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_filters(contacts: Contacts, book: Any, tmp_path: Path) -> None:

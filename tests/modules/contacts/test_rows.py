@@ -26,7 +26,14 @@ from pgsync.modules.contacts import (
     to_e164,
     write_sample,
 )
-from pgsync.modules.contacts.cells import clean, guard_formula, read_cells, unguard_formula
+from pgsync.modules.contacts.cells import (
+    clean,
+    guard_formula,
+    join_tags,
+    read_cells,
+    split_tags,
+    unguard_formula,
+)
 from pgsync.modules.contacts.numbering import INVALID, read_international, read_national
 from pgsync.modules.contacts.previewing import preview
 from pgsync.modules.contacts.rows import label_columns
@@ -286,6 +293,12 @@ def test_the_guard_is_undone(text: str) -> None:
     for piece in re.split(r"[;\t\r\n]", guarded):
         assert piece[:1] not in ("=", "+", "-", "@") or not piece
     assert unguard_formula(guarded) == text
+
+
+@given(st.lists(st.text(st.sampled_from('ab ,;|:"*=\n'), min_size=1), unique=True))
+def test_tags_are_told_apart_whatever_is_in_them(tags: list[str]) -> None:
+    tags = list(dict.fromkeys(tag for tag in (" ".join(tag.split()) for tag in tags) if tag))
+    assert split_tags([join_tags(tags)]) == tuple(tags)
 
 
 @given(st.text(st.characters(codec=None)))

@@ -9,6 +9,7 @@ import tempfile
 import tracemalloc
 import zipfile
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,29 @@ def test_a_workbook_is_read_as_text(tmp_path: Path) -> None:
         open_table(tmp_path / "book.csv", Bounds(unpacked=100)),
     ):
         pass
+
+
+def test_the_first_sheet_that_people_see_is_read(tmp_path: Path) -> None:
+    workbook = Workbook()
+    hidden, sheet = workbook.active, workbook.create_sheet("People")
+    assert hidden is not None
+    hidden.append(["Made by", "a program"])
+    hidden.sheet_state = "veryHidden"
+    workbook.create_sheet("Others").append(["no", "contacts"])
+    sheet.append(["Phone", "Born", "Sum", "Notes"])
+    sheet.append(["+12015550123", datetime.fromisoformat("1990-05-01"), "=1+1", "one_x000D_\ntwo"])
+    sheet.append([1.2015550123e10, datetime.fromisoformat("1990-05-01T12:30"), True, None])
+    sheet.merge_cells("A4:B4")
+    sheet["A4"] = "1.2015550124E+10"
+    sheet.row_dimensions[4].hidden = True
+    workbook.save(tmp_path / "book.xlsx")
+    with open_table(tmp_path / "book.xlsx") as table:
+        rows = dict(table.rows)
+    assert rows == {
+        2: ["+12015550123", "1990-05-01", "", "one\r\ntwo"],
+        3: ["12015550123", "1990-05-01T12:30:00", "True"],
+        4: ["1.2015550124E+10"],
+    }
 
 
 def _workbook(changes: dict[str, tuple[bytes, bytes]]) -> bytes:
