@@ -23,6 +23,7 @@ from pgsync.modules.broadcasts.recipients import Recipients
 from pgsync.modules.broadcasts.rehearsal import Preflight, PreflightFailed, preflight, previews
 from pgsync.modules.broadcasts.sending import Sender, Verdict
 from pgsync.modules.broadcasts.statuses import Statuses
+from pgsync.modules.broadcasts.trouble import Trouble
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import ConnectionDisabled, TemplateStopped, WhatsApp
 from pgsync.modules.whatsapp.filling import Filling, Parameters
@@ -219,6 +220,7 @@ class Broadcasts:
             op.note("lost", recipients=lost)
         budget = self.whatsapp.connections.budget(connection)
         pace = Pace(self._sync, self._caps, campaign, connection, budget)
+        trouble = Trouble(self._senders, campaign.troubled_rounds)
         resume_in = None
         try:
             sender = self._sender(campaign, pace)
@@ -231,14 +233,16 @@ class Broadcasts:
                 sender,
                 self.statuses,
                 pace,
+                trouble=trouble,
                 senders=self._senders,
                 slice_seconds=self._slice_seconds,
             )
             stop = dispatcher.run()
             resume_in = dispatcher.resume_in
+            self.campaigns.met_trouble(campaign_id, trouble.rounds)
             if stop is not None:
                 self._heed(connection.id, campaign_id, stop)
-        return self._end(op, campaign_id, recipients, resume_in)
+        return self._end(op, campaign_id, recipients, resume_in, trouble)
 
     def _find(self, campaign_id: int) -> tuple[Campaign, Connection]:
         with self._sessions() as session:
@@ -272,7 +276,12 @@ class Broadcasts:
             logger.info("campaign %s was stopped meanwhile", campaign_id)
 
     def _end(
-        self, op: OperationRun, campaign_id: int, recipients: Recipients, resume_in: float | None
+        self,
+        op: OperationRun,
+        campaign_id: int,
+        recipients: Recipients,
+        resume_in: float | None,
+        trouble: Trouble,
     ) -> dict[str, Any]:
         done, total, seconds = recipients.progress()
         op.progress(done, total)
@@ -281,7 +290,10 @@ class Broadcasts:
             # Some may wait for their time, or for the end of a lost sender's lease.
             delay = max(1.0, seconds or 0.0)
             held_up = recipients.held_up()
-            if held_up is not None:
+            if trouble.reason is not None:
+                held_up = f"waits: the API is in trouble: {trouble.reason}"[:1000], trouble.wait
+                delay = held_up[1]
+            elif held_up is not None:
                 delay = min(held_up[1], delay) if delay > 1.0 else held_up[1]
             elif resume_in is not None:
                 delay = resume_in

@@ -273,6 +273,7 @@ class Campaigns:
                     state="sending",
                     state_reason=None,
                     started_at=func.coalesce(Campaign.started_at, func.clock_timestamp()),
+                    troubled_rounds=0,
                     processed_before=recipients.where(
                         CampaignRecipient.state.not_in(idle)
                     ).scalar_subquery(),
@@ -324,6 +325,15 @@ class Campaigns:
                 update(Campaign)
                 .where(Campaign.id == campaign_id, Campaign.state == "sending")
                 .values(state_reason=reason)
+            )
+
+    def met_trouble(self, campaign_id: int, rounds: int) -> None:
+        """Keep how many of its runs in a row met an API in trouble."""
+        with self._sessions.begin() as session:
+            session.execute(
+                update(Campaign)
+                .where(Campaign.id == campaign_id, Campaign.troubled_rounds != rounds)
+                .values(troubled_rounds=rounds)
             )
 
     def complete(self, campaign_id: int) -> bool:

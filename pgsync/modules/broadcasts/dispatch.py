@@ -19,6 +19,7 @@ from pgsync.modules.broadcasts.pacing import Pace
 from pgsync.modules.broadcasts.recipients import Claim, Recipients
 from pgsync.modules.broadcasts.sending import Sender, Verdict
 from pgsync.modules.broadcasts.statuses import Statuses
+from pgsync.modules.broadcasts.trouble import Trouble
 from pgsync.operations import OperationRun
 
 __all__ = ["Dispatcher"]
@@ -38,6 +39,7 @@ class Dispatcher:
         statuses: Statuses,
         pace: Pace,
         *,
+        trouble: Trouble,
         senders: int,
         slice_seconds: float,
     ) -> None:
@@ -46,6 +48,7 @@ class Dispatcher:
         self._sender = sender
         self._statuses = statuses
         self._pace = pace
+        self._trouble = trouble
         self._senders = senders
         self._ends_at = time.monotonic() + slice_seconds
         self.resume_in: float | None = None
@@ -104,7 +107,10 @@ class Dispatcher:
         if time.monotonic() >= self._ends_at:
             self.resume_in = 0.0
             return
-        permits = self._pace.take(2 * self._senders - self._claimed)
+        wanted = 1 if self._trouble.probing else 2 * self._senders
+        if self._claimed >= wanted:
+            return
+        permits = self._pace.take(wanted - self._claimed)
         if not permits:
             self.resume_in = self._pace.wait
             return
@@ -127,7 +133,9 @@ class Dispatcher:
             self._recipients.put_back(claim)
             return Verdict("pending")
         verdict = self._sender.send(claim, self._recipients)
-        if verdict.stop is not None:
+        # Here, and not where it is taken in: this sender would have begun the next call by then.
+        self._trouble.count(verdict)
+        if verdict.stop is not None or self._trouble.reason is not None:
             self._stopping.set()
         return verdict
 

@@ -34,6 +34,7 @@ class Campaign(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
     processed_before: Mapped[int] = mapped_column(default=0)
     failed_before: Mapped[int] = mapped_column(default=0)
+    troubled_rounds: Mapped[int] = mapped_column(default=0)
     audience: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     audience_taken_at: Mapped[datetime | None]
     variables: Mapped[list[str]]

@@ -24,12 +24,16 @@ _WAITING = frozenset({Answer.STOP_APP_CALLS, Answer.SLOW_NUMBER})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a message's answer means: its recipient's ``state``, and whether sending must stop."""
+    """What a message's answer means: its recipient's ``state``, and whether sending must stop.
+
+    ``trouble`` is what went wrong with the API itself, which has nothing to do with this message.
+    """
 
     state: str
     message_id: str | None = None
     stop: str | None = None
     disable_connection: bool = False
+    trouble: str | None = None
 
 
 def callback_data(campaign_id: int, recipient_id: int, attempt: int) -> str:
@@ -97,7 +101,7 @@ class Sender:
     def _refused(self, claim: Claim, recipients: Recipients, error: GraphError) -> Verdict:
         if error.ambiguous or isinstance(error, GraphInterrupted):
             recipients.not_sent(claim, "unknown", error=str(error), code=error.code)
-            return Verdict("unknown")
+            return Verdict("unknown", trouble=str(error))
         answer = Answer.BACK_OFF if isinstance(error, GraphUnreachable) else error.answer
         if answer in STOPPING:
             recipients.not_sent(claim, "pending", error=str(error), code=error.code)
@@ -114,7 +118,7 @@ class Sender:
         recipients.not_sent(
             claim, state, error=str(error), code=error.code, wait=wait, counts=counts
         )
-        return Verdict(state)
+        return Verdict(state, trouble=str(error) if answer is Answer.BACK_OFF else None)
 
 
 def _wait(answer: Answer, failures: int, retry_after: float | None) -> float:
