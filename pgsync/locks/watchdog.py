@@ -44,6 +44,7 @@ class Watchdog:
         self._moments: list[tuple[float, int, HeldLock]] = []
         self._numbers = itertools.count()
         self._wakes_at = float("inf")
+        self._watched_lately = False
         self._changed = threading.Condition(threading.Lock())
         self._errands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -55,6 +56,7 @@ class Watchdog:
             if self._closed:
                 return False
             self._locks[held.token] = held
+            self._watched_lately = True
             self._note(held)
             if not self._threads:
                 for work in (self._keep_deadlines, self._run_errands):
@@ -124,8 +126,11 @@ class Watchdog:
                 now = time.monotonic()
                 first = self._moments[0][0] if self._moments else float("inf")
                 if first > now:
-                    # Once a second, lest a session that the server ended goes unnoticed.
-                    pause = min(first - now, _CHECK_SECONDS) if self._locks else None
+                    # Once a second, lest a session that the server ended goes unnoticed. It sleeps
+                    # for good where no lock came for a second, or each short one would wake it.
+                    watches = self._locks or self._watched_lately
+                    self._watched_lately = False
+                    pause = min(first - now, _CHECK_SECONDS) if watches else None
                     self._wakes_at = float("inf") if pause is None else now + pause
                     self._changed.wait(pause)
                     self._wakes_at = 0.0

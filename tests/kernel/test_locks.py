@@ -315,3 +315,28 @@ def test_closing_ends_what_waits(dsn: str) -> None:
         thread.join(60)
     assert len(errors) == 3
     first.close()
+
+
+def test_locks_that_come_and_go_let_the_watch_sleep(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Coordinator(dsn) as sync:
+        watchdog = sync._keeper._grants._watchdog
+        woken: list[None] = []
+
+        def come_and_go() -> None:
+            with sync.lock("short", ttl=60):
+                pass
+
+        def sleeps() -> bool:
+            come_and_go()
+            return 0 < watchdog._wakes_at < float("inf")
+
+        eventually(sleeps)
+        wake = watchdog._changed.notify_all
+        monkeypatch.setattr(watchdog._changed, "notify_all", lambda: (woken.append(None), wake()))
+        for _ in range(40):
+            come_and_go()
+        # One in a while where the machine stood still for a second, not each.
+        assert len(woken) < 20
+        monkeypatch.undo()
