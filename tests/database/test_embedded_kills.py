@@ -17,19 +17,26 @@ def test_kill_of_the_starter_at_any_moment(
     tmp_path: Path, users: list[subprocess.Popen[str]]
 ) -> None:
     path = tmp_path / "home"
-    moments: list[Callable[[], object]] = [
-        lambda: path.exists(),
-        lambda: list(path.glob("data.new-*/base")),
-        lambda: list(path.glob("data.new-*/postgresql.conf")),
-        lambda: (path / "data").exists(),
-        lambda: (path / "orders").exists(),
-        lambda: (path / "data" / "postmaster.pid").exists(),
-    ]
-    for moment in moments:
+    made = path / "data"
+
+    def starts_until(moment: Callable[[], object]) -> None:
         users.append(spawn(path))
         eventually(moment)
         users[-1].kill()
         users[-1].wait()
+
+    def seen(moment: str) -> bool:
+        """Whether the starter was killed at a moment that is soon over, and not after it."""
+        starts_until(lambda: list(path.glob(moment)) or made.exists())
+        return not made.exists()
+
+    starts_until(path.exists)
+    for moment in ("data.new-*/base", "data.new-*/postgresql.conf"):
+        while not seen(moment):
+            embedded(path).stop()
+            shutil.rmtree(made)
+    for place in ("data", "orders", "data/postmaster.pid"):
+        starts_until((path / place).exists)
     with embedded(path) as server:
         assert query(server.dsn, "SELECT 'works'") == "works"
     assert not list(path.glob("data.new-*"))

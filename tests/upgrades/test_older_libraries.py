@@ -25,7 +25,7 @@ from tests.upgrades.statements import answers, statements
 
 pytestmark = pytest.mark.core
 
-_WITHIN = 60.0
+_WITHIN = 120.0
 _HERE = Path(__file__)
 
 _UNENDED = "SELECT count(*) FROM pgsync.jobs WHERE state <> 'scheduled' OR run_at < now()"
@@ -37,6 +37,8 @@ UNION ALL
 SELECT 'operation ' || state, count(*) FROM pgsync.operations WHERE state <> 'completed' GROUP BY 1
 UNION ALL
 SELECT duty || ': ' || error, 1 FROM pgsync.maintenance WHERE outcome = 'failed'
+    -- Who does not run for five seconds within a transaction loses the session, and goes on.
+    AND (duty, left(error, 20)) <> ('fire schedules', 'the connection broke')
 UNION ALL
 SELECT 'due times not fired', count(*) - extract(epoch FROM max(fire_time) - min(fire_time)) - 1
 FROM pgsync.schedule_fire HAVING count(*) <> 1 + extract(epoch FROM max(fire_time) - min(fire_time))
@@ -123,7 +125,7 @@ def processes(dsn: str, folder: Path) -> Iterator[Callable[[Path], Process]]:
         yield start
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_older_library_works_through_the_upgrade_and_beside_the_new_one(
     library: Path, connection: psycopg.Connection[Any], empty_dsn: str, tmp_path: Path
 ) -> None:
