@@ -179,7 +179,7 @@ def inline(sync: Coordinator | AsyncCoordinator) -> Iterator[None]:
     def add(job: NewJob, within: Any = None) -> Enqueued:
         answer: Enqueued = usual(job, within)
         if within is None and answer.added:
-            job_state = next(iter(database.run(find_job(answer.id))))
+            (job_state,) = database.run(find_job(answer.id))
             # In a thread of its own: the caller's may have an event loop that runs.
             with ThreadPoolExecutor(1) as thread:
                 thread.submit(asyncio.run, _perform(sync, job_state)).result()
@@ -188,7 +188,8 @@ def inline(sync: Coordinator | AsyncCoordinator) -> Iterator[None]:
     async def add_async(job: NewJob, within: Any = None) -> Enqueued:
         answer: Enqueued = await usual(job, within)
         if within is None and answer.added:
-            await _perform(sync, next(iter(await database.run(find_job(answer.id)))))
+            (job_state,) = await database.run(find_job(answer.id))
+            await _perform(sync, job_state)
         return answer
 
     enqueuer.add = add if isinstance(sync, Coordinator) else add_async

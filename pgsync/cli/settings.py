@@ -32,6 +32,7 @@ Queues = list[str] | dict[str, int]
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _FORMATS = ("text", "json")
+_QUEUES = "names, or names with weights of 1 or more, as mail:3,default:1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,10 @@ def read_queues(given: Any) -> Queues:
             name, weight = weight, "1"
         weighted = weighted or bool(mark)
         if not name or not weight.strip().isdecimal() or int(weight) < 1:
-            raise ValueError("names, or names with weights of 1 or more, as mail:3,default:1")
+            raise ValueError(_QUEUES)
         weights[name] = int(weight)
     if not weights:
-        raise ValueError("names, or names with weights of 1 or more, as mail:3,default:1")
+        raise ValueError(_QUEUES)
     return weights if weighted else list(weights)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 
 from pgsync.coordinator.shared import CoordinatorFace, ScheduledTaskOptions, WorkerOptions
 from pgsync.daemon import Changes, Daemon, DaemonThread, WorkerReport
+from pgsync.database.calls import first
 from pgsync.database.migrations import migrate
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.errors import InvalidArgument
@@ -128,7 +129,7 @@ class Coordinator(CoordinatorFace, Locks, Limits, Queues, Schedules, Block):
 
     def status_of(self, operation: str, key: str) -> OperationState | None:
         """The operation's run on a key (its lock's name) that goes on, or else the last."""
-        return next(iter(self.database.run(operation_status(operation, key))), None)
+        return first(self.database.run(operation_status(operation, key)))
 
     def run_worker(
         self,
@@ -254,7 +255,7 @@ class AsyncCoordinator(
 
     async def status_of(self, operation: str, key: str) -> OperationState | None:
         """As :meth:`Coordinator.status_of`."""
-        return next(iter(await self.database.run(operation_status(operation, key))), None)
+        return first(await self.database.run(operation_status(operation, key)))
 
     async def run_worker(
         self,

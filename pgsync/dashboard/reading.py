@@ -36,7 +36,8 @@ class Read:
         self, query: LiteralString, parameters: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """The query's first row, or None."""
-        return next(iter(await self.rows(query, parameters)), None)
+        await self._cursor.execute(query, parameters)
+        return await self._cursor.fetchone()
 
 
 @asynccontextmanager

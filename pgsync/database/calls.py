@@ -24,6 +24,7 @@ __all__ = [
     "Sleep",
     "Step",
     "Steps",
+    "first",
     "in_utc",
     "moment",
     "nothing",
@@ -159,6 +160,11 @@ def nothing(_row: Row) -> None:
 def moment(row: Row) -> Any:
     """Read the only column of a row: a time, in UTC, or null."""
     return in_utc(row)[0]
+
+
+def first(answers: Sequence[T]) -> T | None:
+    """The answer of a listing that has one at most."""
+    return answers[0] if answers else None
 
 
 def in_utc(row: Row) -> Row:

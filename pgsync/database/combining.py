@@ -17,7 +17,6 @@ from typing import Generic, TypeVar
 
 __all__ = ["AsyncCombiner", "Combiner", "Party"]
 
-
 _USUAL_SECONDS = 0.005
 """A round trip that takes longer is no measure of how long to wait for others."""
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from pgsync.coordinator import Coordinator
+from pgsync.database.calls import first
 from pgsync.doors.packed import PackedJob, exception_class, find_packed, job_number
 from pgsync.errors import PgsyncError
 from pgsync.queues import ENDED
@@ -102,7 +103,7 @@ class AsyncResult:
         number = job_number(self.id)
         if number is None:
             return None
-        return next(iter(self._coordinator.database.run(find_packed(number))), None)
+        return first(self._coordinator.database.run(find_packed(number)))
 
 
 def _state(job: PackedJob | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Generic, Self, TypeVar, Unpack
 
+from pgsync.database.calls import first
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.errors import OperationBlocked, RateLimited
 from pgsync.locks import LockKeeper, default_owner
@@ -182,8 +183,7 @@ class Operation(_OperationFace[Database, Enqueuer]):
 
     def status(self, **args: Any) -> OperationState | None:
         """The run that goes on for these arguments, or else the last; None where there was none."""
-        found = self._database.run(operation_status(self.name, self.key(**args)))
-        return found[0] if found else None
+        return first(self._database.run(operation_status(self.name, self.key(**args))))
 
     def _perform(self, **kwargs: Any) -> Any:
         try:
@@ -224,8 +224,7 @@ class AsyncOperation(_OperationFace[AsyncDatabase, AsyncEnqueuer]):
 
     async def status(self, **args: Any) -> OperationState | None:
         """As :meth:`Operation.status`."""
-        found = await self._database.run(operation_status(self.name, self.key(**args)))
-        return found[0] if found else None
+        return first(await self._database.run(operation_status(self.name, self.key(**args))))
 
     async def _perform(self, **kwargs: Any) -> Any:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Unpack
 
+from pgsync.database.calls import first
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.durations import Duration
 from pgsync.queues import calls
@@ -34,7 +35,7 @@ class Queues:
 
     def job(self, job_id: int) -> JobState | None:
         """A job, live or ended; None where there is none."""
-        return next(iter(self.database.run(calls.find_job(job_id))), None)
+        return first(self.database.run(calls.find_job(job_id)))
 
     def why_not_running(self, job_id: int) -> JobExplanation:
         """What a job waits for: its time, a pause, a limit, others; or how it runs or ended."""
@@ -126,7 +127,7 @@ class Queues:
 
     def batch_state(self, batch_id: int) -> BatchState | None:
         """How far a batch is; None where there is none."""
-        return next(iter(self.database.run(find_batch(batch_id))), None)
+        return first(self.database.run(find_batch(batch_id)))
 
 
 class AsyncQueues:
@@ -137,7 +138,7 @@ class AsyncQueues:
 
     async def job(self, job_id: int) -> JobState | None:
         """As :meth:`Queues.job`."""
-        return next(iter(await self.database.run(calls.find_job(job_id))), None)
+        return first(await self.database.run(calls.find_job(job_id)))
 
     async def why_not_running(self, job_id: int) -> JobExplanation:
         """As :meth:`Queues.why_not_running`."""
@@ -203,4 +204,4 @@ class AsyncQueues:
 
     async def batch_state(self, batch_id: int) -> BatchState | None:
         """As :meth:`Queues.batch_state`."""
-        return next(iter(await self.database.run(find_batch(batch_id))), None)
+        return first(await self.database.run(find_batch(batch_id)))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypedDict, Unpack
 
-from pgsync.database.calls import Steps
+from pgsync.database.calls import Steps, first
 from pgsync.database.pool import AsyncDatabase, Database
 from pgsync.errors import InvalidArgument
 from pgsync.schedules import calls
@@ -113,7 +113,7 @@ class Schedules:
 
     def find_schedule(self, name: str) -> ScheduleState | None:
         """A schedule as it stands; None where there is none."""
-        return next(iter(self.database.run(calls.find_schedule(name))), None)
+        return first(self.database.run(calls.find_schedule(name)))
 
     def next_fires(self, name: str, count: int = 5) -> list[NextFire]:
         """When a schedule is due next, whether it is paused or not.
@@ -156,7 +156,7 @@ class AsyncSchedules:
 
     async def find_schedule(self, name: str) -> ScheduleState | None:
         """As :meth:`Schedules.find_schedule`."""
-        return next(iter(await self.database.run(calls.find_schedule(name))), None)
+        return first(await self.database.run(calls.find_schedule(name)))
 
     async def next_fires(self, name: str, count: int = 5) -> list[NextFire]:
         """As :meth:`Schedules.next_fires`."""
