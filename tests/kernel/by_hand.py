@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-import psycopg
-
 
 def enqueue(database: Any, queue: str = "default", **options: Any) -> int:
     named = "".join(f", {name} => %({name})s" for name in options)
@@ -63,17 +61,6 @@ def left(database: Any) -> int:
     """How many dependencies are noted."""
     count: int = database.execute("SELECT count(*) FROM pgsync.job_dependency").fetchone()[0]
     return count
-
-
-def somebody_waits(database: psycopg.Connection[Any]) -> bool:
-    """Whether a session of this database waits for a lock."""
-    return (
-        database.execute(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock'"
-        ).fetchone()
-        is not None
-    )
 
 
 def in_use(database: Any) -> dict[str, tuple[int, int]]:

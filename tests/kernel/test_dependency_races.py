@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from tests.eventually import eventually
-from tests.kernel.by_hand import claim, complete, enqueue, fail, left, reason, somebody_waits, state
+from tests.kernel.by_hand import claim, complete, enqueue, fail, left, reason, state
+from tests.waiting import sessions_waiting
 
 pytestmark = pytest.mark.core
 
@@ -46,7 +47,7 @@ def test_a_parent_cannot_end_unseen_while_the_child_is_put_aside(
         assert claim(*other) == []
         ending = threading.Thread(target=complete, args=(session, worker, (parent, 1)))
         ending.start()
-        eventually(lambda: somebody_waits(database))
+        eventually(lambda: sessions_waiting(database))
     ending.join(60)
     assert claim(*other) == [child]
 
@@ -61,7 +62,7 @@ def test_two_parents_that_end_at_once_in_open_transactions(database: Any, new_wo
         complete(*mine, (first, 1))
         ending = threading.Thread(target=complete, args=(*other, (second, 1)))
         ending.start()
-        eventually(lambda: somebody_waits(database))  # for the child's row
+        eventually(lambda: sessions_waiting(database))  # for the child's row
     ending.join(60)
     assert claim(*mine) == [child]
     assert left(database) == 0
@@ -95,7 +96,7 @@ def test_a_job_put_aside_while_its_parent_falls(database: Any, new_worker: Any) 
         assert claim(*other) == []
         failing = threading.Thread(target=fail, args=(*mine, parent, 1, None))
         failing.start()
-        eventually(lambda: somebody_waits(database))
+        eventually(lambda: sessions_waiting(database))
     failing.join(60)
     assert state(database, child)[0] == "cancelled"
     assert reason(database, grandchild) == f"job {child}, which it waits for, was cancelled"

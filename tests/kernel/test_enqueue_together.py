@@ -16,6 +16,7 @@ import pytest
 from pgsync import InvalidArgument, SchemaMissing
 from tests.eventually import eventually
 from tests.threads import at_once
+from tests.waiting import sessions_waiting
 
 pytestmark = pytest.mark.core
 
@@ -36,16 +37,7 @@ def nobody_commits(dsn: str) -> Iterator[None]:
 def enqueuers_wait(database: Any, count: int) -> Callable[[], bool]:
     """Whether so many enqueuing sessions wait for the table."""
 
-    def waits() -> bool:
-        return bool(
-            database.execute(
-                "SELECT count(*) = %s FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                " AND datname = current_database()",
-                [count],
-            ).fetchone()[0]
-        )
-
-    return waits
+    return lambda: sessions_waiting(database) == count
 
 
 def enqueue_together(

@@ -12,8 +12,9 @@ from pgsync import Coordinator
 from pgsync.errors import InvalidArgument
 from pgsync.queues import current_job
 from tests.eventually import eventually
-from tests.kernel.by_hand import claim, complete, enqueue, fail, somebody_waits
+from tests.kernel.by_hand import claim, complete, enqueue, fail
 from tests.kernel.conftest import Clock
+from tests.waiting import sessions_waiting
 
 pytestmark = pytest.mark.core
 
@@ -202,7 +203,7 @@ def test_the_last_two_end_at_once(database: Any, new_worker: Any) -> None:
         complete(*mine, (first, 1))
         ending = threading.Thread(target=complete, args=(*other, (second, 1)))
         ending.start()
-        eventually(lambda: somebody_waits(database))
+        eventually(lambda: sessions_waiting(database))
     ending.join(60)
     assert counts(database, batch) == ("ended", 2, 2, 0, 0)
     assert callbacks(database) == ["well", "done"]

@@ -24,6 +24,7 @@ from pgsync import (
     PgsyncError,
     lock_key,
 )
+from tests.advisory import advisory_locks
 from tests.eventually import eventually
 from tests.threads import at_once
 
@@ -246,7 +247,7 @@ def test_a_cancelled_acquire_leaves_no_lock_behind(dsn: str, database: Any) -> N
                 with pytest.raises(asyncio.CancelledError):
                     await asking
                 await held.release()
-                await asyncio.to_thread(eventually, lambda: held_locks() == (0,))
+                await asyncio.to_thread(eventually, lambda: advisory_locks(database) == 0)
             for _ in range(20):
                 asking = asyncio.create_task(contender.lock("report", ttl=60).acquire())
                 await asyncio.sleep(0)
@@ -255,16 +256,10 @@ def test_a_cancelled_acquire_leaves_no_lock_behind(dsn: str, database: Any) -> N
                     await asking
                 async with contender.lock("report", ttl=60, wait=20):
                     pass
-            await asyncio.to_thread(eventually, lambda: held_locks() == (0,))
+            await asyncio.to_thread(eventually, lambda: advisory_locks(database) == 0)
 
     def waiting() -> Any:
         return database.execute("SELECT waiting FROM pgsync.locks").fetchone()
-
-    def held_locks() -> Any:
-        return database.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
-            " (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ).fetchone()
 
     asyncio.run(scenario())
 

@@ -18,6 +18,7 @@ from pgsync.modules.broadcasts.quota import Quota
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
+from tests.waiting import sessions_waiting
 
 NewCampaign = Callable[[int], int]
 Capped = Callable[..., Broadcasts]
@@ -226,14 +227,10 @@ def test_claims_at_once_count_against_one_daily_limit_in_turn(
         with sessions.begin() as session:
             return quota.left(session)
 
-    waiting = (
-        "SELECT FROM pg_stat_activity"
-        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
     with ThreadPoolExecutor(1) as pool, sessions.begin() as session:
         assert quota.left(session) == 1
         second = pool.submit(other)
-        eventually(lambda: second.done() or database.execute(waiting).fetchall())
+        eventually(lambda: second.done() or sessions_waiting(database))
         quota.add(session, ["+4915112000001"])
         session.commit()
         # It saw what the first had claimed, since it waited for it.

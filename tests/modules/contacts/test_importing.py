@@ -28,6 +28,7 @@ from pgsync.modules.contacts.staging import Lines, Staging
 from pgsync.operations import OperationRun
 from tests.eventually import eventually
 from tests.faults.import_run import run_worker
+from tests.waiting import sessions_waiting
 
 PHONE = "+12015550123"
 OTHER = "+12015550124"
@@ -321,13 +322,6 @@ def test_one_number_in_every_row_is_one_contact(contacts: Contacts, book: Any) -
     assert (contact.name, contact.tags) == ("Ana", ["tag 0", "tag 1", "tag 2"])
 
 
-def _somebody_waits(database: Any) -> Any:
-    return database.execute(
-        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-        " AND cardinality(pg_blocking_pids(pid)) > 0"
-    ).fetchone()
-
-
 def test_an_import_and_a_live_edit_do_not_lose_each_others_changes(
     contacts: Contacts, book: Any, database: Any
 ) -> None:
@@ -338,7 +332,7 @@ def test_an_import_and_a_live_edit_do_not_lose_each_others_changes(
         # What an app does: it reads, thinks, and writes what it made of it.
         with contacts.editing(book.workspace, PHONE) as contact:
             running = pool.submit(contacts.contact_import, workspace_id=book.workspace, path=path)
-            eventually(lambda: _somebody_waits(database) or running.done(), within=60)
+            eventually(lambda: sessions_waiting(database) or running.done())
             contact.tags = [*contact.tags, "edited"]
             contact.name = "Ana Maria"
         running.result(60)
@@ -370,7 +364,7 @@ def test_a_contact_that_somebody_adds_meanwhile_is_merged_like_the_others(
         session.add(Contact(workspace_id=book.workspace, phone=PHONE, name="Ana Maria"))
         session.flush()
         running = pool.submit(contacts.contact_import, workspace_id=book.workspace, path=path)
-        eventually(lambda: _somebody_waits(database) or running.done(), within=60)
+        eventually(lambda: sessions_waiting(database) or running.done())
         session.commit()
         result = running.result(60)
     assert _counts(result) == {"imported": 1, "updated": 1}
@@ -394,7 +388,7 @@ def test_an_edit_waits_for_an_import_and_sees_what_it_brought(
         turns = Staging(session, book.workspace).add(lines, lock=True)
         merge_staged(session, 0, book.workspace, "people.csv", "fill", turns)
         running = pool.submit(edit)
-        eventually(lambda: _somebody_waits(database) or running.done(), within=60)
+        eventually(lambda: sessions_waiting(database) or running.done())
         session.commit()
         running.result(60)
     assert book.all()[PHONE].tags == ["vip", "imported", "edited"]

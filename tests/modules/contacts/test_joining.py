@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -11,6 +12,8 @@ from pgsync import Coordinator, InvalidArgument, OperationBlocked
 from pgsync.modules.broadcasts.audience import Audience, add_contacts, add_phones
 from pgsync.modules.contacts import Contacts
 from pgsync.modules.models import Connection
+from tests.eventually import eventually
+from tests.waiting import sessions_waiting
 
 A, B, C = "+12015550101", "+12015550102", "+12015550103"
 
@@ -204,16 +207,6 @@ def test_many_are_merged_in_one_statement(book: Any, ids: dict[str, int], databa
 def test_a_merge_waits_for_a_live_edit_and_keeps_it(
     book: Any, ids: dict[str, int], database: Any, dsn: str, contacts: Contacts
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tests.eventually import eventually
-
-    def waits() -> Any:
-        return database.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-            " AND cardinality(pg_blocking_pids(pid)) > 0"
-        ).fetchone()
-
     with psycopg.connect(dsn) as editor, ThreadPoolExecutor(1) as pool:
         editor.execute(
             "UPDATE pgsync_modules.contact SET company = 'Edited' WHERE id = %s", [ids[B]]
@@ -221,7 +214,7 @@ def test_a_merge_waits_for_a_live_edit_and_keeps_it(
         running = pool.submit(
             contacts.contact_merge, workspace_id=book.workspace, keep=ids[A], others=[ids[B]]
         )
-        eventually(lambda: waits() or running.done(), within=60)
+        eventually(lambda: sessions_waiting(database) or running.done())
         editor.commit()
         running.result(60)
     assert book.all()[A].company == "Edited"
