@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = [
     "STOPPING",
@@ -20,6 +21,7 @@ __all__ = [
     "default_wait",
     "is_ambiguous",
     "pair_delay",
+    "whose_limit",
 ]
 
 
@@ -122,6 +124,8 @@ meets it everywhere pauses by its error rate."""
 _NO_CODE = Row((), Answer.BACK_OFF, Ambiguity.YES)
 """No readable answer at all: nothing is known about this send, and the API seems unwell."""
 
+_APP_LIMIT = 4
+
 _BY_CODE = {code: row for row in TABLE for code in row.codes}
 
 
@@ -145,6 +149,13 @@ def is_ambiguous(code: int | None, http_status: int | None) -> bool:
 def default_wait(code: int | None) -> float | None:
     """Return the seconds to wait after ``code`` where the API names no time, or None."""
     return _row(code).wait
+
+
+def whose_limit(code: int | None) -> Literal["number", "account", "app"]:
+    """Return who shares the limit of calls that was met; None stands for a header alone."""
+    if code == _APP_LIMIT:
+        return "app"
+    return "account" if code is None or answer_to(code) is Answer.STOP_APP_CALLS else "number"
 
 
 def pair_delay(failures: int) -> float:

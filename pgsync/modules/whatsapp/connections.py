@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
-from sqlalchemy import func, update
+from sqlalchemy import func, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.coordinator import Coordinator
 from pgsync.errors import PgsyncError
 from pgsync.limits import Decision, Limit, Limiter
 from pgsync.modules.models import Connection
+from pgsync.modules.whatsapp.answers import whose_limit
 from pgsync.modules.whatsapp.graph import GraphClient
 
 __all__ = ["Budget", "ConnectionDisabled", "Connections", "UnknownConnection"]
@@ -22,6 +24,17 @@ logger = logging.getLogger("pgsync.modules.whatsapp")
 
 _MINUTE = 60
 _PATIENCE = 120.0
+
+
+# One statement, however many they are; none of them would learn it sooner by a call of its own.
+_PAUSE = text(
+    """
+    SELECT pgsync.rate_limit_penalize(:prefix || n.id, :pause, 'the Graph API asked to wait')
+    FROM pgsync_modules.connection AS n
+    WHERE n.disabled_at IS NULL AND n.waba_id = coalesce(CAST(:waba_id AS text), n.waba_id)
+    ORDER BY n.id
+    """
+)
 
 
 class UnknownConnection(PgsyncError):
@@ -52,7 +65,7 @@ class Budget:
         self.limiter.acquire(self.key, timeout=patience)
 
     def pause(self, seconds: float) -> None:
-        """Let nobody call for so long."""
+        """Let nobody call over this connection for so long."""
         self.limiter.penalize(self.key, seconds, reason="the Graph API asked to wait")
 
 
@@ -135,5 +148,19 @@ class Connections:
             base_url=self._graph_url,
             version=self._graph_version,
             before_call=partial(budget.take, patience),
-            on_throttle=budget.pause,
+            on_throttle=partial(self._pause, connection),
         )
+
+    def _pause(self, connection: Connection, seconds: float, code: int | None) -> None:
+        """Let nobody call for so long who shares the limit that this connection met."""
+        budget, whose = self.budget(connection), whose_limit(code)
+        if whose == "number":
+            budget.pause(seconds)
+            return
+        sharing = {
+            "prefix": budget.limiter.key("connection:"),
+            "pause": timedelta(seconds=seconds),
+            "waba_id": None if whose == "app" else connection.waba_id,
+        }
+        with self._sessions.begin() as session:
+            session.execute(_PAUSE, sharing)

@@ -64,8 +64,8 @@ class GraphClient:
     ``PGSYNC_GRAPH_VERSION``, then to Meta's own. ``timeout`` is (connect, read) in seconds; an
     answer's body must also be complete within the read timeout. ``before_call`` is run before
     every HTTP request, retries included, and may raise to prevent it. ``on_throttle`` is called
-    with seconds when an answer asks this token or number to wait; its errors are only logged, so
-    that the answer is not lost. ``retries`` and ``backoff``
+    with seconds, and the error's code (None: a header alone), when an answer asks others to wait
+    too; its errors are only logged, so that the answer is not lost. ``retries`` and ``backoff``
     (seconds) are for reading calls; a send is never repeated. In a ``session`` of the caller's own
     the adapter for ``base_url`` is replaced, so give each client one of its own.
     """
@@ -79,7 +79,7 @@ class GraphClient:
         timeout: tuple[float, float] = (5.0, 30.0),
         session: requests.Session | None = None,
         before_call: Callable[[], None] | None = None,
-        on_throttle: Callable[[float], None] | None = None,
+        on_throttle: Callable[[float, int | None], None] | None = None,
         retries: int = 3,
         backoff: float = 0.5,
         connections: int = 32,
@@ -248,7 +248,7 @@ class GraphClient:
         code = integer(error.get("code"))
         wait = wait if wait is not None else default_wait(code)
         if wait and answer_to(code) not in _FOR_ONE_RECIPIENT:
-            self._throttled(wait)
+            self._throttled(wait, code)
         raise error_from_answer(
             error,
             http_status=response.status_code,
@@ -256,11 +256,11 @@ class GraphClient:
             sending=sending,
         )
 
-    def _throttled(self, seconds: float) -> None:
+    def _throttled(self, seconds: float, code: int | None = None) -> None:
         if self._on_throttle is None:
             return
         try:
-            self._on_throttle(seconds)
+            self._on_throttle(seconds, code)
         except Exception:  # the outcome of a send weighs more than the hook
             logger.warning("telling others to wait %.1f s failed", seconds, exc_info=True)
 

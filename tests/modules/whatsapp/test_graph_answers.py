@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import requests
+import urllib3.connection
 import urllib3.exceptions
 
 from pgsync.modules.whatsapp import bodies
@@ -131,3 +132,24 @@ def test_many_threads_share_a_client(client: GraphClient, graph: GraphStandin) -
     at_once(partial(work, worker) for worker in range(8))
     assert len(graph.log.accepted) == posts(graph) == 200
     assert not graph.log.duplicate_sends
+
+
+def test_connections_are_used_again_also_after_a_refusal(
+    client: GraphClient, graph: GraphStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    connect = urllib3.connection.HTTPConnection.connect
+
+    def counted(connection: urllib3.connection.HTTPConnection) -> None:
+        opened.append(connection)
+        connect(connection)
+
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", counted)
+    graph.inject("error", path="messages", code=131026)
+    with pytest.raises(GraphError):
+        send(client, graph)
+    for _ in range(5):
+        send(client, graph)
+        listed(client, graph, page_size=10)
+    # One for what may be repeated, and one for what may not.
+    assert len(opened) == 2

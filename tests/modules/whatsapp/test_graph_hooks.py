@@ -68,18 +68,24 @@ def test_before_call_can_prevent_a_retry(graph: GraphStandin) -> None:
 def test_on_throttle_is_told_how_long_to_wait(
     graph: GraphStandin, details: dict[str, Any], seconds: list[float]
 ) -> None:
-    waits: list[float] = []
+    waits: list[tuple[float, int | None]] = []
     graph.inject("error", **details)
-    with make(graph, on_throttle=waits.append) as client, pytest.raises(GraphError) as caught:
+    with (
+        make(graph, on_throttle=lambda *told: waits.append(told)) as client,
+        pytest.raises(GraphError) as caught,
+    ):
         send(client, graph)
-    assert waits == seconds
+    assert waits == [(each, details["code"]) for each in seconds]
     assert caught.value.retry_after == details.get("retry_after", seconds[0] if seconds else None)
 
 
 def test_a_throttled_account_tells_its_wait(graph: GraphStandin) -> None:
     waits: list[float] = []
     graph.throttle(2, per=600, code=80007, retry_after=False)
-    with make(graph, on_throttle=waits.append) as client, pytest.raises(GraphThrottled) as caught:
+    with (
+        make(graph, on_throttle=lambda seconds, code: waits.append(seconds)) as client,
+        pytest.raises(GraphThrottled) as caught,
+    ):
         listed(client, graph)
     assert gets(graph) == 3
     assert waits == [600.0] == [caught.value.retry_after]
@@ -88,7 +94,7 @@ def test_a_throttled_account_tells_its_wait(graph: GraphStandin) -> None:
 def test_a_failing_on_throttle_does_not_hide_the_outcome(
     graph: GraphStandin, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(seconds: float) -> None:
+    def fail(seconds: float, code: int | None) -> None:
         raise OSError("no database")
 
     graph.inject("error", code=80007)

@@ -15,10 +15,11 @@ from pgsync import Coordinator, Limit, LockLost, OperationBlocked, RateLimited
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import ConnectionDisabled, UnknownConnection, WhatsApp
 from pgsync.modules.whatsapp.connections import Connections
-from pgsync.modules.whatsapp.errors import GraphDenied, GraphThrottled
+from pgsync.modules.whatsapp.errors import GraphDenied, GraphError, GraphThrottled
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
 from tests.modules.conftest import TOKEN
+from tests.tenants import new_connection
 
 
 def _rows(database: Any, columns: str = "name, status, sendable") -> list[Any]:
@@ -199,6 +200,39 @@ def test_a_throttled_answer_stops_all_workers(
             connection.phone_number_id, to="+4915112000001", template="hello", language="de"
         )
     assert len(standin.log.entries()) == calls
+
+
+@pytest.mark.parametrize(
+    ("fault", "who_waits"),
+    [
+        ({"code": 130429}, {"mine"}),
+        ({"code": 131016, "retry_after": 60}, {"mine"}),
+        ({"code": 80007}, {"mine", "same account"}),
+        ({"code": 613, "usage_minutes": 5}, {"mine", "same account"}),
+        ({"code": 4}, {"mine", "same account", "same app"}),
+    ],
+)
+def test_those_wait_who_share_the_limit_that_was_met(
+    sessions: sessionmaker[Session],
+    whatsapp: WhatsApp,
+    connection: Connection,
+    standin: GraphStandin,
+    database: Any,
+    fault: dict[str, int],
+    who_waits: set[str],
+) -> None:
+    others = {"mine": connection}
+    for name, waba_id in (("same account", connection.waba_id), ("same app", "404")):
+        others[name] = new_connection(sessions, standin)
+        with sessions.begin() as session:
+            session.merge(others[name]).waba_id = waba_id
+    standin.inject("error", path="messages", **fault)
+    with pytest.raises(GraphError):
+        whatsapp.connections.graph(connection).send_template(
+            connection.phone_number_id, to="+4915112000001", template="hello", language="de"
+        )
+    waits = {name for name, each in others.items() if not whatsapp.connections.budget(each).left()}
+    assert waits == who_waits
 
 
 def test_the_budget_of_calls_is_shared_by_all_clients(
