@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import LiteralString
 
-from psycopg import postgres
-
+from pgsync.database.arrays import array_of
 from pgsync.database.calls import Prepared, Row
 from pgsync.limits.calls import Grant
 from pgsync.limits.decision import Decision, Ticket
@@ -55,7 +54,6 @@ _SEVERAL: LiteralString = (
 _INTERVAL = Struct("!qii")
 _INTEGER = Struct("!i")
 _COUNT = Struct("!q")
-_ARRAY = Struct("!iiiii")
 _ANSWER = Struct("!qqqq")
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -93,9 +91,9 @@ class OpenWindows:
             _SEVERAL,
             (
                 self._key.encode(),
-                _array("interval", self._lengths),
+                array_of("interval", self._lengths),
                 count,
-                _array("int4", most),
+                array_of("int4", most),
                 self._commit,
             ),
             lambda rows: self._granted_of_all(times, rows),
@@ -128,9 +126,3 @@ class OpenWindows:
         )
         first = min([window[2] for window in windows])
         return Grant(times, decision, max(0.0, (first - now) / 1e6))
-
-
-def _array(of: str, values: Sequence[bytes]) -> bytes:
-    """An array in its binary form, of values in theirs."""
-    begin = _ARRAY.pack(1, 0, postgres.types[of].oid, len(values), 1)
-    return begin + b"".join([_INTEGER.pack(len(value)) + value for value in values])

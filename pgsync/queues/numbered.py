@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import psycopg
 
+from pgsync.database.arrays import array_of, values_of
 from pgsync.database.calls import Call, Prepared, Sleep, Steps, nothing, scalar
 from pgsync.database.combining import Party
 from pgsync.database.json import to_json
@@ -66,12 +67,12 @@ def numbered(job: NewJob) -> NumberedJob | None:
 class _Added:
     """The answer to jobs: ids for as many more, and the queues of which workers wait for word.
 
-    It is ``told`` where word went out behind them.
+    To those of the queues ``told`` it went out behind the jobs.
     """
 
     spare: list[int]
     awaited: list[str]
-    told: bool = False
+    told: Sequence[str] = ()
 
 
 class Numbers:
@@ -100,9 +101,9 @@ class Numbers:
         self._ids = ids
         self._until = time.monotonic() + _FRESH_SECONDS
 
-    def is_awaited(self, queue: str) -> bool:
-        """Whether a worker waited for word of this queue when it was last asked."""
-        return queue in self._awaited
+    def awaited(self, queues: set[str]) -> list[str]:
+        """Those of the queues for word of which a worker waited when it was last asked."""
+        return sorted(queues & self._awaited)
 
     def note(self, queues: set[str], awaited: list[str]) -> None:
         """Keep of which of these queues workers wait."""
@@ -126,11 +127,12 @@ def adding(jobs: Sequence[NumberedJob], numbers: Numbers) -> Steps[None]:
 
 def _add(jobs: Sequence[NumberedJob], ids: list[int], numbers: Numbers) -> Steps[None]:
     try:
+        queues = {job.options.queue for job in jobs}
+        awaited = numbers.awaited(queues)
         if _is_one_for_now(jobs):
-            expected = numbers.is_awaited(jobs[0].options.queue)
-            added = yield from _add_one(jobs[0], ids[0], awaited=expected)
+            added = yield from _add_one(jobs[0], ids[0], awaited)
         else:
-            added = yield from _add_all(jobs, ids)
+            added = yield from _add_all(jobs, ids, awaited)
     except OutcomeUnknown as lost:
         yield from _ask_again(jobs, ids, lost)
     except (KeyboardInterrupt, SystemExit):
@@ -145,12 +147,12 @@ def _add(jobs: Sequence[NumberedJob], ids: list[int], numbers: Numbers) -> Steps
             yield from _add([job], [job_id], numbers)
     else:
         numbers.put(added.spare)
-        numbers.note({job.options.queue for job in jobs}, added.awaited)
+        numbers.note(queues, added.awaited)
         _answer(jobs, ids)
-        if added.awaited and not added.told:
+        if untold := [queue for queue in added.awaited if queue not in added.told]:
             # Not at the commit of the jobs, which would wait for the lock that NOTIFY takes there.
             with suppress(PgsyncError, psycopg.Error):  # Workers poll.
-                yield from _wake(added.awaited)
+                yield from _wake(untold)
 
 
 def _ask_again(
@@ -202,8 +204,8 @@ def _is_one_for_now(jobs: Sequence[NumberedJob]) -> bool:
     return len(jobs) == 1 and jobs[0].options.is_place
 
 
-def _add_one(job: NumberedJob, job_id: int, *, awaited: bool) -> Steps[_Added]:
-    at_once = _add_at_once(job, job_id, awaited=awaited)
+def _add_one(job: NumberedJob, job_id: int, awaited: Sequence[str]) -> Steps[_Added]:
+    at_once = _add_at_once(job, job_id, awaited)
     if at_once is not None:
         added = yield from at_once
         if added is not None:
@@ -226,7 +228,7 @@ def _add_one(job: NumberedJob, job_id: int, *, awaited: bool) -> Steps[_Added]:
     )
 
 
-def _add_at_once(job: NumberedJob, job_id: int, *, awaited: bool) -> Prepared[_Added] | None:
+def _add_at_once(job: NumberedJob, job_id: int, awaited: Sequence[str]) -> Prepared[_Added] | None:
     """The same, prepared; None for what must go the ordinary way, which tells what is wrong."""
     queue = job.options.queue
     try:
@@ -249,21 +251,48 @@ def _add_at_once(job: NumberedJob, job_id: int, *, awaited: bool) -> Prepared[_A
         lambda rows: _Added(
             [*_BIGINT.unpack(rows[0][0])], [queue] if rows[0][1] == _TRUE else [], awaited
         ),
-        behind=_wake_at_once(queue.encode()) if awaited else None,
+        behind=_wake_at_once(awaited),
     )
 
 
-def _wake_at_once(queue: bytes) -> Prepared[None]:
+def _wake_at_once(queues: Sequence[str]) -> Prepared[None] | None:
+    if not queues:
+        return None
     return Prepared(
-        "wake_workers", "SELECT pgsync.wake_workers(ARRAY[$1])", [queue], lambda _rows: None
+        "wake_workers",
+        "SELECT pgsync.wake_workers($1)",
+        [array_of("text", [queue.encode() for queue in queues])],
+        lambda _rows: None,
     )
 
 
-def _add_all(jobs: Sequence[NumberedJob], ids: list[int]) -> Call[_Added]:
-    return Call(
-        "SELECT e.next, e.awaited FROM pgsync.enqueue_all_numbered(%(jobs)s::jsonb) AS e",
-        {"jobs": _listed(jobs, ids)},
-        lambda row: _Added(*row),
+def _add_all(jobs: Sequence[NumberedJob], ids: list[int], awaited: Sequence[str]) -> Steps[_Added]:
+    listed = _listed(jobs, ids)
+    as_bytes = b"\1" + listed.encode()
+    if len(as_bytes) <= _MOST_AT_ONCE:
+        added = yield from _add_all_at_once(as_bytes, awaited)
+        if added is not None:
+            return added
+    return (
+        yield from Call(
+            "SELECT e.next, e.awaited FROM pgsync.enqueue_all_numbered(%(jobs)s::jsonb) AS e",
+            {"jobs": listed},
+            lambda row: _Added(*row),
+        )
+    )
+
+
+def _add_all_at_once(listed: bytes, awaited: Sequence[str]) -> Prepared[_Added]:
+    return Prepared(
+        "enqueue_all_numbered",
+        "SELECT e.next, e.awaited FROM pgsync.enqueue_all_numbered($1) AS e",
+        [listed],
+        lambda rows: _Added(
+            [_BIGINT.unpack(value)[0] for value in values_of(rows[0][0])],
+            [str(value, "utf-8") for value in values_of(rows[0][1])],
+            awaited,
+        ),
+        behind=_wake_at_once(awaited),
     )
 
 

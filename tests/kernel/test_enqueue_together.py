@@ -90,6 +90,28 @@ def test_what_is_enqueued_meanwhile_shares_a_commit(face: Any, dsn: str, databas
     assert jobs[9].args["text"] == 'line\nbreak, "quote" and \\ and \u00e9'
 
 
+def test_workers_hear_of_every_queue_of_jobs_that_went_together(
+    face: Any, dsn: str, database: Any
+) -> None:
+    """Of ``mail`` it is known that one waits: word goes behind the jobs, of the rest after them."""
+    database.execute(
+        "SELECT pgsync.worker_heartbeat(pgsync.register_worker('w', 'h', 1, '0', '{*}', 1), true)"
+    )
+    task = face.task()(send)
+    mail, other = task.options(queue="mail"), task.options(queue="other")
+    mail.enqueue(n=0)
+    with psycopg.connect(dsn, autocommit=True) as listener:
+        listener.execute("LISTEN pgsync_jobs")
+        calls = [lambda n=n, to=to: to.enqueue(n=n) for n, to in enumerate([mail, other] * 3)]
+        enqueue_together(dsn, database, lambda: task.enqueue(n=9), calls, 1)
+        heard: set[str] = set()
+        for word in listener.notifies(timeout=30):
+            heard.add(word.payload)
+            if heard >= {"mail", "other"}:
+                break
+    assert heard >= {"mail", "other"}
+
+
 def test_jobs_for_later_share_the_commit(face: Any, dsn: str, database: Any) -> None:
     task = face.task()(send)
     at = datetime(2999, 3, 29, 2, 30, 0, 17, tzinfo=timezone(timedelta(hours=2)))
