@@ -36,6 +36,8 @@ T_co = TypeVar("T_co", covariant=True)
 
 Row: TypeAlias = tuple[Any, ...]
 
+_MOST_AT_ONCE = 4_096
+
 
 # Calls and invocations are made all day long: to make one that is frozen takes eight times as long.
 @dataclass(slots=True)
@@ -94,6 +96,11 @@ class Prepared(Generic[T_co]):
     parameters: Sequence[bytes]
     read: Callable[[Sequence[Sequence[bytes]]], T_co]
     behind: Prepared[Any] | None = None
+
+    @property
+    def goes_at_once(self) -> bool:
+        """Whether any socket takes its parameters at once: one that does not makes it wait."""
+        return sum(map(len, self.parameters)) <= _MOST_AT_ONCE
 
     def __iter__(self) -> Generator[Prepared[T_co], Any, T_co | None]:
         """Ask for it inside a plan: ``answer = yield from prepared``."""

@@ -17,6 +17,7 @@ from pgsync.locks.calls import (
 )
 from pgsync.locks.held import LockRequest
 from pgsync.locks.session import LockSession
+from pgsync.locks.usual import exchange_usual_locks, is_usual
 
 __all__ = ["Exchange"]
 
@@ -92,8 +93,7 @@ class Exchange:
                 party.fail(error)
         except BaseException as error:
             # Some may have been granted after all.
-            known = self._tokens - {party.token for party in batch}
-            self.session.run(abandon_all_but(list(known)))
+            self._abandon([party.token for party in batch if party.token is not None])
             if not isinstance(error, Exception):
                 raise
             if len(batch) == 1:
@@ -108,7 +108,7 @@ class Exchange:
         wanted = [request for party in batch for request in party.requests]
         sent_at = time.monotonic()
         if len(wanted) + len(releasing) > 1:
-            rows = self.session.run(exchange_locks(releasing, wanted))
+            rows = self._ask_for_many(releasing, wanted)
             released = iter([grant for place, grant in rows if place < 0])
             granted = iter([grant for place, grant in rows if place > 0])
         elif wanted:
@@ -125,3 +125,19 @@ class Exchange:
                 party.grants = [next(granted) for _ in party.requests]
                 self._tokens.update(g.token for g in party.grants if g.token is not None)
             party.answered = True
+
+    def _ask_for_many(
+        self, released: Sequence[int], wanted: Sequence[LockRequest]
+    ) -> list[tuple[int, Grant]]:
+        if all(map(is_usual, wanted)):
+            usual = exchange_usual_locks(released, wanted)
+            if usual.goes_at_once:
+                answers = self.session.ask(usual)
+                if answers is not None:
+                    return answers
+                self._abandon(released)
+        return self.session.run(exchange_locks(released, wanted))
+
+    def _abandon(self, released: Sequence[int]) -> None:
+        """Give back all that is not known to be held, and what was to be released."""
+        self.session.run(abandon_all_but(list(self._tokens.difference(released))))

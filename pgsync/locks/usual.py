@@ -1,4 +1,4 @@
-"""The usual try, and release, of a single lock: by statements that the session keeps prepared.
+"""The usual tries, and releases, of locks: by statements that the session keeps prepared.
 
 They ask the same functions as :mod:`pgsync.locks.calls`, in a third less time for a lone caller.
 """
@@ -9,21 +9,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from struct import Struct
 
+from pgsync.database.arrays import array_of
 from pgsync.database.calls import Prepared
 from pgsync.locks.calls import Grant
 from pgsync.locks.held import LockRequest
 
-__all__ = ["is_usual", "release_usual_lock", "try_usual_lock"]
+__all__ = ["exchange_usual_locks", "is_usual", "release_usual_lock", "try_usual_lock"]
 
 _INTERVAL = Struct("!qii")
-_NUMBER = Struct("!q")
+_NUMBER, _PLACE = Struct("!q"), Struct("!i")
 _TRUE, _FALSE = b"\1", b"\0"
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def is_usual(request: LockRequest) -> bool:
-    """Whether :func:`try_usual_lock` can ask for it."""
+    """Whether these statements can ask for it."""
     return request.mode == "exclusive" and request.delay is None
 
 
@@ -35,13 +36,12 @@ def try_usual_lock(request: LockRequest) -> Prepared[Grant]:
         " FROM pgsync.acquire_lock($1::text, $2::interval, $3::text, 'exclusive', NULL, NULL,"
         " $4::boolean, '0', false) AS l",
         (
-            # What is no Unicode is refused by the server, and then asked in the ordinary way.
-            request.name.encode("utf-8", "surrogatepass"),
+            _text(request.name),
             _interval(request.ttl),
-            request.owner.encode("utf-8", "surrogatepass"),
-            _TRUE if request.audited else _FALSE,
+            _text(request.owner),
+            _truth(request.audited),
         ),
-        _grant,
+        lambda rows: _grant(rows[0]),
     )
 
 
@@ -55,14 +55,43 @@ def release_usual_lock(token: int) -> Prepared[bool]:
     )
 
 
+def exchange_usual_locks(
+    released: Sequence[int], wanted: Sequence[LockRequest]
+) -> Prepared[list[tuple[int, Grant]]]:
+    """As ``exchange_locks``. Refused by the server, too, what it asked for must be abandoned."""
+    return Prepared(
+        "exchange_usual_locks",
+        "SELECT x.acquired, x.token, x.holder, x.acquired_at, x.expires_at, x.waited, x.obstacle,"
+        " x.place FROM pgsync.exchange_locks($1::bigint[], $2::text[], $3::interval[], $4::text[],"
+        " array_fill('exclusive'::text, ARRAY[cardinality($2)]), '{}', '{}', $5::boolean[]) AS x",
+        (
+            array_of("int8", [_NUMBER.pack(token) for token in released]),
+            array_of("text", [_text(request.name) for request in wanted]),
+            array_of("interval", [_interval(request.ttl) for request in wanted]),
+            array_of("text", [_text(request.owner) for request in wanted]),
+            array_of("bool", [_truth(request.audited) for request in wanted]),
+        ),
+        lambda rows: [(_PLACE.unpack(row[7])[0], _grant(row[:7])) for row in rows],
+    )
+
+
+def _text(value: str) -> bytes:
+    # What is no Unicode is refused by the server, and then asked in the ordinary way.
+    return value.encode("utf-8", "surrogatepass")
+
+
+def _truth(value: bool) -> bytes:
+    return _TRUE if value else _FALSE
+
+
 def _interval(duration: timedelta) -> bytes:
     # Days by themselves: the longest there are would not fit as microseconds.
     return _INTERVAL.pack((duration - timedelta(duration.days)) // _MICROSECOND, duration.days, 0)
 
 
-def _grant(rows: Sequence[Sequence[bytes]]) -> Grant:
-    acquired, token, holder, acquired_at, expires_at, waited, obstacle = rows[0]
-    microseconds, days, _months = _INTERVAL.unpack(waited)
+def _grant(columns: Sequence[bytes]) -> Grant:
+    acquired, token, holder, acquired_at, expires_at, waited, obstacle = columns
+    microseconds, days, _months = _INTERVAL.unpack(waited) if waited else (0, 0, 0)
     return Grant(
         acquired == _TRUE,
         _NUMBER.unpack(token)[0] if token else None,

@@ -33,9 +33,9 @@ _FRESH_SECONDS = 1.0
 _BYTES_A_UNIT = 10_000
 _MOST_AWAITED = 1_000
 
-# Bytes of a prepared statement's parameters, which are sent at once: any socket takes so much.
-_MOST_AT_ONCE = 4_096
 _BIGINT, _INTEGER, _TRUE = struct.Struct("!q"), struct.Struct("!i"), b"\1"
+_JSONB = b"\1"
+"""The version of its binary form, before the text."""
 
 
 class NumberedJob(Party):
@@ -235,16 +235,14 @@ def _add_at_once(job: NumberedJob, job_id: int, awaited: Sequence[str]) -> Prepa
         parameters = (
             _BIGINT.pack(job_id),
             job.task.encode(),
-            b"\1" + job.text.encode(),  # jsonb in the version 1 of its binary form
+            _JSONB + job.text.encode(),
             queue.encode(),
             _INTEGER.pack(job.options.priority),
             _INTEGER.pack(job.options.max_attempts),
         )
     except (AttributeError, struct.error, UnicodeEncodeError):
         return None
-    if sum(map(len, parameters)) > _MOST_AT_ONCE:
-        return None
-    return Prepared(
+    at_once = Prepared(
         "enqueue_numbered",
         "SELECT e.next, e.awaited FROM pgsync.enqueue_numbered($1, $2, $3, $4, $5, $6) AS e",
         parameters,
@@ -253,6 +251,7 @@ def _add_at_once(job: NumberedJob, job_id: int, awaited: Sequence[str]) -> Prepa
         ),
         behind=_wake_at_once(awaited),
     )
+    return at_once if at_once.goes_at_once else None
 
 
 def _wake_at_once(queues: Sequence[str]) -> Prepared[None] | None:
@@ -268,9 +267,9 @@ def _wake_at_once(queues: Sequence[str]) -> Prepared[None] | None:
 
 def _add_all(jobs: Sequence[NumberedJob], ids: list[int], awaited: Sequence[str]) -> Steps[_Added]:
     listed = _listed(jobs, ids)
-    as_bytes = b"\1" + listed.encode()
-    if len(as_bytes) <= _MOST_AT_ONCE:
-        added = yield from _add_all_at_once(as_bytes, awaited)
+    at_once = _add_all_at_once(listed, awaited)
+    if at_once.goes_at_once:
+        added = yield from at_once
         if added is not None:
             return added
     return (
@@ -282,11 +281,11 @@ def _add_all(jobs: Sequence[NumberedJob], ids: list[int], awaited: Sequence[str]
     )
 
 
-def _add_all_at_once(listed: bytes, awaited: Sequence[str]) -> Prepared[_Added]:
+def _add_all_at_once(listed: str, awaited: Sequence[str]) -> Prepared[_Added]:
     return Prepared(
         "enqueue_all_numbered",
         "SELECT e.next, e.awaited FROM pgsync.enqueue_all_numbered($1) AS e",
-        [listed],
+        [_JSONB + listed.encode()],
         lambda rows: _Added(
             [_BIGINT.unpack(value)[0] for value in values_of(rows[0][0])],
             [str(value, "utf-8") for value in values_of(rows[0][1])],
