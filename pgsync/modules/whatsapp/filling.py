@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from pgsync.database.json import to_json
@@ -32,6 +31,7 @@ class Filling:
         self.problems: list[str] = []
         self._format = parameter_format
         self._body = ""
+        self._cards: list[Filling] = []
         self._parts: list[Part] = []
         for component in components:
             self._add(component)
@@ -47,9 +47,19 @@ class Filling:
         return self._filled(self._values(parameters, constants))
 
     def text(self, parameters: Parameters, constants: Mapping[str, Any] | None = None) -> str:
-        """The body as it will read; variables that nothing fills stay as they are."""
-        values = self._values(parameters, constants)
-        return VARIABLE.sub(lambda m: values.get(f"body.{m[1]}", m[0]), self._body)
+        """The body as it will read, and those of a carousel's cards, a line for each.
+
+        Variables that nothing fills stay as they are.
+        """
+        return self._read(self._values(parameters, constants))
+
+    def _read(self, values: Values) -> str:
+        body = VARIABLE.sub(lambda m: values.get(f"body.{m[1]}", m[0]), self._body)
+        cards = (
+            f"[{index}] {card._read(_under(f'card.{index}.', values))}"
+            for index, card in enumerate(self._cards)
+        )
+        return "\n".join([body, *cards])
 
     def _values(self, parameters: Parameters, constants: Mapping[str, Any] | None) -> Values:
         if not isinstance(parameters, Mapping):
@@ -91,27 +101,27 @@ class Filling:
 
     def _add_cards(self, cards: Iterable[Mapping[str, Any]]) -> None:
         """A carousel: each card is filled as a template of its own, under its number."""
-        fillings = [Filling(card.get("components") or (), self._format) for card in cards]
-        if not fillings:
+        self._cards = [Filling(card.get("components") or (), self._format) for card in cards]
+        if not self._cards:
             self.problems.append("has a carousel without cards")
         slots = tuple(
             replace(slot, name=f"card.{index}.{slot.name}", place=None)
-            for index, filling in enumerate(fillings)
-            for slot in filling.slots
+            for index, card in enumerate(self._cards)
+            for slot in card.slots
         )
-        self._parts.append(Part(slots, partial(_fill_cards, fillings)))
-        for index, filling in enumerate(fillings):
-            self.problems += [f"{problem} on card {index}" for problem in filling.problems]
+        self._parts.append(Part(slots, self._fill_cards))
+        for index, card in enumerate(self._cards):
+            self.problems += [f"{problem} on card {index}" for problem in card.problems]
 
-
-def _fill_cards(fillings: Sequence[Filling], values: Values) -> Component:
-    return {
-        "type": "carousel",
-        "cards": [
-            {"card_index": index, "components": filling._filled(_under(f"card.{index}.", values))}
-            for index, filling in enumerate(fillings)
-        ],
-    }
+    def _fill_cards(self, values: Values) -> Component:
+        filled = [
+            card._filled(_under(f"card.{index}.", values)) for index, card in enumerate(self._cards)
+        ]
+        cards = [
+            {"card_index": index, "components": components}
+            for index, components in enumerate(filled)
+        ]
+        return {"type": "carousel", "cards": cards}
 
 
 def _under(prefix: str, values: Values) -> Values:

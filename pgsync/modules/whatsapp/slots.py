@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pgsync.errors import InvalidArgument
 
@@ -47,13 +47,13 @@ _SLOT = re.compile(
 class Rule:
     """How a value must be: by a regular expression of PostgreSQL, and not longer than that.
 
-    ``json``: it is also to be the text of a JSON object, which no such expression can tell.
+    ``also`` is what no such expression can tell: that it is a JSON object, or a time to come.
     """
 
     pattern: str
     longest: int
     words: str
-    json: bool = False
+    also: Literal["object", "future"] | None = None
 
 
 # The API refuses blank texts, breaks, tabs and long runs of blanks.
@@ -72,9 +72,11 @@ LINK_END = Rule(r"\S+", 2000, "the end of a link, without blanks")
 PAYLOAD = Rule(r".*\S.*", 256, "text of 1 to 256 characters")
 CODE = Rule(r"[0-9A-Za-z]+", 15, "a code of 1 to 15 letters and digits")
 TOKEN = Rule(r".*\S.*", 1024, "text of 1 to 1024 characters")
-OBJECT = Rule(r".*", 8192, "a JSON object of up to 8192 characters", json=True)
+OBJECT = Rule(r".*", 8192, "a JSON object of up to 8192 characters", also="object")
 # So many digits from 2001 to 2286: who gives seconds is told.
-MOMENT = Rule(r"[1-9][0-9]{12}", 13, "milliseconds since 1970, 13 digits")
+MOMENT = Rule(
+    r"[1-9][0-9]{12}", 13, "a time to come in milliseconds since 1970, 13 digits", also="future"
+)
 NUMBER = Rule(r"[0-9]{1,32}", 32, "an id of digits")
 PRODUCT = Rule(r"\S+", 100, "a product's id (SKU), without blanks")
 

@@ -64,6 +64,8 @@ def test_a_carousel_shows_all_its_cards_with_what_is_each_recipients(
     campaign = new_offer(BODY, _carousel(2), constants={**_cards(0), **_cards(1)})
     own = {"body.1": "Ada", "card.1.body.2": "7 EUR", "card.1.button.0": "more"}
     broadcasts.campaigns.add_phones(campaign, [ADA], own)
+    (message,) = broadcasts.dry_run(campaign)["messages"]
+    assert message["text"] == "Hello Ada\n[0] Plant 0 for 9 EUR\n[1] Plant 1 for 7 EUR"
     send(broadcasts, sync, campaign)
     ((body, carousel),) = sent_components(standin)
     assert body["parameters"] == [{"type": "text", "text": "Ada"}]
@@ -111,7 +113,7 @@ def test_a_place_and_the_end_of_an_offer_come_from_contacts_and_constants(
 ) -> None:
     database.execute(
         "INSERT INTO pgsync_modules.contact (workspace_id, phone, name, custom)"
-        ' VALUES (%s, %s, \'Ada\', \'{"shop": "Park", "until": "1798758000000"}\')',
+        ' VALUES (%s, %s, \'Ada\', \'{"shop": "Park", "until": "4102444800000"}\')',
         [connection.workspace_id, ADA],
     )
     campaign = new_offer(
@@ -139,7 +141,7 @@ def test_a_place_and_the_end_of_an_offer_come_from_contacts_and_constants(
             {"type": "header", "parameters": [{"type": "location", "location": place}]},
             {
                 "type": kind,
-                "parameters": [{"type": kind, kind: {"expiration_time_ms": 1798758000000}}],
+                "parameters": [{"type": kind, kind: {"expiration_time_ms": 4102444800000}}],
             },
             {"type": "body", "parameters": [_text("Ada")]},
         ]
@@ -196,7 +198,7 @@ FIT = {
     **GATE,
     **_cards(0),
     **_cards(1),
-    "offer.expires": "1798758000000",
+    "offer.expires": "4102444800000",
     "body.1": "Ada",
     "button.1.thumbnail": "sku1",
     "button.1.sections": "New: sku1",
@@ -205,7 +207,11 @@ VALUES = [
     ("header.latitude", ["-90", "90.0", "89.999", "7", 52.5], ["90.1", "-91", "52,5", "N 52"]),
     ("header.longitude", ["-180.0", "179.9", "0"], ["180.01", "200", "1e2"]),
     ("header.address", ["x" * 1024], ["two\nlines", " ", "x" * 1025]),
-    ("offer.expires", [1798758000001], ["1798758000", "2027-01-01", "0798758000000"]),
+    (
+        "offer.expires",
+        [4102444800001],
+        ["4102444800", "2027-01-01", "0102444800000", "1000000000000"],
+    ),
     ("button.0.token", ["t"], [" ", "x" * 1025]),
     (
         "button.0.data",

@@ -77,13 +77,13 @@ def _ends(value: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("shown", "components", "code"),
     [
-        (True, _ends({"expiration_time_ms": 1798758000000}), None),
+        (True, _ends({"expiration_time_ms": 4102444800000}), None),
         (True, _ends({"expiration_time_ms": "tomorrow"}), 100),
         (True, _ends({}), 131008),
         (True, [part("limited_time_offer", {"type": "text", "text": "soon"})], 132012),
         (True, [], 132012),
         (False, [], None),
-        (False, _ends({"expiration_time_ms": 1798758000000}), 132000),
+        (False, _ends({"expiration_time_ms": 4102444800000}), 132000),
     ],
 )
 def test_an_offer_ends_where_the_template_says_that_it_does(
