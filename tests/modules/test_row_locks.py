@@ -6,12 +6,9 @@ the row lock they would read what was there before, and lose the change or contr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -20,43 +17,13 @@ from pgsync.modules.broadcasts.recipients import Recipients
 from pgsync.modules.broadcasts.statuses import _move
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp import WhatsApp
-from tests.eventually import eventually
 from tests.modules.broadcasts.conftest import broadcasts, new_campaign
 from tests.modules.broadcasts.looking import states_of
+from tests.modules.two_transactions import changed, waiting
 
 __all__ = ["broadcasts", "new_campaign"]
 
 NewCampaign = Callable[[int], int]
-
-
-@contextmanager
-def changed(dsn: str, statement: str) -> Iterator[psycopg.Connection[Any]]:
-    """A transaction that has done the statement and not ended; it is committed at the end."""
-    with psycopg.connect(dsn) as connection:
-        connection.execute(statement)
-        yield connection
-
-
-@contextmanager
-def waiting(
-    database: Any, holder: psycopg.Connection[Any], work: Callable[[], Any]
-) -> Iterator[Future[Any]]:
-    """The work, in a thread, at the moment when it waits for the holder's transaction."""
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(work)
-        try:
-            eventually(lambda: _waits_for(database, holder) or running.done(), within=60)
-            yield running
-        finally:
-            holder.rollback()
-
-
-def _waits_for(database: Any, holder: psycopg.Connection[Any]) -> bool:
-    row = database.execute(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid)))",
-        [holder.info.backend_pid],
-    ).fetchone()
-    return bool(row[0])
 
 
 def test_a_sync_waits_for_a_notice_and_sees_what_it_said(
