@@ -205,8 +205,13 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('run %s of %s goes on', run, former.key);
     END IF;
     -- How it is queued is declared in code; a job of it knows.
-    SELECT j.queue, j.priority, j.max_attempts, j.lock_name IS NOT NULL AS waits_for_lock INTO example
-    FROM (SELECT r.job_id FROM pgsync.operation_run AS r
+    SELECT j.queue, j.priority, j.max_attempts, j.lock_name IS NOT NULL AS waits_for_lock,
+           -- Whose turn it takes follows from the arguments: those of another key are another's.
+           CASE WHEN r.key = former.key THEN j.key END AS key,
+           CASE WHEN r.key = former.key THEN j.tenant END AS tenant,
+           (SELECT f.key_limit FROM pgsync.job_finished AS f WHERE f.id = j.id AND r.key = former.key) AS key_limit
+    INTO example
+    FROM (SELECT r.job_id, r.key FROM pgsync.operation_run AS r
           WHERE r.operation = former.operation AND r.job_id IS NOT NULL
           ORDER BY r.id = former.id DESC, r.key = former.key DESC, r.id DESC LIMIT 10) AS r
     JOIN pgsync.all_jobs AS j ON j.id = r.job_id AND j.task = former.operation
@@ -216,7 +221,12 @@ BEGIN
             MESSAGE = format('no job of operation %s is known that this could be queued like', former.operation),
             HINT = 'It was called directly: call it again in the app, or enqueue it there once.';
     END IF;
-    job := pgsync.enqueue(former.operation, former.args, example.queue, example.priority, max_attempts => example.max_attempts,
+    job := pgsync.enqueue(former.operation,
+        -- The header under which an operation's job carries who had it enqueued.
+        former.args || CASE WHEN by IS NULL THEN '{}'
+            ELSE jsonb_build_object('pgsync:trace', jsonb_build_object('pgsync-actor', by)) END,
+        example.queue, example.priority, max_attempts => example.max_attempts, key => example.key,
+        key_limit => example.key_limit, tenant => example.tenant,
         lock_name => CASE WHEN example.waits_for_lock THEN former.key END);
     PERFORM pgsync.record_audit('operation.restarted', former.key, by,
         jsonb_build_object('operation', former.operation, 'run', run, 'job', job));
@@ -225,7 +235,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.restart_operation(bigint, text) IS
-    'Enqueues an operation once more with the arguments of an ended run, as its last jobs were, and returns the job; null where there is no such run. Raises where the run goes on, or where the operation was never queued. Audited.';
+    'Enqueues an operation once more with the arguments of an ended run, as its last jobs were, on behalf of by, and returns the job; null where there is no such run. Raises where the run goes on, or where the operation was never queued. Audited.';
 
 CREATE OR REPLACE FUNCTION pgsync.prune_operations(retention interval DEFAULT '30 days', batch integer DEFAULT 1000)
 RETURNS integer

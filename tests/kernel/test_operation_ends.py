@@ -190,3 +190,31 @@ def test_a_cancelled_run_says_by_whom(face: Any, database: Any) -> None:
     assert audit == [("operation.cancelled", "bob")]
     again = database.execute("SELECT pgsync.cancel_operation(max(id)) FROM pgsync.operations")
     assert again.fetchone() == (None,)
+
+
+def test_a_run_that_is_started_once_more_names_who_did_so_and_takes_the_same_turn(
+    face: Any, database: Any
+) -> None:
+    operation = declare(
+        face,
+        lambda op, connection_id: op.actor,
+        tenant="tenant:{connection_id}",
+        key="of:{connection_id}",
+        max_running_per_key=2,
+        max_attempts=3,
+    )
+    operation.by("ada").enqueue(connection_id=7)
+    face.run_worker(drain=True)
+    restart = "SELECT pgsync.restart_operation(max(id), by => %s) FROM pgsync.operations"
+    job = database.execute(restart, ["bob"]).fetchone()[0]
+    columns = "SELECT key, key_limit, tenant, max_attempts FROM pgsync.job_ready WHERE id = %s"
+    assert database.execute(columns, [job]).fetchone() == ("of:7", 2, "tenant:7", 3)
+    face.run_worker(drain=True)
+    runs = database.execute("SELECT actor, args FROM pgsync.operations ORDER BY id").fetchall()
+    assert runs == [("ada", {"connection_id": 7}), ("bob", {"connection_id": 7})]
+    assert face.job(job).result == "bob"
+    # Of another key's job no turn is taken over, and nobody is named where nobody was.
+    operation(connection_id=8)
+    job = database.execute(restart, [None]).fetchone()[0]
+    assert database.execute(columns, [job]).fetchone() == (None, None, None, 3)
+    assert face.job(job).args == {"connection_id": 8}
