@@ -334,7 +334,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'e04227ea44fbf6617d901b6417fd66f2a4c1bcd20955e554a905cc5f1894a25f')
+VALUES ('api', 0, '0.1.0', 'cef77c93d5ac0ddbd84f8ed9daf5b96974d1371d49602039d49c13554351d796')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

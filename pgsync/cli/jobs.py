@@ -9,7 +9,7 @@ import click
 
 from pgsync.cli import exits
 from pgsync.cli.finding import filter_options, find_jobs, given_filter, rows_of
-from pgsync.cli.jobs_bulk import cancel, discard, retry
+from pgsync.cli.jobs_bulk import cancel, discard, forget, retry
 from pgsync.cli.output import count, dsn_option, json_option, printable, show
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
@@ -97,7 +97,7 @@ def jobs_why(context: click.Context, dsn: str | None, as_json: bool, job_id: int
         context.exit(exits.NOTHING)
 
 
-for command in (retry, cancel, discard):
+for command in (retry, cancel, discard, forget):
     jobs.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""``pgsync jobs retry|cancel|discard``: jobs named by their ids, or all that a filter finds."""
+"""``pgsync jobs retry|cancel|discard|forget``: jobs named by ids, or all that a filter finds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from pgsync.cli.finding import filter_options, find_jobs, given_filter
 from pgsync.cli.output import ask, dsn_option
 from pgsync.coordinator import Coordinator
 from pgsync.errors import InvalidArgument
+from pgsync.queues import ENDED
 from pgsync.queues.finding import ACTS_ON
 
-__all__ = ["cancel", "discard", "retry"]
+__all__ = ["cancel", "discard", "forget", "retry"]
 
 _AT_ONCE = 500
 """So many jobs a transaction, with one audit entry."""
@@ -57,6 +58,15 @@ _DISCARD = _Action(
     ACTS_ON["discard"],
     "SELECT * FROM pgsync.discard_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
 )
+
+_FORGET = _Action(
+    "forget",
+    "forgotten",
+    "has not ended, or is not there",
+    ("discarded", "cancelled"),
+    "SELECT * FROM pgsync.forget_jobs(%(filter)s::jsonb, %(ids)s::bigint[], %(by)s)",
+)
+_CHANGES = {**ACTS_ON, "forget": ENDED}
 
 
 def _command(action: _Action, short: str, whole: str) -> click.Command:
@@ -104,7 +114,7 @@ def _one(sync: Coordinator, action: _Action, job: int, by: str | None) -> int:
     state = "available"
     if action is not _RETRY:
         found = sync.job(job)
-        state = found.state if found else "gone"
+        state = found.state if found else action.done
     click.echo(f"{job} {state}")
     return 1
 
@@ -118,7 +128,7 @@ def _all(
     yes: bool,
 ) -> int:
     states = wanted.setdefault("states", list(action.usual))
-    if wrong := [state for state in states if state not in ACTS_ON[action.verb]]:
+    if wrong := [state for state in states if state not in _CHANGES[action.verb]]:
         raise InvalidArgument(f"one cannot {action.verb} jobs that are {' or '.join(wrong)}")
     ids, older = find_jobs(sync, wanted, most)
     if not ids:
@@ -166,4 +176,10 @@ discard = _command(
     _DISCARD,
     "Give up on jobs that wait.",
     "Those named, or those that a filter finds. Exit 3 if none of those named waits.",
+)
+forget = _command(
+    _FORGET,
+    "Remove ended jobs from the history, before their time.",
+    "Those named, or those discarded or cancelled ones that a filter finds. Exit 3 if none of those"
+    " named has ended.",
 )

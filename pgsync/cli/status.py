@@ -124,7 +124,7 @@ def _discarded(found: Mapping[str, Any]) -> Iterator[Finding]:
                 "discarded jobs",
                 "warning",
                 f"{jobs:,} job{'s were' if jobs > 1 else ' was'} discarded in the past {ago}",
-                "pgsync jobs list --state discarded, then jobs retry or jobs discard",
+                "pgsync jobs list --state discarded, then jobs retry or jobs forget",
             )
             return
 

@@ -150,6 +150,22 @@ $$;
 COMMENT ON FUNCTION pgsync.retry_job(bigint) IS
     'Makes a job that waits for its time, was discarded or was cancelled available now, with its errors kept; null where there is no such job.';
 
+CREATE OR REPLACE FUNCTION pgsync.forget_job(id bigint) RETURNS text
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    DELETE FROM pgsync.job_finished AS f WHERE f.id = forget_job.id;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM pgsync.job_note AS n WHERE n.job = forget_job.id;
+    DELETE FROM pgsync.job_untold_discard AS u WHERE u.job = forget_job.id;
+    RETURN 'forgotten';
+END
+$$;
+
+COMMENT ON FUNCTION pgsync.forget_job(bigint) IS
+    'Removes a job that has ended from the history, with its arguments and errors, before its time; null where there is none.';
+
 CREATE OR REPLACE FUNCTION pgsync.pause_queue(queue text, by text DEFAULT NULL) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

@@ -160,6 +160,7 @@ BEGIN
         BEGIN
             state := CASE action WHEN 'retry' THEN pgsync.retry_job(job)
                                  WHEN 'cancel' THEN pgsync.cancel_job(job, 'cancelled by ' || coalesce(by, session_user))
+                                 WHEN 'forget' THEN pgsync.forget_job(job)
                                  ELSE pgsync.discard_job(job, 'discarded by ' || coalesce(by, session_user)) END;
         EXCEPTION WHEN unique_violation THEN
             state := NULL;  -- Another job has taken its unique key since.
@@ -216,3 +217,15 @@ $$;
 
 COMMENT ON FUNCTION pgsync.discard_jobs(jsonb, bigint[], text, integer) IS
     'As retry_jobs, but gives up on those that wait.';
+
+CREATE OR REPLACE FUNCTION pgsync.forget_jobs(
+    filter jsonb DEFAULT NULL, ids bigint[] DEFAULT NULL, by text DEFAULT NULL, most integer DEFAULT 1000,
+    OUT changed integer, OUT passed_over integer
+)
+LANGUAGE sql VOLATILE AS $$
+    SELECT * FROM pgsync.act_on_jobs('forget', 'forgotten', ARRAY['completed', 'discarded', 'cancelled'],
+                                     filter, ids, by, most)
+$$;
+
+COMMENT ON FUNCTION pgsync.forget_jobs(jsonb, bigint[], text, integer) IS
+    'As retry_jobs, but removes those that have ended from the history, before their time.';

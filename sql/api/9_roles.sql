@@ -74,7 +74,7 @@ LANGUAGE sql IMMUTABLE AS $$
     '),
     -- What is an operator's to decide, and the clean-up, which daemons do by do_duty.
     ('pgsync_admin', '
-        act_on_jobs cancel_jobs check_floors discard_jobs edit_job enqueue_by lock_waiting_job
+        act_on_jobs cancel_jobs check_floors discard_jobs edit_job enqueue_by forget_job forget_jobs lock_waiting_job
         retry_jobs
         batch_retried drop_history prepare_history prune_batches prune_discards prune_history
         prune_keys prune_notes prune_queue_history retain_queue still_after

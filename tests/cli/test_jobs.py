@@ -106,6 +106,26 @@ def test_many_are_acted_on_by_a_filter_with_the_number_told_first(
     assert audit.fetchall() == [("ann", 3, 1100, "mail")]
 
 
+def test_ended_jobs_are_forgotten_and_no_others(
+    jobs: Any, database: psycopg.Connection[Any]
+) -> None:
+    _enqueue(database, 5)
+    assert jobs("cancel", "1", "2").exit_code == 0
+    assert jobs("discard", "3").exit_code == 0
+    assert jobs("forget", "1", "4").stdout == ("1 forgotten\n4 has not ended, or is not there\n")
+    assert _states(database) == {"available": 2, "cancelled": 1, "discarded": 1}
+    assert isinstance(jobs("forget", "--state", "running").exception, InvalidArgument)
+    forgotten = jobs("forget", "--queue", "mail", "--yes", "--by", "ann")
+    assert forgotten.stdout == "2 forgotten\n"
+    assert _states(database) == {"available": 2}
+    assert database.execute("SELECT count(*) FROM pgsync.job_untold_discard").fetchone() == (0,)
+    audit = (
+        "SELECT detail -> 'jobs' FROM pgsync.audit WHERE action = 'job.forgotten' AND actor = 'ann'"
+    )
+    assert database.execute(audit).fetchall() == [([2, 3],)]
+    assert jobs("forget", "77").exit_code == 3
+
+
 def test_named_jobs_are_told_one_by_one(jobs: Any, database: psycopg.Connection[Any]) -> None:
     _enqueue(database, 2)
     assert jobs("discard", "1", "77").stdout == "1 discarded\n77 runs, or has ended\n"
