@@ -17,9 +17,9 @@ from pgsync.daemon.lanes import Lanes
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.progress import Progress
 from pgsync.daemon.recorder import Recorder, WorkerReport
-from pgsync.daemon.signals import Signals
 from pgsync.daemon.threads import HandlerThreads
 from pgsync.daemon.time_limits import TimeLimits
+from pgsync.daemon.wakeups import Wakeups
 from pgsync.errors import PgsyncError
 from pgsync.queues import CancelJob, Job, JobContext, TaskRegistry
 from pgsync.queues.work import give_back_jobs
@@ -33,7 +33,7 @@ _PACE_SECONDS = 0.05
 class Performing:
     """Performs jobs, at most ``concurrency()`` at once: in threads, or on the loop that made this.
 
-    ``signals`` are nudged when one has ended and when its end is recorded; ``stopping`` is what
+    ``wakeups`` are nudged when one has ended and when its end is recorded; ``stopping`` is what
     handlers look at to learn that they should come to an end.
     """
 
@@ -42,7 +42,7 @@ class Performing:
         link: WorkerLink,
         tasks: TaskRegistry,
         processes: HandlerProcesses,
-        signals: Signals,
+        wakeups: Wakeups,
         stopping: threading.Event,
         concurrency: Callable[[], int],
     ) -> None:
@@ -50,7 +50,7 @@ class Performing:
         self._link = link
         self._tasks = tasks
         self._processes = processes
-        self._signals = signals
+        self._wakeups = wakeups
         self._stopping = stopping
         # All that is claimed and not recorded yet, and of that what has not begun.
         self._attempts: dict[int, Attempt] = {}
@@ -129,8 +129,8 @@ class Performing:
     async def finish(self) -> None:
         """Wait for what runs, its record, and callbacks."""
         while self._attempts:
-            self._signals.clear()
-            await self._signals.wait()
+            self._wakeups.clear()
+            await self._wakeups.wait()
         await self._discards.finish()
 
     def abort(self) -> None:
@@ -181,14 +181,14 @@ class Performing:
     def _ended(self, attempt: Attempt) -> None:
         if self._time_limits.in_time(attempt):
             self._recorder.add(attempt)
-        self._signals.nudge()
+        self._wakeups.nudge()
 
     def _recorded(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
             self._attempts.pop(attempt.context.id, None)
         self._ahead = self._pace.ahead(len(attempts), self._ahead)
         self._start_next()
-        self._signals.nudge()
+        self._wakeups.nudge()
 
 
 class _Pace:

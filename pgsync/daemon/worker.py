@@ -14,7 +14,7 @@ from pgsync.daemon.handler_processes import HandlerProcesses
 from pgsync.daemon.link import WorkerLink
 from pgsync.daemon.performing import Performing
 from pgsync.daemon.recorder import WorkerReport
-from pgsync.daemon.signals import Signals
+from pgsync.daemon.wakeups import Wakeups
 from pgsync.database.listener import listen
 from pgsync.errors import ConnectionFailed, InvalidArgument, PgsyncError
 from pgsync.locks import default_owner
@@ -62,7 +62,7 @@ class Worker:
         self._told_handlers = threading.Event()
         self._ending: asyncio.Timeout | None = None
         self._processes = HandlerProcesses()
-        self._signals = Signals(self._queues)
+        self._wakeups = Wakeups(self._queues)
         self._beat_now = asyncio.Event()
         self._changed = False
         self._listening = False
@@ -89,7 +89,7 @@ class Worker:
             InvalidArgument: if they can never work; nothing has changed then.
         """
         self._take_options(queues, concurrency)
-        self._signals.watch(self._queues)
+        self._wakeups.watch(self._queues)
         self._changed = True
         self._beat_now.set()
 
@@ -107,7 +107,7 @@ class Worker:
         """Claim no more and end in order. Call it on the worker's loop."""
         self._stopping.set()
         self._told_handlers.set()
-        self._signals.stir()
+        self._wakeups.stir()
         self._processes.stop()
 
     def stop_at_once(self) -> None:
@@ -123,7 +123,7 @@ class Worker:
             self._link,
             self._tasks,
             self._processes,
-            self._signals,
+            self._wakeups,
             self._told_handlers,
             lambda: self._concurrency,
         )
@@ -155,8 +155,8 @@ class Worker:
     async def _claim_until_done(self) -> None:
         emptied = False
         while not self._stopping.is_set():
-            self._signals.clear()
-            room = 0 if self._signals.quiet else self._performing.room()
+            self._wakeups.clear()
+            room = 0 if self._wakeups.quiet else self._performing.room()
             jobs = await self._claim(room) if room > 0 else []
             self._performing.take(jobs)
             if jobs:
@@ -170,25 +170,25 @@ class Worker:
                     emptied = True
                     continue
                 emptied = False
-                if self._signals.flooded and not self._drain:
+                if self._wakeups.flooded and not self._drain:
                     await self._say_waits(False)
-                    await self._signals.pause(self._stopping)
+                    await self._wakeups.pause(self._stopping)
                     continue
                 if await self._say_waits(True):
                     continue  # Once more: who enqueued before this was seen sent no word.
                 if not self._drain:
-                    self._signals.settle()
+                    self._wakeups.settle()
             elif room > 0:
                 await self._say_waits(False)
                 continue
-            await self._signals.wait()
+            await self._wakeups.wait()
 
     async def _claim(self, batch: int) -> list[Job]:
         worker = self._link.worker
         try:
             jobs = await self._link.run(claim_jobs(worker, self._queues, batch, self._weights))
             if jobs:
-                self._signals.found()
+                self._wakeups.found()
             return jobs
         except (psycopg.Error, PgsyncError) as error:
             if getattr(error, "sqlstate", None) == "PS003":
@@ -235,7 +235,7 @@ class Worker:
         if word == f"cancel {self._link.worker}":
             self._beat_now.set()
         else:
-            self._signals.heard(word)
+            self._wakeups.heard(word)
 
     async def _say_hears(self) -> None:
         """Tell who looks, once, that it only polls, and when it hears again."""

@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from pgsync import Coordinator
-from pgsync.daemon.signals import Signals
+from pgsync.daemon.wakeups import Wakeups
 from tests.eventually import eventually
 from tests.kernel.handlers import working
 
@@ -201,13 +201,13 @@ def statements(dsn: str, during: float, notify: str | None = None) -> int:
 
 
 def test_a_worker_heeds_word_of_the_queues_that_it_has_now() -> None:
-    signals = Signals(["first"])
-    signals.clear()
-    signals.settle()
-    signals.watch(["second"])
-    assert not signals.quiet  # there may be jobs in them already
+    wakeups = Wakeups(["first"])
+    wakeups.clear()
+    wakeups.settle()
+    wakeups.watch(["second"])
+    assert not wakeups.quiet  # there may be jobs in them already
     for word, heeded in (("first", False), ("second", True)):
-        signals.clear()
-        signals.settle()
-        signals.heard(word)
-        assert signals.quiet is not heeded
+        wakeups.clear()
+        wakeups.settle()
+        wakeups.heard(word)
+        assert wakeups.quiet is not heeded

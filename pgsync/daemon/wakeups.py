@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from pgsync.pauses import spread
 
-__all__ = ["Signals"]
+__all__ = ["Wakeups"]
 
 _PER_SECOND = 50.0
 _BURST = 50.0
@@ -24,7 +24,7 @@ _POLL_SECONDS = 1.0
 _LONGEST_POLL_SECONDS = 5.0
 
 
-class Signals:
+class Wakeups:
     """What a worker on ``queues`` waits for between its claims."""
 
     def __init__(self, queues: Sequence[str]) -> None:
