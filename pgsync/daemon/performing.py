@@ -20,8 +20,8 @@ from pgsync.daemon.recorder import Recorder, WorkerReport
 from pgsync.daemon.threads import HandlerThreads
 from pgsync.daemon.time_limits import TimeLimits
 from pgsync.daemon.wakeups import Wakeups
-from pgsync.errors import PgsyncError
-from pgsync.queues import CancelJob, Job, JobContext, TaskRegistry
+from pgsync.errors import PgsyncError, UnknownTask
+from pgsync.queues import CancelJob, Job, JobContext, TaskDeclaration, TaskRegistry
 from pgsync.queues.work import give_back_jobs
 
 __all__ = ["Performing"]
@@ -97,7 +97,7 @@ class Performing:
         """Perform these."""
         stopping, worker, tell = self._stopping, self._link.worker, self._progress.tell
         around, attempts = self._tasks.middleware, self._attempts
-        tasks = {name: self._tasks.get(name) for name in {job.task for job in jobs}}
+        tasks = {name: self._find(name) for name in {job.task for job in jobs}}
         for job in jobs:
             context = JobContext(job, stopping, worker=worker, tell=tell)
             attempt = Attempt(worker, context, tasks[job.task], around, self._processes)
@@ -145,6 +145,12 @@ class Performing:
         self._threads.close()
         self._processes.close()
         self._discards.close()
+
+    def _find(self, name: str) -> TaskDeclaration | None:
+        try:
+            return self._tasks.find(name)
+        except UnknownTask:
+            return None
 
     def _free(self) -> int:
         return self._concurrency() - self._lanes.waiting - self._threads.awake

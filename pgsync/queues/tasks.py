@@ -210,10 +210,6 @@ class TaskRegistry:
             raise unknown_task(name)
         return task
 
-    def get(self, name: str) -> TaskDeclaration | None:
-        """The task of that name; None where this process has not declared it."""
-        return self._tasks.get(name)
-
 
 def unknown_task(name: str) -> UnknownTask:
     """What a job of a task that this process has not declared fails with."""
