@@ -114,12 +114,9 @@ class Filling:
             self.problems += [f"{problem} on card {index}" for problem in card.problems]
 
     def _fill_cards(self, values: Values) -> Component:
-        filled = [
-            card._filled(_under(f"card.{index}.", values)) for index, card in enumerate(self._cards)
-        ]
         cards = [
-            {"card_index": index, "components": components}
-            for index, components in enumerate(filled)
+            {"card_index": index, "components": card._filled(_under(f"card.{index}.", values))}
+            for index, card in enumerate(self._cards)
         ]
         return {"type": "carousel", "cards": cards}
 

@@ -29,8 +29,7 @@ def columns_of(listed: Mapping[str, Any]) -> dict[str, Any]:
     components = listed.get("components") or []
     quality = listed.get("quality_score")
     reason = listed.get("rejected_reason")
-    if not isinstance(components, list):
-        raise BadTemplate("its components are not a list")
+    _check_objects(components, "components")
     if quality is not None and not isinstance(quality, dict):
         raise BadTemplate("its quality_score is not an object")
     return {
@@ -51,3 +50,15 @@ def _text(listed: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise BadTemplate(f"it has no {name}")
     return value
+
+
+def _check_objects(values: Any, what: str) -> None:
+    """Components, and what a component holds, are lists of objects."""
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise BadTemplate(f"its {what} are not a list of objects")
+    for value in values:
+        for inner in ("buttons", "cards", "components"):
+            if value.get(inner) is not None:
+                _check_objects(value[inner], inner)
+        if not isinstance(value.get("limited_time_offer") or {}, dict):
+            raise BadTemplate("its limited_time_offer is not an object")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgsync.modules.whatsapp.filling import Filling
+from pgsync.modules.whatsapp.listing import BadTemplate, columns_of
 from pgsync.modules.whatsapp.slots import Rule
 from pgsync.modules.whatsapp.standin.components import check_components
 from pgsync.modules.whatsapp.standin.problems import Refusal
@@ -90,3 +91,34 @@ def test_what_the_rules_let_through_is_taken_and_nothing_less(data: Any, named: 
         less = {name: value for name, value in values.items() if name != missing}
         with pytest.raises(Refusal):
             check_components(template, filling.components(less), named)
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("type", "format", "text", "buttons", "cards", "components", "url"),
+                    *("limited_time_offer", "flow_action"),
+                ]
+            ),
+            inner | st.sampled_from(["BODY", "HEADER", "BUTTONS", "CAROUSEL", "FLOW"]),
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(components=st.lists(_anything, max_size=3) | _anything)
+def test_a_listed_template_is_refused_or_can_be_read(components: Any) -> None:
+    listed = {"name": "a", "language": "de", "status": "APPROVED", "components": components}
+    try:
+        columns = columns_of(listed)
+    except BadTemplate:
+        return
+    filling = Filling(columns["components"])
+    assert isinstance(filling.text({}), str)
+    assert isinstance(filling.components({}), list)

@@ -79,15 +79,30 @@ def test_a_change_of_status_is_recorded(
     assert events.fetchall() == [("status", "APPROVED", "PAUSED")]
 
 
-def test_one_bad_template_does_not_lose_the_others(
+def test_bad_templates_do_not_lose_the_others(
     whatsapp: WhatsApp, connection: Connection, standin: GraphStandin, database: Any
 ) -> None:
-    bad = standin.templates.all()[3]
-    standin.templates.change(bad["id"], status="")
+    card = {"components": [{"type": "BUTTONS", "buttons": ["shop"]}]}
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"status": ""}, "it has no status"),
+        ({"components": "body"}, "its components are not a list of objects"),
+        ({"components": [{"cards": card}]}, "its cards are not a list of objects"),
+        ({"components": [{"cards": [card]}]}, "its buttons are not a list of objects"),
+        (
+            {"components": [{"limited_time_offer": "soon"}]},
+            "its limited_time_offer is not an object",
+        ),
+    ]
+    bad = standin.templates.all()[3 : 3 + len(changes)]
+    for template, (change, _) in zip(bad, changes, strict=True):
+        standin.templates.change(template["id"], **change)
     result = whatsapp.template_sync(connection_id=connection.id)
-    assert (result["created"], result["total"]) == (24, 25)
-    assert result["errors"] == [{"template": bad["name"], "error": "it has no status"}]
-    assert len(_rows(database)) == 24
+    assert (result["created"], result["total"]) == (25 - len(changes), 25)
+    assert result["errors"] == [
+        {"template": template["name"], "error": error}
+        for template, (_, error) in zip(bad, changes, strict=True)
+    ]
+    assert len(_rows(database)) == 25 - len(changes)
 
 
 def test_all_pages_are_read_within_the_limit(
