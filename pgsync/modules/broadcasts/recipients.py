@@ -22,15 +22,23 @@ MOST_FAILURES = 10
 """With so many errors of its own a recipient has failed, whatever else could be tried."""
 
 # Opt-outs are looked at once more here: this is the last moment before the call. So are a pause
-# and a disabled connection, in the same statement, so that neither is overlooked.
+# and a disabled connection, in the same statement, so that neither is overlooked, and the end of a
+# limited-time offer: a campaign may take days.
 _CLAIM = text(
     """
     WITH picked AS (
-        SELECT r.id, EXISTS (
-                   SELECT FROM pgsync_modules.contact AS c
-                   JOIN pgsync_modules.campaign AS k ON k.workspace_id = c.workspace_id
-                   WHERE k.id = :campaign_id AND c.phone = r.phone
-                     AND (c.status <> 'active' OR c.do_not_contact)) AS opted_out
+        SELECT r.id, CASE
+                   WHEN EXISTS (
+                       SELECT FROM pgsync_modules.contact AS c
+                       JOIN pgsync_modules.campaign AS k ON k.workspace_id = c.workspace_id
+                       WHERE k.id = :campaign_id AND c.phone = r.phone
+                         AND (c.status <> 'active' OR c.do_not_contact)) THEN 'opted out'
+                   WHEN to_timestamp(CAST(substring(
+                            coalesce(nullif(r.parameters ->> 'offer.expires', ''),
+                                     (SELECT k.constants ->> 'offer.expires'
+                                      FROM pgsync_modules.campaign AS k WHERE k.id = :campaign_id))
+                            FROM '^[0-9]{13}$') AS bigint) / 1000.0) <= clock_timestamp()
+                       THEN 'the offer has ended' END AS skipped
         FROM pgsync_modules.campaign_recipient AS r
         WHERE r.campaign_id = :campaign_id AND r.state = 'pending'
           AND EXISTS (
@@ -43,11 +51,11 @@ _CLAIM = text(
         FOR UPDATE OF r SKIP LOCKED
     )
     UPDATE pgsync_modules.campaign_recipient AS r
-    SET state = CASE WHEN p.opted_out THEN 'skipped' ELSE 'sending' END,
-        attempt = r.attempt + CASE WHEN p.opted_out THEN 0 ELSE 1 END,
-        error = CASE WHEN p.opted_out THEN 'opted out' END,
+    SET state = CASE WHEN p.skipped IS NULL THEN 'sending' ELSE 'skipped' END,
+        attempt = r.attempt + CASE WHEN p.skipped IS NULL THEN 1 ELSE 0 END,
+        error = p.skipped,
         failed_at = NULL,
-        lease_until = CASE WHEN NOT p.opted_out THEN clock_timestamp() + :lease END
+        lease_until = CASE WHEN p.skipped IS NULL THEN clock_timestamp() + :lease END
     FROM picked AS p WHERE r.id = p.id
     RETURNING r.id, r.phone, r.parameters, r.attempt, r.failures, r.state
     """

@@ -316,6 +316,31 @@ def test_what_does_not_fit_is_left_to_the_api_to_refuse(
         broadcasts.test_send(campaign, BO, {"body.1": "me", **values})
 
 
+def test_who_comes_up_after_the_end_of_the_offer_is_skipped(
+    sync: Coordinator,
+    broadcasts: Broadcasts,
+    new_offer: NewOffer,
+    standin: GraphStandin,
+    database: Any,
+) -> None:
+    campaign = new_offer(OFFER, BODY, constants={"offer.expires": 4102444800000})
+    broadcasts.campaigns.add_phones(campaign, [ADA], ["Ada"])
+    still = {"body.1": "Bo", "offer.expires": "4102444800001"}
+    broadcasts.campaigns.add_phones(campaign, [BO], still)
+    broadcasts.start(campaign)
+    # As if the offer had ended meanwhile, on which Ada's message rests.
+    database.execute(
+        "UPDATE pgsync_modules.campaign SET constants = '{\"offer.expires\": 1000000000000}'"
+    )
+    sync.run_worker(queues=["campaigns"], drain=True)
+    assert broadcasts.campaigns.state_of(campaign) == "completed"
+    assert list(standin.log.accepted.values()) == [1]
+    rows = database.execute(
+        "SELECT state, error FROM pgsync_modules.campaign_recipient ORDER BY phone"
+    )
+    assert rows.fetchall() == [("skipped", "the offer has ended"), ("sent", None)]
+
+
 def test_an_offer_without_a_shown_end_has_nothing_to_fill() -> None:
     offer = {"type": "LIMITED_TIME_OFFER", "limited_time_offer": {"text": "Now or never"}}
     filling = Filling([offer])
