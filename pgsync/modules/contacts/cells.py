@@ -30,6 +30,11 @@ _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 _AHEAD = rf"(?:^(?={{0}}'*[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])(?={{0}}'*[{_SIGNS}]))"
 _FORMULA = re.compile(_AHEAD.format(""))
 _GUARDED = re.compile(_AHEAD.format("'") + "'")
+# Most texts have nothing like it. That is seen ten times as fast, by a pattern that begins with
+# what can be looked for.
+_LIKE_FORMULA = re.compile(rf"[;\t\r\n]'*[{_SIGNS}]")
+_LIKE_FORMULA_AHEAD = re.compile(rf"'*[{_SIGNS}\t\r\n]")
+_LIKE_GUARDED = re.compile(rf"''*[{_SIGNS}\t\r\n]")
 
 
 def clean(text: str) -> str | None:
@@ -46,7 +51,7 @@ def read_cells(cells: Sequence[str]) -> list[str | None]:
     """What the cells of a column hold: clean, the guard against formulas taken away."""
     # One look at all of them costs what one at a few does, and most columns are plain.
     text = "\n".join(cells)
-    if _is_plain(text.replace("\n", " ")) and not ("'" in text and _GUARDED.search(text)):
+    if _is_plain(text.replace("\n", " ")) and not _is_guarded(text):
         return [cell.strip() or None for cell in cells]
     return [_read_cell(cell) for cell in cells]
 
@@ -108,9 +113,15 @@ def _quote_tag(tag: str) -> str:
 
 def guard_formula(text: str) -> str:
     """The text with an apostrophe before all that a spreadsheet would take for a formula."""
-    return _FORMULA.sub("'", text)
+    if _LIKE_FORMULA_AHEAD.match(text) or _LIKE_FORMULA.search(text):
+        return _FORMULA.sub("'", text)
+    return text
 
 
 def unguard_formula(text: str) -> str:
     """What :func:`guard_formula` was given; other text is left as it is."""
-    return _GUARDED.sub("", text) if "'" in text else text
+    return _GUARDED.sub("", text) if _is_guarded(text) else text
+
+
+def _is_guarded(text: str) -> bool:
+    return _LIKE_GUARDED.search(text) is not None and _GUARDED.search(text) is not None

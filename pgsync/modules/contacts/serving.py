@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from sqlalchemy import select
@@ -17,6 +18,9 @@ from pgsync.modules.contacts.sheets import csv_pieces
 
 __all__ = ["contacts_app"]
 
+# None is as long, and more digits would be no number of the database's.
+_NUMBER = re.compile("[0-9]{1,18}")
+
 
 def contacts_app(contacts: Contacts, *, allowed: Callable[[Request, int], bool]) -> Starlette:
     """An ASGI app with ``GET /imports/{id}/rejects.csv``, streamed in constant memory.
@@ -26,7 +30,10 @@ def contacts_app(contacts: Contacts, *, allowed: Callable[[Request, int], bool])
     """
 
     def find(request: Request) -> int | None:
-        import_id: int = request.path_params["import_id"]
+        number: str = request.path_params["import_id"]
+        if _NUMBER.fullmatch(number) is None:
+            return None
+        import_id = int(number)
         with contacts.sessions() as session:
             workspace = session.scalar(
                 select(ContactImport.workspace_id).where(ContactImport.id == import_id)
@@ -48,4 +55,4 @@ def contacts_app(contacts: Contacts, *, allowed: Callable[[Request, int], bool])
             },
         )
 
-    return Starlette(routes=[Route("/imports/{import_id:int}/rejects.csv", rejects)])
+    return Starlette(routes=[Route("/imports/{import_id}/rejects.csv", rejects)])

@@ -23,6 +23,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _START = 4_096
+_HEADER = 32
 _CHUNK = 1 << 20
 _ZEROS = 4
 _BROKEN = "\ufffd"
@@ -47,7 +48,14 @@ def sniff_encoding(path: Path) -> str:
 
 
 def _unmarked_utf16(start: bytes) -> str | None:
-    """UTF-16 without its mark shows in zeros: delimiters and digits have one in every two bytes."""
+    """UTF-16 without its mark shows in zeros: delimiters and digits have one in every two bytes.
+
+    Where the cells are of another script, the header mostly is not.
+    """
+    return _by_zeros(start) or _by_zeros(start[:_HEADER])
+
+
+def _by_zeros(start: bytes) -> str | None:
     upper, lower = start[::2].count(0), start[1::2].count(0)
     many, few = max(upper, lower), min(upper, lower)
     if many < _ZEROS or many * 8 < len(start) or few * 4 > many:

@@ -10,7 +10,7 @@ import pytest
 from openpyxl import load_workbook
 
 from pgsync import Coordinator, InvalidArgument, LockLost, OperationBlocked
-from pgsync.modules.contacts import ContactFileError, Contacts, write_sample
+from pgsync.modules.contacts import ContactFileError, Contacts, exporting, write_sample
 from pgsync.modules.models import Workspace
 from pgsync.operations import OperationRun
 
@@ -95,6 +95,32 @@ def test_filters(contacts: Contacts, book: Any, tmp_path: Path) -> None:
     assert export(statuses=["blocked"]) == 1
     with pytest.raises(InvalidArgument, match="no status"):
         export(statuses=["gone"])
+
+
+def test_contacts_are_fetched_a_few_at_a_time(
+    contacts: Contacts, book: Any, database: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(exporting, "_CHUNK", 10)
+    database.execute(
+        "INSERT INTO pgsync_modules.contact (workspace_id, phone)"
+        " SELECT %s, '+120155501' || n FROM generate_series(10, 34) AS n",
+        [book.workspace],
+    )
+    progress, seen = OperationRun.progress, []
+
+    def look(op: OperationRun, done: int, total: int | None = None) -> None:
+        progress(op, done, total)
+        reading = database.execute(
+            "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
+            " AND state = 'idle in transaction' AND application_name = 'pgsync modules'"
+        )
+        seen.append((done, total, [query[:13] for (query,) in reading]))
+
+    monkeypatch.setattr(OperationRun, "progress", look)
+    contacts.contact_export(workspace_id=book.workspace, path=str(tmp_path / "out.csv"))
+    assert [(done, total) for done, total, _ in seen] == [(10, None), (20, None), (25, 25)]
+    # A cursor of the server's, not all of its answer in memory.
+    assert [queries for *_, queries in seen[:2]] == [["FETCH FORWARD"]] * 2
 
 
 def test_a_failed_export_leaves_the_old_file(

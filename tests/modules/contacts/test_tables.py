@@ -75,6 +75,10 @@ def test_the_encoding_and_delimiter_are_found(encoding: str, delimiter: str, end
         ("phone,name\n1,Zoë".encode("utf-16-le"), [(0, ["phone", "name"]), (2, ["1", "Zoë"])]),
         ("phone,name\n1,王".encode("utf-16-be"), [(0, ["phone", "name"]), (2, ["1", "王"])]),
         (
+            ("Phone,Name,Notes\n1,李雷," + "很长的备注" * 500).encode("utf-16-be"),
+            [(0, ["Phone", "Name", "Notes"]), (2, ["1", "李雷", "很长的备注" * 500])],
+        ),
+        (
             "a,b\nZoë,Müller\n".encode() + b"bro,k\xe9",
             [(0, ["a", "b"]), (2, ["Zoë", "Müller"]), (3, ["bro", "k\ufffd"])],
         ),
