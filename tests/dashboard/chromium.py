@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-__all__ = ["chromium", "opened"]
+from tests.dashboard.conftest import TOKEN
+
+__all__ = ["apart", "chromium", "opened", "page", "photograph", "sign_in", "started"]
 
 _ARGUMENTS = [
     "--no-sandbox",
@@ -58,3 +63,39 @@ def opened(browser: Browser, *, dark: bool = False, width: int = 1280) -> Iterat
     finally:
         context.close()
     assert errors == [], errors
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(started: Browser, url: str) -> Iterator[Page]:
+    """A page of the dashboard in which somebody has signed in."""
+    with opened(started) as page:
+        sign_in(page, url)
+        yield page
+
+
+def sign_in(page: Page, url: str, token: str = TOKEN) -> None:
+    page.goto(url)
+    page.get_by_label("Token").fill(token)
+    page.get_by_label("Your name").fill("ada")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+
+
+def apart(function: Callable[[], Any]) -> Any:
+    """Run what needs an event loop in another thread: Playwright's runs in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result(60)
+
+
+def photograph(page: Page, name: str, *, full: bool = False) -> None:
+    """Keep a picture of the page (or of all of it), where PGSYNC_SCREENSHOTS names a folder."""
+    if folder := os.environ.get("PGSYNC_SCREENSHOTS"):
+        page.wait_for_timeout(200)
+        path = Path(folder, f"{name.replace('/', '-')}.png")
+        page.screenshot(path=path, full_page=full)
