@@ -179,3 +179,5 @@ def test_a_task_declares_its_key(face: Any, database: Any) -> None:
         face.task(name="other", key="k", max_running_per_key=0)(lambda: None)
     with pytest.raises(InvalidArgument, match="needs an argument"):
         face.task(name="wrong", key="{no}")(lambda: None).enqueue()
+    with pytest.raises(InvalidArgument, match="the key"):
+        face.task(name="unread", key="{tenant")(lambda: None)
