@@ -167,7 +167,7 @@ CLAIMS: Sequence[Claim] = (
         0.5,
         why="Of what COPY spends on a row the import spends as much again: the file is read twice, "
         "rows are staged, and each chunk commits: "
-        "[decision 24](decisions/0024-new-contacts-are-added-the-others-merged.md).",
+        "[decision 24](decisions/0024-new-contacts-are-copied-the-others-merged.md).",
     ),
 )
 

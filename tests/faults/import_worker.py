@@ -9,10 +9,11 @@ import signal
 import sys
 import time
 from itertools import count
-from typing import Any
 
 from pgsync import Coordinator, OperationBlocked
-from pgsync.modules.contacts import Contacts, importing
+from pgsync.modules.contacts import Contacts
+from pgsync.modules.contacts.chunks import Arrival
+from pgsync.modules.contacts.merging import OnDuplicate
 from pgsync.modules.database import sessions_for
 
 __all__ = ["main"]
@@ -24,15 +25,14 @@ def main(dsn: str, workspace: int, path: str, batch: int, kill_in: int) -> None:
     Killed by SIGKILL in the transaction of chunk ``kill_in``, before its commit; 0 is never.
     """
     if kill_in:
-        merge, chunks = importing.merge_staged, count(1)
+        merge, chunks = Arrival.merge_others, count(1)
 
-        def merge_then_die(*given: Any) -> bool:
-            met_known = merge(*given)
+        def merge_then_die(arrival: Arrival, file_name: str, on_duplicate: OnDuplicate) -> None:
+            merge(arrival, file_name, on_duplicate)
             if next(chunks) == kill_in:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return met_known
 
-        importing.merge_staged = merge_then_die
+        Arrival.merge_others = merge_then_die  # type: ignore[method-assign]
     sessions = sessions_for(dsn)
     with Coordinator(dsn) as sync:
         contacts = Contacts(sync, sessions, batch=batch)

@@ -6,12 +6,11 @@ crash of anything, goes on behind its last chunk when the same file is imported 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import dropwhile, islice
+from dataclasses import dataclass, replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,13 +20,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
 from pgsync.modules.contacts.cells import clean
+from pgsync.modules.contacts.chunks import Ahead, Arrival, Chunk
 from pgsync.modules.contacts.errors import ERRORS_SHOWN, in_row
-from pgsync.modules.contacts.merging import OnDuplicate, merge_staged
+from pgsync.modules.contacts.merging import OnDuplicate
 from pgsync.modules.contacts.models import ContactImport, ContactImportReject
 from pgsync.modules.contacts.phones import check_region
-from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
+from pgsync.modules.contacts.rows import read_contacts
 from pgsync.modules.contacts.spooling import as_csv
-from pgsync.modules.contacts.staging import Lines, Staging, keep_rejects
+from pgsync.modules.contacts.staging import keep_rejects
 from pgsync.modules.contacts.surveying import Survey, digest_of, survey
 from pgsync.modules.contacts.tables import Bounds, open_table
 from pgsync.modules.guarding import guarded
@@ -37,7 +37,6 @@ from pgsync.operations import OperationRun
 __all__ = ["ImportRun", "ImportSettings"]
 
 _UNFINISHED = ("running", "failed")
-_PIECE = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,23 +161,24 @@ class ImportRun:
                 self.settings.mapping,
                 keep_others=self.settings.keep_others,
             )
-            read = partial(reader.submit, _read_chunk, contacts, self.batch)
-            coming = read()
-            while (chunk := coming.result()) is not None:
-                coming = self._merge_chunk(file_name, chunk, read)
+            chunk = Ahead(contacts, self.batch).rest()
+            while chunk is not None:
+                chunk = self._merge_chunk(file_name, chunk, Ahead(contacts, self.batch), reader)
 
     def _merge_chunk(
-        self, file_name: str, chunk: _Chunk, read_on: Callable[[], Future[_Chunk | None]]
-    ) -> Future[_Chunk | None]:
-        """Merge a chunk, and let the next one be read while the database works on this one."""
+        self, file_name: str, chunk: Chunk, ahead: Ahead, reader: ThreadPoolExecutor
+    ) -> Chunk | None:
+        """Merge a chunk, and return the next one, read while the database worked on this one."""
         with guarded(self.sessions, self.op) as session:
             # Who is known is asked for only once somebody was: most first imports meet nobody.
-            turns = Staging(session, self.workspace_id).add(chunk.lines, lock=self._met_known)
-            # Not before: each answer of the database would wait until the reader lets go of Python.
-            coming = read_on()
-            policy = self.settings.on_duplicate
-            met = merge_staged(session, self.id, self.workspace_id, file_name, policy, turns)
-            self._met_known |= met
+            arrival = Arrival(
+                session, self.id, self.workspace_id, chunk.lines, lock_known=self._met_known
+            )
+            # In this thread: beside one that reads, each piece would wait for Python to be let go.
+            arrival.copy_new(meanwhile=ahead.step)
+            self._met_known |= arrival.met_known
+            reading = reader.submit(ahead.rest)
+            arrival.merge_others(file_name, self.settings.on_duplicate)
             if chunk.rejects:
                 keep_rejects(session, self.id, chunk.rejects)
             done, total = session.execute(
@@ -192,7 +192,7 @@ class ImportRun:
                 .returning(ContactImport.rows, ContactImport.total)
             ).one()
         self.op.progress(done, total)
-        return coming
+        return reading.result()
 
     def _finish(self) -> dict[str, Any]:
         with guarded(self.sessions, self.op) as session:
@@ -228,27 +228,3 @@ class ImportRun:
                     finished_at=func.clock_timestamp(),
                 )
             )
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """Rows to be done in one transaction; ``through`` is the number of the last."""
-
-    through: int = 0
-    lines: Lines = field(default_factory=Lines)
-    rejects: list[Reject] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return len(self.lines) + len(self.rejects)
-
-
-def _read_chunk(contacts: Iterator[ContactRow | Reject], size: int) -> _Chunk | None:
-    chunk = _Chunk()
-    # Few rows at a time: Python would look through more of them for cycles, again and again.
-    while piece := list(islice(contacts, min(_PIECE, size - chunk.rows))):
-        chunk.lines.extend([row for row in piece if isinstance(row, ContactRow)])
-        chunk.rejects += [row for row in piece if isinstance(row, Reject)]
-        chunk.through = piece[-1].row
-    return chunk if chunk.rows else None

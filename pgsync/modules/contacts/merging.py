@@ -1,7 +1,4 @@
-"""Merging a staged chunk into the contacts: under row locks, in the order of phone numbers.
-
-Whoever is no contact yet is added by a plain INSERT; the others are merged, a turn at a time.
-"""
+"""Merging staged rows into the contacts: under row locks, in the order of phone numbers."""
 
 from __future__ import annotations
 
@@ -9,10 +6,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from sqlalchemy import TextClause, text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-__all__ = ["OnDuplicate", "count_staged", "lock_known", "merge_staged"]
+__all__ = ["OnDuplicate", "count_staged", "lock_known", "merge_turn", "plan_lookups"]
 
 OnDuplicate = Literal["skip", "fill", "overwrite"]
 
@@ -24,10 +20,6 @@ SELECT set_config('enable_seqscan', 'off', true),
        set_config('enable_hashjoin', 'off', true),
        set_config('enable_mergejoin', 'off', true)
 """)
-
-_INDEX = text("CREATE INDEX ON staged_contact (turn, phone)")
-# Unknown to the planner they are joined all with all.
-_ANALYZE = text("ANALYZE staged_contact (turn, phone)")
 
 # All that write contacts lock them in this order, so that none of two waits for the other. The
 # numbers come as one text: an array of them would be put together one by one.
@@ -48,8 +40,8 @@ CROSS JOIN LATERAL (
 _LOCK = text("""
 SELECT coalesce(array_agg(known.phone) FILTER (WHERE known.import_id = :import_id), '{}')
            AS touched,
-       count(*) FILTER (WHERE known.is_out AND (b.opted_in OR b.status = 'active')) AS outs
-FROM (SELECT s.phone, s.status, s.opted_in FROM staged_contact AS s
+       count(*) FILTER (WHERE known.is_out AND b.calls_active) AS outs
+FROM (SELECT s.phone, s.calls_active FROM staged_contact AS s
       WHERE s.turn = :turn ORDER BY s.phone) AS b
 CROSS JOIN LATERAL (
     SELECT c.phone, c.import_id, c.opted_out_at IS NOT NULL OR c.status = 'opted_out' AS is_out
@@ -61,13 +53,10 @@ CROSS JOIN LATERAL (
 
 # What a row makes of a contact that is not known: an opt-out where it says both.
 _NEW = """
-SELECT s.phone, s.name, s.email, s.company, s.notes,
-       coalesce(string_to_array(s.tags, E'\\n'), '{{}}') AS tags,
-       coalesce(s.custom, '{{}}') AS custom,
-       coalesce(s.status, 'active') AS status,
+SELECT s.phone, s.name, s.email, s.company, s.notes, s.tags, s.custom, s.status,
        CASE WHEN s.status = 'opted_out'
             THEN least(s.consent_at, clock_timestamp()) END AS opted_out_at,
-       CASE WHEN s.opted_in AND s.status IS DISTINCT FROM 'opted_out'
+       CASE WHEN s.opted_in AND s.status <> 'opted_out'
             THEN least(s.consent_at, clock_timestamp()) END AS opted_in_at,
        CASE WHEN s.opted_in OR s.status = 'opted_out'
             THEN coalesce(s.consent_source, 'import') END AS consent_source,
@@ -84,7 +73,15 @@ WITH merged AS (
          opted_in_at, consent_source, consent_evidence, import_id)
     SELECT :workspace_id, n.*, :import_id
     FROM ({new} WHERE s.turn = :turn ORDER BY s.phone) AS n
-    {on_conflict}
+    ON CONFLICT (workspace_id, phone) DO UPDATE
+    SET {assignments},
+        consent_source = CASE WHEN {is_told} THEN excluded.consent_source
+                              ELSE c.consent_source END,
+        consent_evidence = CASE WHEN {is_told} THEN excluded.consent_evidence
+                                ELSE c.consent_evidence END,
+        updated_at = clock_timestamp(),
+        import_id = excluded.import_id
+    WHERE {is_changed}
     RETURNING c.phone, c.xmax = 0 AS is_new
 ),
 counted AS (
@@ -101,18 +98,6 @@ SET imported = i.imported + n.imported,
     opt_outs_kept = i.opt_outs_kept + :outs
 FROM counted AS n
 WHERE i.id = :import_id
-"""
-
-_ON_CONFLICT = """
-    ON CONFLICT (workspace_id, phone) DO UPDATE
-    SET {assignments},
-        consent_source = CASE WHEN {is_told} THEN excluded.consent_source
-                              ELSE c.consent_source END,
-        consent_evidence = CASE WHEN {is_told} THEN excluded.consent_evidence
-                                ELSE c.consent_evidence END,
-        updated_at = clock_timestamp(),
-        import_id = excluded.import_id
-    WHERE {is_changed}
 """
 
 # The same judgement without a change. A contact that no row of its own would change is met as it
@@ -132,7 +117,7 @@ LEFT JOIN pgsync_modules.contact AS c
   ON c.workspace_id = :workspace_id AND c.phone = excluded.phone
 """
 
-_CALLS = ", s.row, s.opted_in OR s.status = 'active' AS calls_active"
+_CALLS = ", s.row, s.calls_active"
 
 # A blank cell is null, and null never wins over what is there. An opt-out can be added by a file,
 # however it treats what is known, and is never taken back by one.
@@ -174,12 +159,13 @@ _VALUES: dict[OnDuplicate, dict[str, str]] = {
 
 def _merge(values: dict[str, str]) -> TextClause:
     moments = {column: value for column, value in values.items() if column.endswith("_at")}
-    on_conflict = _ON_CONFLICT.format(
+    merging = _MERGE.format(
+        new=_NEW.format(also=""),
         assignments=", ".join(f"{column} = {value}" for column, value in values.items()),
         is_told=_is_changed(moments),
         is_changed=_is_changed(values),
     )
-    return text(_MERGE.format(new=_NEW.format(also=""), on_conflict=on_conflict))
+    return text(merging)
 
 
 def _count(values: dict[str, str]) -> TextClause:
@@ -191,58 +177,43 @@ def _is_changed(values: dict[str, str]) -> str:
     return f"(ROW ({before}) IS DISTINCT FROM ROW ({', '.join(values.values())}))"
 
 
-_ADD = text(_MERGE.format(new=_NEW.format(also=""), on_conflict=""))
 _MERGES = {policy: _merge(values) for policy, values in _VALUES.items()}
 _COUNTS = {policy: _count(values) for policy, values in _VALUES.items()}
 
 
+def plan_lookups(session: Session) -> None:
+    """From here on the transaction joins contacts by one index lookup a number."""
+    session.execute(_PLAN)
+
+
 def lock_known(session: Session, workspace_id: int, phones: Iterable[str]) -> set[str]:
     """Those of the numbers that are contacts, whose rows are locked until the transaction ends."""
-    session.execute(_PLAN)
     given = {"workspace_id": workspace_id, "phones": ",".join(phones)}
     return set(session.scalars(_LOCK_KNOWN, given))
 
 
-def merge_staged(
+def merge_turn(
     session: Session,
     import_id: int,
     workspace_id: int,
     file_name: str,
     on_duplicate: OnDuplicate,
-    turns: int,
-) -> bool:
-    """Merge what is staged in this transaction, and count it in ``contact_import``.
+    turn: int,
+) -> None:
+    """Merge a turn of what is staged in this transaction, and count it in ``contact_import``.
 
-    For a contact that is known, skip changes nothing but an opt-out, fill gives it what it lacks,
-    and overwrite gives it all that a row has; later rows of a number count as if the contact had
-    been known. Returns whether one of turn 0, taken for new, was known, which took longer.
+    Whoever is no contact becomes one. For one that is known, skip changes nothing but an opt-out,
+    fill gives it what it lacks, and overwrite gives it all that a row has; later rows of a number
+    count as if the contact had been known.
     """
-    session.execute(_PLAN)
-    here = {"import_id": import_id, "workspace_id": workspace_id, "file_name": file_name}
-
-    def merge(turn: int) -> None:
-        touched, outs = session.execute(_LOCK, here | {"turn": turn}).one()
-        found = {"turn": turn, "touched": touched, "outs": outs}
-        session.execute(_MERGES[on_duplicate], here | found)
-
-    # An INSERT that may meet somebody takes a quarter more.
-    met_known = False
-    try:
-        with session.begin_nested():
-            session.execute(_ADD, here | {"turn": 0, "touched": [], "outs": 0})
-    except IntegrityError:
-        met_known = True
-        merge(0)
-    if turns > 1:
-        session.execute(_INDEX)
-        session.execute(_ANALYZE)
-    for turn in range(1, turns):
-        merge(turn)
-    return met_known
+    here = {"import_id": import_id, "workspace_id": workspace_id, "turn": turn}
+    touched, outs = session.execute(_LOCK, here).one()
+    told = {"file_name": file_name, "touched": touched, "outs": outs}
+    session.execute(_MERGES[on_duplicate], here | told)
 
 
 def count_staged(session: Session, workspace_id: int, on_duplicate: OnDuplicate) -> dict[str, int]:
-    """What :func:`merge_staged` would count for all that is staged, all turns together."""
+    """What :func:`merge_turn` would count for all that is staged, all turns together."""
     given = {"workspace_id": workspace_id, "file_name": ""}
     imported, updated, kept, staged = session.execute(_COUNTS[on_duplicate], given).one()
     return {

@@ -14,9 +14,10 @@ from pgsync.errors import InvalidArgument
 from pgsync.modules.contacts.errors import ERRORS_SHOWN
 from pgsync.modules.contacts.headers import find_columns
 from pgsync.modules.contacts.importing import ImportSettings
+from pgsync.modules.contacts.lines import Lines
 from pgsync.modules.contacts.merging import count_staged
 from pgsync.modules.contacts.rows import ContactRow, Reject, read_contacts
-from pgsync.modules.contacts.staging import Lines, Staging
+from pgsync.modules.contacts.staging import Staging, redirect
 from pgsync.modules.contacts.tables import Table, open_table
 from pgsync.modules.models import Workspace
 
@@ -49,13 +50,14 @@ def rehearse(
         if workspace is None:
             raise InvalidArgument(f"there is no workspace {workspace_id}")
         region = settings.region or workspace.default_region
-        staging = Staging(session, workspace_id)
+        staging = Staging(session)
         for chunk in _chunks(table, region, settings):
             rows = [row for row in chunk if isinstance(row, ContactRow)]
             rejects = [row for row in chunk if isinstance(row, Reject)]
             lines = Lines()
             lines.extend(rows)
-            staging.add(lines)
+            redirect(session, workspace_id, lines)
+            staging.add(lines, ((index, 0) for index in range(len(lines))))
             seen += rows[: first - len(seen)] if len(seen) < first else []
             errors += [row.message for row in rejects[: ERRORS_SHOWN - len(errors)]]
             rejected += len(rejects)

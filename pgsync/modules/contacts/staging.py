@@ -1,16 +1,12 @@
-"""Carrying a chunk of rows into the database by COPY: good ones to staging, refused ones to their
-list.
+"""Staging: rows on their way to a merge, in a table of the transaction's own.
 
-Staging is a table of the transaction's own, so that nothing is left behind however it ends. In it
-turn 0 are the first rows of numbers that are no contacts yet, turn 1 those of known ones and the
-second rows of the others, and so on: a number is once in a turn, whose rows can be merged at once.
+So nothing is left behind, however it ends. Rows come with a turn: a number is once in a turn, whose
+rows can be merged at once.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -18,24 +14,24 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from pgsync.modules.contacts.consent import Consent
-from pgsync.modules.contacts.merging import lock_known
-from pgsync.modules.contacts.rows import ContactRow, Reject
+from pgsync.modules.contacts.lines import Lines
+from pgsync.modules.contacts.rows import Reject
 
-__all__ = ["Lines", "Staging", "keep_rejects"]
+__all__ = ["Staging", "driver_of", "keep_rejects", "redirect"]
 
 _TABLE = """
 CREATE TEMPORARY TABLE staged_contact (
     turn integer NOT NULL,
     phone text COLLATE "C" NOT NULL,
-    row bigint NOT NULL,
     name text,
     email text,
     company text,
     notes text,
-    tags text,
-    custom jsonb,
-    status text,
+    tags text[] NOT NULL,
+    custom jsonb NOT NULL,
+    status text NOT NULL,
+    row bigint NOT NULL,
+    calls_active boolean NOT NULL,
     opted_in boolean,
     consent_at timestamptz,
     consent_source text,
@@ -43,6 +39,9 @@ CREATE TEMPORARY TABLE staged_contact (
 ) ON COMMIT DROP
 """
 _COPY = "COPY staged_contact FROM STDIN"
+_INDEX = "CREATE INDEX ON staged_contact (turn, phone)"
+# Unknown to the planner they are joined all with all.
+_ANALYZE = "ANALYZE staged_contact (turn, phone)"
 _COPY_REJECTS = (
     "COPY pgsync_modules.contact_import_rejects (import_id, row, reason, raw) FROM STDIN"
 )
@@ -60,108 +59,47 @@ WHERE c.workspace_id = :workspace_id AND c.merged_into IS NOT NULL
   AND c.phone = ANY (CAST(:phones AS text[]))
 """)
 
-_NULL = "\\N"
-_ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
-_SILENT = "\t".join((_NULL,) * 4)
 
+def redirect(session: Session, workspace_id: int, lines: Lines) -> None:
+    """Give rows of a number that was merged into another contact's that one's number.
 
-@dataclass(slots=True)
-class Lines:
-    """Rows as COPY takes them: the numbers, and for each what follows it in its line."""
-
-    phones: list[str] = field(default_factory=list)
-    rest: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.phones)
-
-    def extend(self, rows: Sequence[ContactRow]) -> None:
-        """Add rows; made column by column, which costs a third of row by row."""
-        if not rows:
-            return
-        numbers, phones, *texts, tags, statuses, customs, consents = zip(*rows, strict=True)
-        joined = {its: _escaped("\n".join(its)) or _NULL for its in set(tags)}
-        columns = (
-            map(str, numbers),
-            *map(_column, texts),
-            [joined[its] for its in tags],
-            [_escaped(json.dumps(custom)) if custom else _NULL for custom in customs],
-            [status or _NULL for status in statuses],
-            [_consent(consent) if consent else _SILENT for consent in consents],
-        )
-        self.phones += phones
-        self.rest += map("\t".join, zip(*columns, strict=True))
-
-
-def _column(texts: Sequence[str | None]) -> list[str]:
-    together = "".join(filter(None, texts))
-    if any(mark in together for mark, _ in _ESCAPES):
-        return [_escaped(text) if text else _NULL for text in texts]
-    return [text or _NULL for text in texts]
-
-
-def _consent(consent: Consent) -> str:
-    at = consent.at.isoformat() if consent.at else _NULL
-    told = [_escaped(text) if text else _NULL for text in (consent.source, consent.evidence)]
-    return "\t".join(("t" if consent.opted_in else "f", at, *told))
-
-
-def _escaped(text: str) -> str:
-    for mark, escape in _ESCAPES:
-        text = text.replace(mark, escape)
-    return text
+    Until the transaction ends no contacts of the workspace are merged by others.
+    """
+    here = {"workspace_id": workspace_id}
+    session.execute(_LOCK_MERGES, here)
+    if session.scalar(_ANY_MERGED, here):
+        found = session.execute(_SURVIVORS, {**here, "phones": lines.phones})
+        lines.renumber({row.phone: row.surviving for row in found})
 
 
 class Staging:
-    """The staged rows of one transaction.
+    """The staged rows of one transaction."""
 
-    Until the transaction ends no contacts of the workspace are merged by others: a number that was
-    merged into another contact's is staged as that one's.
-    """
-
-    def __init__(self, session: Session, workspace_id: int) -> None:
-        self._session = session
-        self._workspace_id = workspace_id
-        self._driver = _driver(session)
-        session.execute(_LOCK_MERGES, {"workspace_id": workspace_id})
+    def __init__(self, session: Session) -> None:
+        self._driver = driver_of(session)
         self._driver.execute(_TABLE)
 
-    def add(self, lines: Lines, *, lock: bool = False) -> int:
-        """Stage rows, and return how many turns it takes to merge them.
-
-        With ``lock``, as for a merge, those who are contacts already are locked.
-        """
-        if not lines:
-            return 0
-        phones = self._surviving(lines.phones)
-        known = lock_known(self._session, self._workspace_id, phones) if lock else ()
-        coming = dict.fromkeys(known, 1)
-        turns = []
-        for phone in phones:
-            turns.append(turn := coming.get(phone, 0))
-            coming[phone] = turn + 1
-        staged = zip(map(str, turns), phones, lines.rest, strict=True)
+    def add(self, lines: Lines, turns: Iterable[tuple[int, int]]) -> None:
+        """Stage rows: of each its index and its turn."""
+        staged = [f"{turn}\t{lines.cells[i]}\t{lines.told(i)}\n" for i, turn in turns]
         with self._driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-            copy.write("\n".join(map("\t".join, staged)))
-        return max(turns) + 1
+            copy.write("".join(staged))
 
-    def _surviving(self, phones: Sequence[str]) -> Sequence[str]:
-        here = {"workspace_id": self._workspace_id}
-        if not self._session.scalar(_ANY_MERGED, here):
-            return phones
-        found = self._session.execute(_SURVIVORS, {**here, "phones": list(phones)})
-        survivors = {row.phone: row.surviving for row in found}
-        return [survivors.get(phone, phone) for phone in phones]
+    def index(self) -> None:
+        """Make the rows of each of several turns quick to find."""
+        self._driver.execute(_INDEX)
+        self._driver.execute(_ANALYZE)
 
 
 def keep_rejects(session: Session, import_id: int, rejects: Iterable[Reject]) -> None:
     """Put refused rows on the import's list."""
-    with _driver(session).cursor() as cursor, cursor.copy(_COPY_REJECTS) as copy:
+    with driver_of(session).cursor() as cursor, cursor.copy(_COPY_REJECTS) as copy:
         for reject in rejects:
             copy.write_row((import_id, reject.row, reject.reason, Jsonb(reject.raw)))
 
 
-def _driver(session: Session) -> psycopg.Connection[Any]:
+def driver_of(session: Session) -> psycopg.Connection[Any]:
+    """The session's own connection, for what SQLAlchemy has no words for."""
     driver = session.connection().connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     return driver

@@ -196,6 +196,6 @@ def _numbered(rows: Iterator[list[str]], bounds: Bounds) -> Iterator[tuple[int, 
                 raise ContactFileError(
                     in_row(number, f"more than {bounds.columns:,} columns; remove those not needed")
                 )
-        text = "".join(cells)
-        if text and not text.isspace():
+        # Most rows show by their first cell that they are not blank.
+        if (cells and cells[0] and not cells[0].isspace()) or any(map(str.strip, cells)):
             yield number, cells

@@ -22,9 +22,9 @@ from pgsync.modules.contacts import (
     SampleTruth,
     write_sample,
 )
-from pgsync.modules.contacts.merging import merge_staged
+from pgsync.modules.contacts.chunks import Arrival
+from pgsync.modules.contacts.lines import Lines
 from pgsync.modules.contacts.sheets import write_rows
-from pgsync.modules.contacts.staging import Lines, Staging
 from pgsync.operations import OperationRun
 from tests.eventually import eventually
 from tests.faults.import_run import run_worker
@@ -249,28 +249,58 @@ def test_columns_that_are_not_understood_can_become_custom_fields(
     assert book.all()[PHONE].custom == {"Size": "L", "Club": "chess"}
 
 
-def test_what_cells_hold_comes_in_letter_by_letter(contacts: Contacts, book: Any) -> None:
-    odd = ["\\N", "C:\\new\\t", "tab\tand\nline", "\\.", "a\\"]
+@pytest.mark.parametrize("consent", ["", "yes"], ids=["copied straight", "staged and merged"])
+def test_what_cells_hold_comes_in_letter_by_letter(
+    contacts: Contacts, book: Any, consent: str
+) -> None:
+    odd = ["\\N", "C:\\new\\t", "tab\tand\nline", "\\.", "a\\", 'say "hi"', "{}", "NULL", '\\"']
     path = book.folder / "odd.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["phone", "name", "notes", "tags", "Path", "consent", "evidence"])
         for number, text in enumerate(odd):
-            writer.writerow([f"+1201555010{number}", text, text, text, text, "yes", text])
+            writer.writerow([f"+1201555010{number}", text, text, text, text, consent, text])
     contacts.contact_import(
         workspace_id=book.workspace,
         path=str(path),
         mapping={"consent_evidence": "evidence"},
         keep_others=True,
     )
-    found = [
-        (contact.name, contact.notes, contact.custom["Path"], contact.consent_evidence)
-        for _, contact in sorted(book.all().items())
+    found = [contact for _, contact in sorted(book.all().items())]
+    assert [(one.name, one.notes, one.custom["Path"]) for one in found] == [
+        (text,) * 3 for text in odd
     ]
-    assert found == [(text,) * 4 for text in odd]
-    assert [contact.tags for _, contact in sorted(book.all().items())] == [
-        text.split("\n") for text in odd
-    ]
+    assert [one.tags for one in found] == [text.split("\n") for text in odd]
+    assert [one.consent_evidence for one in found] == [(consent and text) or None for text in odd]
+
+
+def test_rows_of_one_chunk_count_in_their_order_whatever_they_tell(
+    contacts: Contacts, book: Any
+) -> None:
+    book.add("+12015550125")
+    path = book.file(
+        "phone,name,status",
+        f"{PHONE},Ana,",
+        f"{OTHER},,opted_out",
+        f"{OTHER},Bo,active",
+        f"{PHONE},Ana Maria,opted_out",
+        "+12015550125,Cy,inactive",
+        "+12015550126,Di,inactive",
+    )
+    result = contacts.contact_import(
+        workspace_id=book.workspace, path=path, on_duplicate="overwrite"
+    )
+    assert _counts(result) == {"imported": 3, "updated": 1, "duplicates": 2}
+    assert result["opt_outs_kept"] == 1
+    assert {
+        phone: (contact.name, contact.status, contact.opted_out_at is not None)
+        for phone, contact in book.all().items()
+    } == {
+        PHONE: ("Ana Maria", "opted_out", True),
+        OTHER: ("Bo", "opted_out", True),
+        "+12015550125": ("Cy", "active", False),
+        "+12015550126": ("Di", "inactive", False),
+    }
 
 
 def test_a_workbook_is_imported_as_its_rows_are(
@@ -385,8 +415,9 @@ def test_an_edit_waits_for_an_import_and_sees_what_it_brought(
     with sessions.begin() as session, ThreadPoolExecutor(1) as pool:
         lines = Lines()
         lines.extend([ContactRow(2, PHONE, tags=("imported",))])
-        turns = Staging(session, book.workspace).add(lines, lock=True)
-        merge_staged(session, 0, book.workspace, "people.csv", "fill", turns)
+        arrival = Arrival(session, 0, book.workspace, lines, lock_known=True)
+        arrival.copy_new(meanwhile=lambda: None)
+        arrival.merge_others("people.csv", "fill")
         running = pool.submit(edit)
         eventually(lambda: sessions_waiting(database) or running.done())
         session.commit()
