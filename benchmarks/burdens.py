@@ -179,7 +179,7 @@ def idle_workers(place: Place, count: int) -> Iterator[None]:
     command = [sys.executable, "-m", "benchmarks.idle_workers", place.dsn, str(count)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as workers:
         try:
-            until = time.monotonic() + 60
+            until = time.monotonic() + 240
             while place.number("SELECT count(*) FROM pgsync.worker WHERE idle") < count:
                 if workers.poll() is not None or time.monotonic() > until:
                     raise RuntimeError("the idle workers did not start")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 __all__ = ["Member", "crew"]
 
-_PATIENCE = 60.0
+_PATIENCE = 240.0
 
 # Opens what a process of that number needs; what it yields carries out an order and answers.
 Member: TypeAlias = Callable[[int], AbstractContextManager[Callable[[Any], Any]]]
@@ -24,7 +24,7 @@ def crew(count: int, member: Member) -> Iterator[Callable[[Any], list[Any]]]:
     order.
 
     Raises:
-        RuntimeError: if a process ends, or gives no answer in a minute.
+        RuntimeError: if a process ends, or gives no answer in four minutes.
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(count)

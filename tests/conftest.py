@@ -82,7 +82,8 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if folder := os.environ.get(_FOLDER):
         shared = Path(folder)
     with EmbeddedServer(shared / "server", settings=_SETTINGS) as server:
-        yield server.dsn
+        # On a busy machine a session may take longer to begin than pgsync waits of itself.
+        yield make_conninfo(server.dsn, connect_timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,8 @@ class Relay:
         """The way through it, with the first server's user and database."""
         host, port = self._listening.getsockname()
         given = {name: str(value) for name, value in self._servers[0].items()}
+        # What hangs on the way is left as soon as pgsync does so of itself.
+        given.pop("connect_timeout", None)
         return make_conninfo(**{**given, "host": host, "port": port, "sslmode": "disable"})
 
     def vanish(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ _DEFAULTS: dict[str, str] = {
 
 
 def connection_parameters(dsn: str, application_name: str = "pgsync") -> dict[str, Any]:
-    """The parameters of ``dsn``, with pgsync's own where it is silent.
+    """The parameters of ``dsn``, with pgsync's own where it and libpq's variables are silent.
 
     Raises:
         InvalidArgument: if the DSN cannot be read.
@@ -54,7 +55,10 @@ def connection_parameters(dsn: str, application_name: str = "pgsync") -> dict[st
             f"the database's DSN cannot be read ({_without_quotations(str(error).strip())}); "
             "give one like postgresql://user@host:5432/name"
         ) from None
-    return {**_DEFAULTS, "application_name": application_name, **given}
+    own = dict(_DEFAULTS)
+    if "PGCONNECT_TIMEOUT" in os.environ:  # Heeded by psycopg, as libpq's other variables are.
+        del own["connect_timeout"]
+    return {**own, "application_name": application_name, **given}
 
 
 def masked(dsn: str) -> str:
@@ -71,7 +75,7 @@ def connect(dsn: str, application_name: str = "pgsync") -> psycopg.Connection[tu
     """Open an autocommit connection of one's own.
 
     Raises:
-        InvalidArgument: if the DSN cannot be read.
+        InvalidArgument: if the DSN cannot be read, or has a timeout that is no number.
         ConnectionFailed: if no server answers, or it refuses this user.
     """
     parameters = connection_parameters(dsn, application_name)
@@ -94,6 +98,10 @@ def _in_own_words(dsn: str, parameters: dict[str, Any]) -> Iterator[None]:
         yield
     except UnicodeEncodeError as error:
         raise InvalidArgument("the database's DSN is not Unicode text") from error
+    except psycopg.ProgrammingError as error:  # a timeout that is no number
+        raise InvalidArgument(
+            f"cannot connect to {masked(dsn)!r}: {_without_secrets(str(error), parameters)}"
+        ) from None
     except psycopg.OperationalError as error:
         reason = "; ".join(line.strip() for line in str(error).strip().splitlines() if line.strip())
         raise ConnectionFailed(

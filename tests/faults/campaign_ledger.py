@@ -114,7 +114,7 @@ def work_off(platform: Platform, dsn: str, campaign: int) -> list[str]:
             return platform.broadcasts.campaigns.state_of(campaign) == "completed"
 
         try:
-            eventually(over, within=600)
+            eventually(over)
         except AssertionError:
             campaigns = "SELECT * FROM pgsync_modules.campaigns WHERE id = %s"
             jobs = "SELECT state, attempt, errors FROM pgsync.all_jobs WHERE queue = 'campaigns'"

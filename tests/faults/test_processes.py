@@ -94,7 +94,7 @@ def test_a_killed_process_is_replaced_and_sigterm_ends_all_in_order(
     tree.send_signal(signal.SIGTERM)
     eventually(lambda: len(workers(database)) == 1)
     (tmp_path / "end").touch()
-    output, errors = tree.communicate(timeout=30)
+    output, errors = tree.communicate(timeout=60)
     assert tree.returncode == 0, errors
     assert "completed=1" in output
     assert "ended with -9; starting another" in errors
@@ -132,7 +132,7 @@ def test_a_second_sigterm_ends_all_at_once(pgsync: Any, database: Any) -> None:
     eventually(lambda: len(workers(database)) == 1)  # the idle one has ended
     assert running(database)
     tree.send_signal(signal.SIGTERM)
-    _, errors = tree.communicate(timeout=10)
+    _, errors = tree.communicate(timeout=60)
     assert tree.returncode == 0, errors
     row = database.execute("SELECT state, attempt FROM pgsync.jobs WHERE id = %s", [job])
     assert row.fetchone() == ("available", 0)
@@ -150,7 +150,7 @@ def test_the_processes_end_with_a_parent_that_is_killed(pgsync: Any, database: A
 def test_processes_that_cannot_start_end_the_tree_and_it_says_so(pgsync: Any) -> None:
     tree = pgsync("worker", "--app", "app:sync", "--processes", "2", app=_CANNOT_START)
     _, errors = tree.communicate(timeout=240)
-    assert tree.returncode == 1
+    assert tree.returncode == 1, errors
     assert "ended before they were ready, 5 times in a row" in errors.splitlines()[-1]
     assert "exit code 3" in errors.splitlines()[-1]
 

@@ -50,6 +50,15 @@ def test_an_unreadable_dsn_is_refused(dsn: str) -> None:
             Coordinator(bad)
 
 
+def test_a_timeout_that_is_no_number_is_refused(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = make_conninfo(**{**conninfo_to_dict(dsn), "connect_timeout": None})
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "soon")  # pgsync's own does not go above it
+    for bad in (bare, f"{dsn} connect_timeout=later"):
+        error = refusal(bad)
+        assert isinstance(error, InvalidArgument)
+        assert "bad value for connect_timeout" in str(error)
+
+
 def test_a_wrong_password_is_refused_without_repeating_it(server_dsn: str, dsn: str) -> None:
     given = conninfo_to_dict(dsn)
     url = f"postgresql://nobody_knows:{SECRET}@/{given['dbname']}?host={given['host']}"
