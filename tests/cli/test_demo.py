@@ -38,12 +38,12 @@ def test_a_killed_demo_leaves_no_stand_in_behind() -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as demo:
         assert demo.stdout is not None
         url = demo.stdout.readline().decode().strip()
-        assert requests.get(f"{url}/_standin/state", timeout=10).ok
+        assert requests.get(f"{url}/_standin/state", timeout=60).ok
         demo.kill()
 
     def has_gone() -> bool:
         try:
-            requests.get(f"{url}/_standin/state", timeout=10)
+            requests.get(f"{url}/_standin/state", timeout=60)
         except requests.ConnectionError:
             return True
         return False

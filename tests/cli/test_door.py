@@ -24,7 +24,7 @@ def pgsync() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         program = "from pgsync.cli import main; main()"
         return subprocess.run(
-            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=240
         )
 
     return run

@@ -18,7 +18,7 @@ from pgsync.cli.main import cli
 def _run(*arguments: str) -> int:
     program = "from pgsync.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=240
     )
     assert "Traceback" not in done.stderr
     return done.returncode
@@ -79,6 +79,6 @@ def test_the_shell_completes_what_the_guide_says() -> None:
         env={**os.environ, "_PGSYNC_COMPLETE": "bash_complete", **words},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout == "plain,discarded\n"

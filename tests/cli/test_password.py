@@ -30,7 +30,7 @@ def _migrate(dsn: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", program, "migrate", "--dsn", dsn],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 

@@ -26,7 +26,7 @@ def test_a_standby_is_refused(tmp_path: Path) -> None:
                 *("--write-recovery-conf", "--checkpoint", "fast", "--no-sync"),
             ],
             check=True,
-            timeout=60,
+            timeout=240,
         )
         with (
             EmbeddedServer(copy, settings=_QUICK) as standby,

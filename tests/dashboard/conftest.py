@@ -25,11 +25,11 @@ class Browser:
         self.url = url
         self.session = requests.Session()
         self.signed_in = self.session.post(
-            f"{url}/sign-in", data={"token": token, "name": name}, timeout=10
+            f"{url}/sign-in", data={"token": token, "name": name}, timeout=60
         )
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return self.session.get(f"{self.url}{path}", timeout=10, **options)
+        return self.session.get(f"{self.url}{path}", timeout=60, **options)
 
     def form_token(self) -> str:
         """What each form of the session's pages carries."""

@@ -84,7 +84,7 @@ def test_whatever_is_asked_the_answer_is_as_documented(busy: str, mode: Generati
                 base_url=busy,
                 headers=BEARER,
                 session=session,
-                timeout=60,
+                timeout=240,
                 # What is without the token has a test of its own.
                 excluded_checks=[ignored_auth, *([positive_data_acceptance] if excused else ())],
             )

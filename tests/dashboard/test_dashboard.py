@@ -20,8 +20,8 @@ from tests.serving import serving
 
 def test_a_page_asks_for_the_token(url: str) -> None:
     for path in ("/", "/jobs", "/audit"):
-        assert requests.get(f"{url}{path}", timeout=10).url == f"{url}/sign-in"
-    refused = requests.post(f"{url}/sign-in", data={"token": "wrong"}, timeout=10)
+        assert requests.get(f"{url}{path}", timeout=60).url == f"{url}/sign-in"
+    refused = requests.post(f"{url}/sign-in", data={"token": "wrong"}, timeout=60)
     assert refused.status_code == 403
     assert "That is not the token" in refused.text
 
@@ -34,7 +34,7 @@ def test_a_session_is_a_cookie_that_only_the_dashboard_can_sign(url: str) -> Non
     assert TOKEN not in str(cookie.value)
     body, _, signature = str(cookie.value).strip('"').partition(".")
     for forged in (f"{body}x.{signature}", f"{body}.", f".{signature}", "x", f"{body}.{'0' * 64}"):
-        answer = requests.get(url, cookies={"pgsync_session": forged}, timeout=10)
+        answer = requests.get(url, cookies={"pgsync_session": forged}, timeout=60)
         assert answer.url == f"{url}/sign-in"
 
 
@@ -58,16 +58,16 @@ def test_a_session_ends_after_its_hours(url: str, monkeypatch: pytest.MonkeyPatc
     browser = Browser(url)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 12 * 3600 - 60)
-    assert browser.session.get(url, timeout=10).url == f"{url}/"
+    assert browser.session.get(url, timeout=60).url == f"{url}/"
     cookies = {cookie.name: str(cookie.value) for cookie in browser.session.cookies}
     monkeypatch.setattr(time, "time", lambda: now + 12 * 3600 + 60)
-    assert requests.get(url, cookies=cookies, timeout=10).url == f"{url}/sign-in"
+    assert requests.get(url, cookies=cookies, timeout=60).url == f"{url}/sign-in"
 
 
 def test_signing_out_ends_the_session(browser: Browser) -> None:
     assert browser.get("/").url == f"{browser.url}/"
     form = browser.get("/").text.split('name="form_token" value="')[1].split('"')[0]
-    browser.session.post(f"{browser.url}/sign-out", data={"form_token": form}, timeout=10)
+    browser.session.post(f"{browser.url}/sign-out", data={"form_token": form}, timeout=60)
     assert browser.get("/").url == f"{browser.url}/sign-in"
 
 
@@ -92,23 +92,23 @@ def test_nothing_that_it_serves_comes_from_elsewhere() -> None:
 def test_the_api_answers_with_either_token_as_bearer(url: str, sync: Coordinator) -> None:
     bearer = {"Authorization": f"Bearer {READ_TOKEN}"}
     with sync.lock("report", ttl=60, owner="me"):
-        rows = requests.get(f"{url}/api/locks", headers=bearer, timeout=10).json()
+        rows = requests.get(f"{url}/api/locks", headers=bearer, timeout=60).json()
         assert [(row["name"], row["owner"]) for row in rows] == [("report", "me")]
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     for panel in ("operations", "queues", "limits", "schedules", "workers", "jobs", "audit"):
-        assert requests.get(f"{url}/api/{panel}", headers=bearer, timeout=10).json() == []
-    assert requests.get(f"{url}/api/locks", timeout=10).status_code == 401
-    assert requests.get(f"{url}/api/nothing", headers=bearer, timeout=10).status_code == 404
+        assert requests.get(f"{url}/api/{panel}", headers=bearer, timeout=60).json() == []
+    assert requests.get(f"{url}/api/locks", timeout=60).status_code == 401
+    assert requests.get(f"{url}/api/nothing", headers=bearer, timeout=60).status_code == 404
 
 
 def test_health_is_told_without_the_token(url: str) -> None:
     for path in ("livez", "healthz", "readyz"):
-        assert requests.get(f"{url}/{path}", timeout=10).text == "ok"
+        assert requests.get(f"{url}/{path}", timeout=60).text == "ok"
 
 
 def test_it_is_alive_but_not_ready_without_a_database(served: Callable[[str], str]) -> None:
     url = served("postgresql://127.0.0.1:1/nothing")
-    assert requests.get(f"{url}/livez", timeout=10).status_code == 200
+    assert requests.get(f"{url}/livez", timeout=60).status_code == 200
     assert requests.get(f"{url}/readyz", timeout=30).status_code == 503
 
 

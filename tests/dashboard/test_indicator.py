@@ -16,7 +16,7 @@ def ask(url: str, key: str = KEY, **headers: str) -> requests.Response:
     return requests.get(
         f"{url}/status/template_sync/{key}",
         headers={"Authorization": f"Bearer {READ_TOKEN}", **headers},
-        timeout=10,
+        timeout=60,
     )
 
 
@@ -52,5 +52,5 @@ def test_nothing_is_sent_again_until_something_changes(url: str, sync: Coordinat
 
 
 def test_it_needs_a_token_and_escapes_its_key(url: str) -> None:
-    assert requests.get(f"{url}/status/x/y", timeout=10).status_code == 401
+    assert requests.get(f"{url}/status/x/y", timeout=60).status_code == 401
     assert "<b>" not in ask(url, "<b>x</b>").text

@@ -287,7 +287,7 @@ def test_a_page_streams_what_changes(browser: Browser, database: Any) -> None:
 
 
 def test_a_stream_needs_a_session(url: str) -> None:
-    answer = requests.get(url, headers={"Accept": "text/event-stream"}, timeout=10)
+    answer = requests.get(url, headers={"Accept": "text/event-stream"}, timeout=60)
     assert answer.status_code == 401
 
 

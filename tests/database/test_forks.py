@@ -153,7 +153,7 @@ def test_parent_and_child_have_sessions_of_their_own(program: str, dsn: str) -> 
         env={**os.environ, "PGSYNC_DSN": dsn},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     *sessions, endings = json.loads(done.stdout.strip().splitlines()[-1])

@@ -34,7 +34,7 @@ def test_the_examples_run(page: Path, dsn: str, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     with psycopg.connect(dsn, autocommit=True) as connection:

@@ -83,7 +83,7 @@ def known(database: Any) -> list[Any]:
 def ended(program: subprocess.Popen[str]) -> str:
     """End it in order; what it logged."""
     program.send_signal(signal.SIGTERM)
-    _, logged = program.communicate(timeout=60)
+    _, logged = program.communicate(timeout=240)
     assert program.returncode == 0, logged
     return logged
 
@@ -146,7 +146,7 @@ def test_the_dashboard_is_served_on_request(pgsync: Any, database: Any) -> None:
     page = Page(free_port())
     arguments = ("daemon", "--dashboard-port", str(page.port))
     without_token = pgsync(*arguments, PGSYNC_DASHBOARD_TOKEN="")
-    _, told = without_token.communicate(timeout=60)
+    _, told = without_token.communicate(timeout=240)
     assert without_token.returncode == 2
     assert "PGSYNC_DASHBOARD_TOKEN" in told
     daemon = pgsync(*arguments, PGSYNC_DASHBOARD_TOKEN="0123456789abcdef")
@@ -155,7 +155,7 @@ def test_the_dashboard_is_served_on_request(pgsync: Any, database: Any) -> None:
     eventually(lambda: known(database))
     # Another one finds the port taken.
     second = pgsync(*arguments, PGSYNC_DASHBOARD_TOKEN="0123456789abcdef")
-    _, told = second.communicate(timeout=60)
+    _, told = second.communicate(timeout=240)
     assert second.returncode == 2
     assert "give another --dashboard-port" in told
     ended(daemon)

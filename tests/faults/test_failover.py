@@ -125,7 +125,7 @@ def test_a_promoted_standby_is_found_and_no_acknowledged_job_is_lost(
                 completed = {number for (number,) in primary.execute(ran)}
     finally:
         daemon.terminate()
-        _, logged = daemon.communicate(timeout=60)
+        _, logged = daemon.communicate(timeout=240)
     assert set(app.acknowledged) - completed == set()
     assert daemon.returncode == 0, logged
 

@@ -94,7 +94,7 @@ def test_a_killed_process_is_replaced_and_sigterm_ends_all_in_order(
     tree.send_signal(signal.SIGTERM)
     eventually(lambda: len(workers(database)) == 1)
     (tmp_path / "end").touch()
-    output, errors = tree.communicate(timeout=60)
+    output, errors = tree.communicate(timeout=240)
     assert tree.returncode == 0, errors
     assert "completed=1" in output
     assert "ended with -9; starting another" in errors
@@ -125,14 +125,14 @@ def test_a_job_that_kills_its_process_is_discarded_after_its_attempts(
 
 
 def test_a_second_sigterm_ends_all_at_once(pgsync: Any, database: Any) -> None:
-    tree = pgsync("worker", "--app", "app:sync", "--processes", "2")
+    tree = pgsync("worker", "--app", "app:sync", "--processes", "2", "--grace", "3600")
     job = enqueue(database)
     eventually(lambda: running(database) and len(workers(database)) == 2)
     tree.send_signal(signal.SIGTERM)
     eventually(lambda: len(workers(database)) == 1)  # the idle one has ended
     assert running(database)
     tree.send_signal(signal.SIGTERM)
-    _, errors = tree.communicate(timeout=60)
+    _, errors = tree.communicate(timeout=240)
     assert tree.returncode == 0, errors
     row = database.execute("SELECT state, attempt FROM pgsync.jobs WHERE id = %s", [job])
     assert row.fetchone() == ("available", 0)
@@ -174,7 +174,7 @@ def test_a_program_drains_with_several_processes(dsn: str, tmp_path: Path) -> No
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout == "400 True\n", done.stderr
 

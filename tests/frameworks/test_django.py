@@ -203,7 +203,7 @@ def test_migrate_installs_the_schema_and_the_command_line_performs(empty_dsn: st
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=240,
         ).stdout
 
     run("-m", "django", "migrate")

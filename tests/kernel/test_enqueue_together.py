@@ -317,7 +317,7 @@ def test_a_child_forked_while_another_thread_enqueues_enqueues_by_itself(
         [sys.executable, "-c", _FORKED_MEANWHILE, dsn],
         stdout=subprocess.PIPE,
         check=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout == b"0\n"
     rows = database.execute("SELECT (args ->> 'n')::int FROM pgsync.job_ready ORDER BY 1")

@@ -178,7 +178,7 @@ def test_the_command_line_says_why(dsn: str, database: Database) -> None:
             [sys.executable, "-c", program, "jobs", "why", "--dsn", dsn, *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
 
     done = why(str(job))

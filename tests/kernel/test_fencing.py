@@ -97,7 +97,7 @@ def test_tokens_rise_over_a_failover_to_a_standby_that_lagged(tmp_path: Path) ->
                 *("--wal-method", "fetch", "--checkpoint", "fast", "--no-sync"),
             ],
             check=True,
-            timeout=60,
+            timeout=240,
         )
         # These the standby never hears of: it has no way to the primary.
         missed = [grant(primary.dsn) for _ in range(200)]

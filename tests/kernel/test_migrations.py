@@ -77,7 +77,7 @@ def test_many_processes_may_migrate_at_once(empty_dsn: str) -> None:
         ]
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         eventually(lambda: starter.execute(waiting).fetchone() == (10,), within=60)
-    answers = [process.communicate(timeout=90)[0].decode().strip() for process in processes]
+    answers = [process.communicate(timeout=240)[0].decode().strip() for process in processes]
     assert [process.returncode for process in processes] == [0] * 10
     assert sorted(bool(answer) for answer in answers) == [False] * 9 + [True]
     assert migrate(empty_dsn) == []

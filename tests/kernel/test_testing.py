@@ -203,7 +203,7 @@ def test_the_pytest_plugin_gives_each_test_a_database(
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout
@@ -213,4 +213,4 @@ def test_the_plugin_is_declared_and_light() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"] == {"pgsync": "pgsync_pytest"}
     program = "import sys, pgsync_pytest; assert not {'pgsync', 'psycopg'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=240)

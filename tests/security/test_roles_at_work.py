@@ -165,7 +165,7 @@ def test_a_dashboard_looks_as_a_reader_and_says_that_it_may_not_act(
                 assert browser.get(page.path).status_code == 200, page.path
         assert browser.get("/jobs/1").status_code == 200
         assert browser.get("/api/queues").status_code == 200
-        assert requests.get(f"{url}/readyz", timeout=10).status_code == 200
+        assert requests.get(f"{url}/readyz", timeout=60).status_code == 200
         refused = browser.act("queues", "pause", name="default")
         assert refused.status_code == 403
         assert "permission denied for function pause_queue" in refused.text

@@ -107,7 +107,7 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Any:
             env={**environment, **variables},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=240,
         )
         return done.stdout + done.stderr
 

@@ -34,7 +34,7 @@ def psql() -> Callable[..., str]:
             [program, "--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-d", dsn, *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

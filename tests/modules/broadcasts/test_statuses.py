@@ -321,9 +321,9 @@ def test_webhooks_doubled_and_shuffled_settle_a_campaign(
 
 def test_the_handshake_wants_the_token(webhook_url: str) -> None:
     query = {"hub.mode": "subscribe", "hub.challenge": "1158201444"}
-    right = requests.get(webhook_url, {**query, "hub.verify_token": "shake"}, timeout=10)
+    right = requests.get(webhook_url, {**query, "hub.verify_token": "shake"}, timeout=60)
     assert (right.status_code, right.text) == (200, "1158201444")
-    wrong = requests.get(webhook_url, {**query, "hub.verify_token": "guess"}, timeout=10)
+    wrong = requests.get(webhook_url, {**query, "hub.verify_token": "guess"}, timeout=60)
     assert wrong.status_code == 403
 
 
@@ -344,13 +344,13 @@ def test_a_malformed_status_does_not_lose_the_others(
     secret = standin.app_secret.encode()
     signature = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
     headers = {"X-Hub-Signature-256": signature}
-    assert requests.post(webhook_url, body, headers=headers, timeout=10).status_code == 200
+    assert requests.post(webhook_url, body, headers=headers, timeout=60).status_code == 200
     jobs = database.execute("SELECT args ->> 'message_id' FROM pgsync.jobs").fetchall()
     assert jobs == [("wamid.good",)]
 
 
 def test_an_event_with_a_wrong_signature_is_refused(webhook_url: str, database: Any) -> None:
     for headers in ({}, {"X-Hub-Signature-256": "sha256=" + "0" * 64}):
-        answer = requests.post(webhook_url, b"{}", headers=headers, timeout=10)
+        answer = requests.post(webhook_url, b"{}", headers=headers, timeout=60)
         assert answer.status_code == 403
     assert database.execute("SELECT count(*) FROM pgsync.jobs").fetchone() == (0,)

@@ -181,6 +181,6 @@ def test_it_runs_as_a_process() -> None:
         )
         assert len(answer.json()["data"]) == 3
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=240)
     assert process.returncode == 0
     assert not re.search(r"\S", output + errors)
