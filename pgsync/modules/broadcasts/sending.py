@@ -13,10 +13,11 @@ from pgsync.modules.whatsapp.answers import STOPPING, Answer, pair_delay
 from pgsync.modules.whatsapp.errors import GraphError, GraphInterrupted, GraphUnreachable
 from pgsync.modules.whatsapp.filling import Filling
 from pgsync.modules.whatsapp.graph import GraphClient
+from pgsync.queues import Backoff
 
 __all__ = ["Sender", "Verdict", "callback_data"]
 
-_BACK_OFF = 5.0
+_WAITS = Backoff((5.0,), longest=3600.0)
 
 _FINAL = frozenset({Answer.SUPPRESS_CONTACT, Answer.FAIL_RECIPIENT})
 _WAITING = frozenset({Answer.STOP_APP_CALLS, Answer.SLOW_NUMBER})
@@ -126,4 +127,4 @@ def _wait(answer: Answer, failures: int, retry_after: float | None) -> float:
         return max(pair_delay(failures), retry_after or 0.0)
     if retry_after is not None:
         return retry_after
-    return float(min(_BACK_OFF * 2.0 ** (failures - 1), 3600.0))
+    return _WAITS.base(failures)

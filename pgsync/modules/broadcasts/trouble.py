@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import threading
 
 from pgsync.modules.broadcasts.sending import Verdict
+from pgsync.queues import Backoff
 
 __all__ = ["Trouble"]
 
-_FIRST_WAIT = 5.0
-_LONGEST_WAIT = 600.0
+_WAITS = Backoff((5.0,), jitter=0.25, longest=600.0)
 
 
 class Trouble:
@@ -52,5 +51,4 @@ class Trouble:
     @property
     def wait(self) -> float:
         """Seconds until the next run, of which a quarter more or less is chance."""
-        longest = min(_FIRST_WAIT * 2.0 ** min(self.rounds - 1, 16), _LONGEST_WAIT)
-        return longest * random.uniform(0.75, 1.25)  # noqa: S311 - jitter, not a secret
+        return _WAITS.delay(self.rounds).total_seconds()
