@@ -108,8 +108,9 @@ CLAIMS: Sequence[Claim] = (
         "pgsync",
         (*_REDIS_PY, "python-redis-lock"),
         1.5,
-        why="A grant is a call of the server and a release another, each with the holder's row; "
-        "of two processes both are on the way of each handoff.",
+        why="A handoff is two trips, two commits and a holder's row, one after the other, and what "
+        "both processes do beside them fills both processors "
+        "([decision 27](decisions/0027-a-contended-lock-step-by-step.md)).",
     ),
     Claim(
         "lock and unlock, 16 threads of one process",

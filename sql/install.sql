@@ -294,6 +294,7 @@ BEGIN;
 \ir api/1_locks_many.sql
 \ir api/1_locks_seen.sql
 \ir api/1_locks_transaction.sql
+\ir api/1_locks_usual.sql
 \ir api/2_limits.sql
 \ir api/2_limits_decide.sql
 \ir api/2_limits_hit.sql
@@ -334,7 +335,7 @@ BEGIN;
 \ir api/9_metrics.sql
 \ir api/9_roles.sql
 INSERT INTO pgsync.schema_migration (component, version, name, checksum)
-VALUES ('api', 0, '0.1.0', 'cef77c93d5ac0ddbd84f8ed9daf5b96974d1371d49602039d49c13554351d796')
+VALUES ('api', 0, '0.1.0', 'e73122c28dde41051f89c90e2f597cb8ee5e85f01b37dc772606ea8a1c3a3804')
 ON CONFLICT (component, version) DO UPDATE
 SET name = excluded.name, checksum = excluded.checksum, applied_at = clock_timestamp();
 SELECT pgsync.grant_roles(only_where_used => true) \g /dev/null

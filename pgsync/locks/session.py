@@ -22,7 +22,7 @@ from pgsync.database.session import hang_up, open_session
 from pgsync.errors import OutcomeUnknown, PgsyncError
 from pgsync.locks.calls import Grant, abandon_lock, acquire_lock, release_lock
 from pgsync.locks.held import LockRequest
-from pgsync.locks.usual import is_usual, release_usual_lock, try_usual_lock
+from pgsync.locks.usual import acquire_usual_lock, is_usual, release_usual_lock
 
 __all__ = ["LockSession"]
 
@@ -103,7 +103,7 @@ class LockSession:
     def try_lock(self, request: LockRequest) -> Grant:
         """Take a lock, or learn who has it. Whose call ends without an answer must abandon it."""
         if is_usual(request):
-            grant = self.ask(try_usual_lock(request))
+            grant = self.ask(acquire_usual_lock(request))
             if grant is not None:
                 return grant
             self.abandon(request.name)
@@ -113,6 +113,21 @@ class LockSession:
         """Release a lock; False where the session does not hold it."""
         released = self.ask(release_usual_lock(token))
         return self.run(release_lock(token)) if released is None else released
+
+    def wait_usually(self, request: LockRequest, patience: timedelta) -> Grant | None:
+        """As :meth:`wait`, in less time; None where it was refused or cancelled."""
+        if not is_usual(request):
+            return None
+        try:
+            grant = self.ask(acquire_usual_lock(request, patience))
+        except OutcomeUnknown:
+            raise
+        except BaseException:
+            self.abandon(request.name)
+            raise
+        if grant is None:
+            self.abandon(request.name)
+        return grant
 
     def wait(self, request: LockRequest, patience: timedelta, *, resumed: bool) -> Grant:
         """Wait for a lock in the server's queue, for at most ``patience``.

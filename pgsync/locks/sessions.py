@@ -46,6 +46,10 @@ class Wait:
         """Seconds that are left of it; none once it was cancelled."""
         return 0.0 if self.cancelled else max(0.0, self.until - time.monotonic())
 
+    @property
+    def _slice(self) -> timedelta:
+        return timedelta(seconds=min(_SLICE, self.left))
+
     def cancel(self) -> None:
         """End the wait, wherever it is."""
         with self._mutex:
@@ -60,10 +64,13 @@ class Wait:
         grant: Grant | None = None
         sent_at = time.monotonic()
         try:
-            while (left := self.left) > 0 and not (grant and grant.acquired):
+            # Only the first slice goes the usual way: what that is refused, a cancel for one, is
+            # not asked for in it again.
+            if self.left > 0:
+                grant = session.wait_usually(self.request, self._slice)
+            while self.left > 0 and not (grant and grant.acquired):
                 sent_at = time.monotonic()
-                patience = timedelta(seconds=min(_SLICE, left))
-                grant = session.wait(self.request, patience, resumed=grant is not None)
+                grant = session.wait(self.request, self._slice, resumed=grant is not None)
         except pg.QueryCanceled:
             if not self.cancelled:
                 raise

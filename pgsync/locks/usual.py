@@ -1,6 +1,6 @@
-"""The usual tries, and releases, of locks: by statements that the session keeps prepared.
+"""The usual tries, waits and releases of locks: by statements that the session keeps prepared.
 
-They ask the same functions as :mod:`pgsync.locks.calls`, in a third less time for a lone caller.
+What they ask is what :mod:`pgsync.locks.calls` asks, in less time of both ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pgsync.database.calls import Prepared
 from pgsync.locks.calls import Grant
 from pgsync.locks.held import LockRequest
 
-__all__ = ["exchange_usual_locks", "is_usual", "release_usual_lock", "try_usual_lock"]
+__all__ = ["acquire_usual_lock", "exchange_usual_locks", "is_usual", "release_usual_lock"]
 
 _INTERVAL = Struct("!qii")
 _NUMBER, _PLACE = Struct("!q"), Struct("!i")
@@ -28,18 +28,19 @@ def is_usual(request: LockRequest) -> bool:
     return request.mode == "exclusive" and request.delay is None
 
 
-def try_usual_lock(request: LockRequest) -> Prepared[Grant]:
-    """As ``acquire_lock`` without patience. Refused by the server, too, it must be abandoned."""
+def acquire_usual_lock(request: LockRequest, patience: timedelta = timedelta()) -> Prepared[Grant]:
+    """As ``acquire_lock``. Refused by the server, too, it must be abandoned."""
     return Prepared(
-        "try_usual_lock",
+        "acquire_usual_lock",
         "SELECT l.acquired, l.token, l.holder, l.acquired_at, l.expires_at, l.waited, l.obstacle"
-        " FROM pgsync.acquire_lock($1::text, $2::interval, $3::text, 'exclusive', NULL, NULL,"
-        " $4::boolean, '0', false) AS l",
+        " FROM pgsync.acquire_usual_lock($1::text, $2::interval, $3::text, $4::boolean,"
+        " $5::interval) AS l",
         (
             _text(request.name),
             _interval(request.ttl),
             _text(request.owner),
             _truth(request.audited),
+            _interval(patience),
         ),
         lambda rows: _grant(rows[0]),
     )
@@ -49,7 +50,7 @@ def release_usual_lock(token: int) -> Prepared[bool]:
     """As ``release_lock``."""
     return Prepared(
         "release_usual_lock",
-        "SELECT pgsync.release_lock($1::bigint)",
+        "SELECT pgsync.release_usual_lock($1::bigint)",
         (_NUMBER.pack(token),),
         lambda rows: rows[0][0] == _TRUE,
     )

@@ -120,7 +120,7 @@ DECLARE
     granted record;
 BEGIN
     -- Others see who waits, though this transaction has not committed.
-    PERFORM set_config('application_name', left('pgsync waits: ' || owner, 63), true);
+    PERFORM set_config('application_name', left('pgsync locks: ' || owner, 63), true);
     -- Wait no longer than a deadline ahead: after it the next try may end the holder.
     IF deadline > pgsync.clock() THEN
         patience := least(patience, deadline - pgsync.clock());

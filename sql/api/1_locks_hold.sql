@@ -69,6 +69,11 @@ BEGIN
             RETURN false;
         END IF;
     END IF;
+    -- This transaction keeps the advisory lock until it has ended: so whoever waits for it wakes to
+    -- find the row gone. Jobs that wait find it free at once.
+    IF gone.awaited IS NULL THEN
+        PERFORM CASE WHEN gone.mode = 'shared' THEN pg_try_advisory_xact_lock_shared(gone.key) ELSE pg_try_advisory_xact_lock(gone.key) END;
+    END IF;
     released := CASE WHEN gone.mode = 'shared' THEN pg_advisory_unlock_shared(gone.key) ELSE pg_advisory_unlock(gone.key) END;
     started := set_config('pgsync.lock_room', coalesce(nullif(current_setting('pgsync.lock_room', true), '')::integer + 1, 0)::text, false);
     IF gone.late IS NOT NULL THEN
@@ -83,7 +88,7 @@ END
 $$;
 
 COMMENT ON FUNCTION pgsync.release_lock(bigint) IS
-    'Releases the lock that this session holds with the token; false where it holds none with it. A guarded transaction that is still open holds off the next holder until it ends.';
+    'Releases the lock that this session holds with the token, which passes on when the transaction ends; false where it holds none with it. A guarded transaction that is still open holds off the next holder until it ends.';
 
 CREATE OR REPLACE FUNCTION pgsync.expire_lock(token bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET jit = off AS $$

@@ -5,10 +5,10 @@ DROP VIEW IF EXISTS pgsync.locks;
 
 CREATE OR REPLACE FUNCTION pgsync.waiter_name(application_name text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN coalesce(substring(application_name FROM '^pgsync waits: (.*)'), application_name);
+RETURN coalesce(substring(application_name FROM '^pgsync locks: (.*)'), application_name);
 
 COMMENT ON FUNCTION pgsync.waiter_name(text) IS
-    'The owner that a waiting session tells by its application_name (see wait_for_lock), or that name itself.';
+    'The owner that a waiting session tells by its application_name (see wait_for_lock and acquire_usual_lock), or that name itself.';
 
 CREATE VIEW pgsync.locks AS
 SELECT h.name,

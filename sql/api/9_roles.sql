@@ -30,11 +30,12 @@ LANGUAGE sql IMMUTABLE AS $$
     '),
     -- What an app, a worker or a daemon calls, and what that calls.
     ('pgsync_worker', '
-        abandon_all_but abandon_lock acquire_lock ask_to_release assert_lock check_lock_request
+        abandon_all_but abandon_lock acquire_lock acquire_usual_lock ask_to_release assert_lock
+        check_lock_request
         draw_lock_room end_expired_holders end_overdue_guards end_session exchange_locks
         expire_lock fence forget_dead_holders former_in_the_way free_key free_orphans grant_lock
         hand_over_lock holder_of kept_back lock_token_base lock_transaction may_be_in_the_way
-        reap_locks release_guarded_lock release_lock renew_lock restore_lock take_slot try_key
+        reap_locks release_guarded_lock release_lock release_usual_lock renew_lock restore_lock take_slot try_key
         try_lock try_locks unlock wait_for_key wait_for_lock wait_for_slot wait_lock
         add_job add_jobs add_numbered_job add_numbered_jobs add_numbered_jobs_again after_copy before_copy can_be_job
         cancel_job check_job check_job_key check_job_names check_unique end_waiting_job enqueue

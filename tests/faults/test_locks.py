@@ -27,7 +27,7 @@ def test_no_update_is_lost_and_no_two_holders_are_inside_whatever_happens() -> N
     assert report.violations == [], f"see {report.folder}"
     assert {"kill a worker", "kill -9 a backend", "immediate shutdown"} <= set(report.faults)
     assert {"freeze the holder", "end a lock session"} <= set(report.faults)
-    assert report.figures["handoffs between processes"] > 50
+    assert report.figures["handoffs between processes"] > 20
     # The opening alone makes one: a holder that was frozen past its ttl wrote, and was refused.
     assert report.figures["refused by the guard (LockLost)"] > 0
 

@@ -138,3 +138,33 @@ def test_locks_of_another_database_are_others(
             with face.lock("report", ttl=60):
                 assert [lock.name for lock in face.list_locks()] == ["report"]
         assert not elsewhere.force_release("report")
+
+
+@pytest.mark.parametrize("release", ["release_lock", "release_usual_lock"])
+def test_a_lock_passes_on_with_the_commit_of_its_release(
+    database: Any, dsn: str, release: str
+) -> None:
+    # Whoever is woken by it finds the former holder's row gone, and has nothing to look into.
+    take = "SELECT acquired, token FROM pgsync.try_lock('report', '1 minute')"
+    (_, token) = database.execute(take).fetchone()
+    released = psycopg.sql.SQL("SELECT pgsync.{}(%s)").format(psycopg.sql.Identifier(release))
+    with psycopg.connect(dsn, autocommit=True) as other:
+        with database.transaction():
+            assert database.execute(released, [token]).fetchone() == (True,)
+            assert other.execute(take).fetchone() == (False, None)
+        assert other.execute(take).fetchone()[0]
+
+
+def test_a_release_of_what_another_session_has_meanwhile_waits_for_nobody(
+    database: Any, dsn: str
+) -> None:
+    (token,) = database.execute(
+        "SELECT token FROM pgsync.try_lock('report', '1 minute')"
+    ).fetchone()
+    database.execute("SELECT pg_advisory_unlock_all()")
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(pgsync.lock_key('report'))")
+        assert database.execute("SELECT pgsync.release_usual_lock(%s)", [token]).fetchone() == (
+            False,
+        )
+        assert advisory_locks(database) == 1  # the other's

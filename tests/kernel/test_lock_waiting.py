@@ -169,7 +169,7 @@ def test_a_wait_is_of_statements_that_end_so_that_it_does_not_hold_back_vacuum(
         begun.update(
             database.execute(
                 "SELECT query_start FROM pg_stat_activity WHERE state = 'active'"
-                " AND application_name LIKE 'pgsync waits%' AND datname = current_database()"
+                " AND application_name LIKE 'pgsync locks: %' AND datname = current_database()"
             ).fetchall()
         )
         return len(begun)
@@ -208,7 +208,7 @@ def test_many_waiters_of_one_process_are_one_connection(dsn: str, database: Any)
         for thread in threads:
             thread.start()
         waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgsync waits%%'"
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgsync locks: %%'"
             " AND datname = current_database()"
         )
         eventually(lambda: database.execute(waiting).fetchone() == (3,))
@@ -242,7 +242,7 @@ def test_waiters_beyond_the_waiting_sessions_are_served_too(dsn: str, database: 
             thread.start()
         sessions = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND (application_name = 'pgsync locks' OR application_name LIKE 'pgsync waits%%')"
+            " AND application_name LIKE 'pgsync locks%%'"
         )
         eventually(lambda: database.execute(sessions).fetchone() == (WAITING_SESSIONS + 2,))
         for lock in held:
