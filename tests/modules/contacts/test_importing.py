@@ -5,39 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openpyxl import Workbook
 
-from pgsync import Coordinator, InvalidArgument, LockLost, OperationBlocked
+from pgsync import Coordinator, InvalidArgument, OperationBlocked
 from pgsync.modules.contacts import (
-    Contact,
     ContactFileError,
-    ContactRow,
     Contacts,
-    SampleTruth,
     write_sample,
 )
-from pgsync.modules.contacts.chunks import Arrival
-from pgsync.modules.contacts.lines import Lines
 from pgsync.modules.contacts.sheets import write_rows
-from pgsync.operations import OperationRun
-from tests.eventually import eventually
-from tests.faults.import_run import run_worker
-from tests.waiting import sessions_waiting
+from tests.modules.import_counts import counts
 
 PHONE = "+12015550123"
 OTHER = "+12015550124"
-
-
-def _counts(result: dict[str, Any]) -> dict[str, int]:
-    names = ("imported", "updated", "duplicates", "rejected")
-    assert result["rows"] == sum(result[name] for name in names)
-    return {name: result[name] for name in names if result[name]}
 
 
 def test_the_sample_becomes_what_it_was_built_from(
@@ -46,7 +30,7 @@ def test_the_sample_becomes_what_it_was_built_from(
     truth = write_sample(tmp_path / "sample.csv", rows=5_000, seed=7)
     result = contacts.contact_import(workspace_id=book.workspace, path=str(tmp_path / "sample.csv"))
     assert result["rows"] == truth.rows
-    assert _counts(result) == {
+    assert counts(result) == {
         "imported": len(truth.contacts),
         "duplicates": truth.duplicates,
         "rejected": len(truth.rejects),
@@ -76,7 +60,7 @@ def test_a_second_run_changes_nothing(contacts: Contacts, book: Any, tmp_path: P
     before = {phone: contact.updated_at for phone, contact in book.all().items()}
     again = contacts.contact_import(workspace_id=book.workspace, path=str(path))
     rejected = len(truth.rejects)
-    assert _counts(again) == {"duplicates": truth.rows - rejected, "rejected": rejected}
+    assert counts(again) == {"duplicates": truth.rows - rejected, "rejected": rejected}
     assert {phone: contact.updated_at for phone, contact in book.all().items()} == before
 
 
@@ -93,7 +77,7 @@ def test_a_second_import_at_once_is_refused(contacts: Contacts, book: Any, dsn: 
 
 
 @pytest.mark.parametrize(
-    ("on_duplicate", "name", "email", "tags", "counts"),
+    ("on_duplicate", "name", "email", "tags", "counted"),
     [
         ("skip", "Old", None, ["vip"], {"duplicates": 2}),
         ("fill", "Old", "new@example.org", ["vip", "fair"], {"updated": 1, "duplicates": 1}),
@@ -107,7 +91,7 @@ def test_what_a_known_contact_gets(
     name: str,
     email: str,
     tags: list[str],
-    counts: dict[str, int],
+    counted: dict[str, int],
 ) -> None:
     book.add(PHONE, name="Old", company="Acme", tags=["vip"])
     result = contacts.contact_import(
@@ -119,7 +103,7 @@ def test_what_a_known_contact_gets(
         ),
         on_duplicate=on_duplicate,
     )
-    assert _counts(result) == counts
+    assert counts(result) == counted
     contact = book.all()[PHONE]
     assert (contact.name, contact.email, contact.tags) == (name, email, tags)
     assert contact.company == "Acme"
@@ -150,87 +134,6 @@ def test_an_opt_out_in_the_file_is_kept(contacts: Contacts, book: Any) -> None:
     for contact in book.all().values():
         assert contact.status == "opted_out"
         assert contact.opted_out_at is not None
-
-
-def test_a_lost_lock_stops_the_import_and_the_next_one_goes_on(
-    sync: Coordinator, sessions: Any, book: Any, database: Any, monkeypatch: Any, tmp_path: Path
-) -> None:
-    contacts = Contacts(sync, sessions, batch=100)
-    path = tmp_path / "sample.csv"
-    truth = write_sample(path, rows=1_000)
-    key = contacts.contact_import.key(workspace_id=book.workspace)
-    progress, reports = OperationRun.progress, []
-
-    def report_then_lose(op: OperationRun, done: int, total: int | None = None) -> None:
-        reports.append(done)
-        if len(reports) == 3:
-            database.execute("SELECT pgsync.force_unlock(%s)", [key])
-            database.execute("SELECT pgsync.try_lock(%s, '1 minute', 'another')", [key])
-        progress(op, done, total)
-
-    monkeypatch.setattr(OperationRun, "progress", report_then_lose)
-    with pytest.raises(LockLost):
-        contacts.contact_import(workspace_id=book.workspace, path=str(path))
-    assert reports == [100, 200, 300]
-    assert database.execute(
-        "SELECT state, rows, through, imported FROM pgsync_modules.contact_import"
-    ).fetchone() == ("failed", 300, 301, len(book.all()))
-    assert sync.status_of("contact_import", key).state == "failed"
-
-    monkeypatch.undo()
-    database.execute("SELECT pgsync.force_unlock(%s)", [key])
-    _resumes(contacts, book, path, truth)
-
-
-def test_an_import_killed_in_the_middle_goes_on_where_it_was(
-    contacts: Contacts, book: Any, dsn: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "sample.csv"
-    truth = write_sample(path, rows=5_000, seed=9)
-    assert run_worker(dsn, book.workspace, path, batch=50, kill_in=40) is None
-    _resumes(contacts, book, path, truth)
-
-
-def _resumes(contacts: Contacts, book: Any, path: Path, truth: SampleTruth) -> None:
-    """The next import of the file ends as if the first had never been cut off."""
-
-    def import_it() -> dict[str, Any] | None:
-        with suppress(OperationBlocked):  # The server takes a moment to see that a process died.
-            return contacts.contact_import(workspace_id=book.workspace, path=str(path))
-        return None
-
-    result = eventually(import_it, within=60)
-    assert result["resumed"] == 1
-    assert _counts(result) == {
-        "imported": len(truth.contacts),
-        "duplicates": truth.duplicates,
-        "rejected": len(truth.rejects),
-    }
-    assert result["errors"] == truth.errors[:20]
-    assert {phone: contact.name for phone, contact in book.all().items()} == {
-        phone: contact.name for phone, contact in truth.contacts.items()
-    }
-
-
-@pytest.mark.parametrize("other", ["file", "settings"])
-def test_another_import_does_not_go_on_with_the_one_before(
-    contacts: Contacts, book: Any, database: Any, other: str
-) -> None:
-    path = book.file("phone,name", f"{PHONE},Ana", f"{OTHER},Bo")
-    contacts.contact_import(workspace_id=book.workspace, path=path)
-    database.execute(
-        "UPDATE pgsync_modules.contact_import SET state = 'running', rows = 1, through = 2"
-    )
-    if other == "file":
-        path = book.file("phone,name", f"{PHONE},Ana", f"{OTHER},Bob")
-    result = contacts.contact_import(
-        workspace_id=book.workspace,
-        path=path,
-        on_duplicate="overwrite" if other == "settings" else "fill",
-    )
-    assert (result["rows"], result["resumed"]) == (2, 0)
-    states = database.execute("SELECT state FROM pgsync_modules.contact_import ORDER BY id")
-    assert states.fetchall() == [("abandoned",), ("completed",)]
 
 
 def test_columns_that_are_not_understood_can_become_custom_fields(
@@ -290,7 +193,7 @@ def test_rows_of_one_chunk_count_in_their_order_whatever_they_tell(
     result = contacts.contact_import(
         workspace_id=book.workspace, path=path, on_duplicate="overwrite"
     )
-    assert _counts(result) == {"imported": 3, "updated": 1, "duplicates": 2}
+    assert counts(result) == {"imported": 3, "updated": 1, "duplicates": 2}
     assert result["opt_outs_kept"] == 1
     assert {
         phone: (contact.name, contact.status, contact.opted_out_at is not None)
@@ -322,7 +225,7 @@ def test_a_workbook_is_imported_as_its_rows_are(
         sheet.append(row)
     workbook.save(path)
     result = contacts.contact_import(workspace_id=book.workspace, path=str(path))
-    assert _counts(result) == {"imported": 2, "rejected": 1}
+    assert counts(result) == {"imported": 2, "rejected": 1}
     assert result["errors"] == ["Row 5: Invalid phone number/WhatsApp ID format"]
     assert {phone: contact.notes for phone, contact in book.all().items()} == {
         PHONE: rows[2][1],
@@ -347,82 +250,9 @@ def test_one_number_in_every_row_is_one_contact(contacts: Contacts, book: Any) -
     lines = [f"{PHONE},,tag {number % 3}" for number in range(300)]
     path = book.file("phone,name,tags", f"{PHONE},Ana,", *lines)
     result = contacts.contact_import(workspace_id=book.workspace, path=path)
-    assert _counts(result) == {"imported": 1, "duplicates": 300}
+    assert counts(result) == {"imported": 1, "duplicates": 300}
     contact = book.all()[PHONE]
     assert (contact.name, contact.tags) == ("Ana", ["tag 0", "tag 1", "tag 2"])
-
-
-def test_an_import_and_a_live_edit_do_not_lose_each_others_changes(
-    contacts: Contacts, book: Any, database: Any
-) -> None:
-    book.add(PHONE, name="Ana", tags=["vip"])
-    path = book.file("phone,email,tags", f"{PHONE},ana@example.org,imported")
-
-    with ThreadPoolExecutor(1) as pool:
-        # What an app does: it reads, thinks, and writes what it made of it.
-        with contacts.editing(book.workspace, PHONE) as contact:
-            running = pool.submit(contacts.contact_import, workspace_id=book.workspace, path=path)
-            eventually(lambda: sessions_waiting(database) or running.done())
-            contact.tags = [*contact.tags, "edited"]
-            contact.name = "Ana Maria"
-        running.result(60)
-    found = book.all()[PHONE]
-    assert (found.name, found.email) == ("Ana Maria", "ana@example.org")
-    assert found.tags == ["vip", "edited", "imported"]
-
-
-def test_what_an_edit_changes_in_place_is_kept(contacts: Contacts, book: Any) -> None:
-    book.add(PHONE, tags=["vip"], custom={"Size": "M"})
-    before = book.all()[PHONE].updated_at
-    with contacts.editing(book.workspace, PHONE) as contact:
-        contact.tags.append("edited")
-        contact.custom["Club"] = "chess"
-    found = book.all()[PHONE]
-    assert (found.tags, found.custom) == (["vip", "edited"], {"Size": "M", "Club": "chess"})
-    assert found.updated_at > before
-    with contacts.editing(book.workspace, PHONE):
-        pass
-    assert book.all()[PHONE].updated_at == found.updated_at
-
-
-def test_a_contact_that_somebody_adds_meanwhile_is_merged_like_the_others(
-    contacts: Contacts, book: Any, database: Any, sessions: Any
-) -> None:
-    path = book.file("phone,name,email", f"{PHONE},Ana,ana@example.org", f"{OTHER},Bo,")
-    with ThreadPoolExecutor(1) as pool, sessions.begin() as session:
-        # Not committed yet, so that the import finds nobody, and waits where it adds.
-        session.add(Contact(workspace_id=book.workspace, phone=PHONE, name="Ana Maria"))
-        session.flush()
-        running = pool.submit(contacts.contact_import, workspace_id=book.workspace, path=path)
-        eventually(lambda: sessions_waiting(database) or running.done())
-        session.commit()
-        result = running.result(60)
-    assert _counts(result) == {"imported": 1, "updated": 1}
-    found = book.all()
-    assert (found[PHONE].name, found[PHONE].email) == ("Ana Maria", "ana@example.org")
-    assert found[OTHER].name == "Bo"
-
-
-def test_an_edit_waits_for_an_import_and_sees_what_it_brought(
-    contacts: Contacts, book: Any, database: Any, sessions: Any
-) -> None:
-    book.add(PHONE, tags=["vip"])
-
-    def edit() -> None:
-        with contacts.editing(book.workspace, PHONE) as contact:
-            contact.tags = [*contact.tags, "edited"]
-
-    with sessions.begin() as session, ThreadPoolExecutor(1) as pool:
-        lines = Lines()
-        lines.extend([ContactRow(2, PHONE, tags=("imported",))])
-        arrival = Arrival(session, 0, book.workspace, lines, lock_known=True)
-        arrival.copy_new(meanwhile=lambda: None)
-        arrival.merge_others("people.csv", "fill")
-        running = pool.submit(edit)
-        eventually(lambda: sessions_waiting(database) or running.done())
-        session.commit()
-        running.result(60)
-    assert book.all()[PHONE].tags == ["vip", "imported", "edited"]
 
 
 def test_a_file_that_cannot_be_read_changes_nothing(
