@@ -21,7 +21,7 @@ from pgsync import (
     ReleaseJob,
     current_job,
 )
-from pgsync.daemon import signals
+from pgsync.daemon import wakeups
 from tests.eventually import eventually
 from tests.kernel.handlers import working
 
@@ -219,7 +219,7 @@ def test_a_waiting_worker_is_woken_by_word_alone(
     face: Any, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for pause in ("_POLL_SECONDS", "_LONGEST_POLL_SECONDS"):  # no poll comes to help
-        monkeypatch.setattr(signals, pause, 600.0)
+        monkeypatch.setattr(wakeups, pause, 600.0)
     ran = threading.Event()
     hold = threading.Event()
     wait = face.task(name="wait")(lambda: hold.wait(120))
