@@ -25,6 +25,7 @@ from pgsync.modules.broadcasts.audience import (
 )
 from pgsync.modules.broadcasts.models import Campaign, CampaignRecipient
 from pgsync.modules.broadcasts.quiet_hours import QuietHours
+from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp.filling import Parameters
 from pgsync.modules.whatsapp.slots import check_slots
 
@@ -73,8 +74,8 @@ class Campaigns:
         between two messages.
 
         Raises:
-            InvalidArgument: if a contact has no such field, a template no such slot, or the delay
-                is not positive.
+            InvalidArgument: if the workspace has no such connection, a contact no such field, a
+                template no such slot, or if the delay is not positive.
         """
         slots = list(variables) if isinstance(variables, Mapping) else None
         fields = list(variables.values()) if isinstance(variables, Mapping) else list(variables)
@@ -83,6 +84,12 @@ class Campaigns:
         if send_delay is not None and not 0 < send_delay <= 86400:
             raise InvalidArgument(f"send_delay must be from 0 to 86400 seconds, not {send_delay:g}")
         with self._sessions.begin() as session:
+            connection = session.get(Connection, connection_id)
+            if connection is None or connection.workspace_id != workspace_id:
+                raise InvalidArgument(
+                    f"workspace {workspace_id} has no connection {connection_id}; "
+                    "a campaign is sent over one of its own"
+                )
             campaign = Campaign(
                 workspace_id=workspace_id,
                 connection_id=connection_id,
@@ -238,7 +245,10 @@ class Campaigns:
 
         Raises:
             CampaignStateError: unless it is a draft, scheduled, paused or failed, with recipients.
+            InvalidArgument: if ``at`` has no offset.
         """
+        if at is not None and at.tzinfo is None:
+            raise InvalidArgument(f"a campaign begins at a time with an offset, not {at}")
         if within is None:
             with self._sessions.begin() as session:
                 self.schedule(campaign_id, at, by=by, within=session)

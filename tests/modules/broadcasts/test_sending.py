@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session, sessionmaker
 
-from pgsync import Coordinator, OperationBlocked
+from pgsync import Coordinator, InvalidArgument, OperationBlocked
 from pgsync.modules.broadcasts import Broadcasts, CampaignStateError
 from pgsync.modules.models import Connection
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
 from tests.modules.broadcasts.looking import states_of
+from tests.tenants import new_connection
 
 NewCampaign = Callable[[int], int]
 
@@ -228,3 +231,26 @@ def test_states_change_only_as_they_may(broadcasts: Broadcasts, new_campaign: Ne
     with pytest.raises(CampaignStateError, match="is cancelled"):
         broadcasts.campaigns.schedule(campaign)
     assert broadcasts.campaign_sending(campaign_id=campaign) == {"state": "cancelled"}
+
+
+def test_a_campaign_is_sent_over_a_connection_of_its_own_workspace(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    connection: Connection,
+    sessions: sessionmaker[Session],
+    standin: GraphStandin,
+) -> None:
+    other = new_connection(sessions, standin)
+    for connection_id in (other.id, 404):
+        with pytest.raises(InvalidArgument, match=f"has no connection {connection_id}"):
+            broadcasts.campaigns.create(
+                workspace_id=connection.workspace_id,
+                connection_id=connection_id,
+                name="Hello",
+                template_name="hello",
+                language="de",
+            )
+    campaign = new_campaign(1)
+    with pytest.raises(InvalidArgument, match="with an offset"):
+        broadcasts.campaigns.schedule(campaign, datetime(2030, 1, 1))  # noqa: DTZ001 - as asked
+    assert broadcasts.campaigns.state_of(campaign) == "draft"
