@@ -10,7 +10,7 @@ from pgsync.modules.broadcasts.models import Campaign
 from pgsync.modules.broadcasts.pacing import Pace
 from pgsync.modules.broadcasts.recipients import MOST_FAILURES, Claim, Recipients
 from pgsync.modules.whatsapp.answers import STOPPING, Answer, pair_delay
-from pgsync.modules.whatsapp.errors import GraphError, GraphInterrupted, GraphUnreachable
+from pgsync.modules.whatsapp.errors import GraphError, GraphUnreachable
 from pgsync.modules.whatsapp.filling import Filling
 from pgsync.modules.whatsapp.graph import GraphClient
 from pgsync.queues import Backoff
@@ -100,7 +100,7 @@ class Sender:
             raise
 
     def _refused(self, claim: Claim, recipients: Recipients, error: GraphError) -> Verdict:
-        if error.ambiguous or isinstance(error, GraphInterrupted):
+        if error.ambiguous:
             recipients.not_sent(claim, "unknown", error=str(error), code=error.code)
             return Verdict("unknown", trouble=str(error))
         answer = Answer.BACK_OFF if isinstance(error, GraphUnreachable) else error.answer

@@ -307,6 +307,90 @@ def test_what_happens_between_the_claim_and_the_call_is_heeded(
     assert (verdict.state == "sent") == (after == "sent") == (_calls(standin) == 1)
 
 
+@pytest.mark.parametrize("late", ["sent", "failed", "pending", "put back"])
+def test_a_late_answer_to_an_earlier_attempt_changes_nothing(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    sessions: sessionmaker[Session],
+    database: Any,
+    late: str,
+) -> None:
+    campaign = new_campaign(1)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaigns.begin(campaign)
+    recipients = Recipients(sessions, campaign)
+    (first,), _ = recipients.claim(1)
+    # Its sender stood still; it was given up for lost, and is tried again by somebody's choice.
+    database.execute("UPDATE pgsync_modules.campaign_recipient SET state = 'pending'")
+    (second,), _ = recipients.claim(1)
+    assert (first.id, second.attempt) == (second.id, first.attempt + 1)
+    if late == "sent":
+        recipients.sent(first, "wamid.late")
+    elif late == "put back":
+        recipients.put_back(first)
+    else:
+        recipients.not_sent(first, late, error="late")
+    row = "SELECT state, attempt, message_id, error FROM pgsync_modules.campaign_recipient"
+    assert database.execute(row).fetchone() == ("sending", 2, None, None)
+
+
+def test_a_campaign_is_not_completed_before_a_lost_senders_lease_has_ended(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    sessions: sessionmaker[Session],
+    database: Any,
+) -> None:
+    campaign = new_campaign(2)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaigns.begin(campaign)
+    assert len(Recipients(sessions, campaign).claim(1)[0]) == 1
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "sending"
+    assert states_of(database, campaign) == {"sending": 1, "sent": 1}
+    (again,) = database.execute(
+        "SELECT run_at BETWEEN now() + interval '3 min' AND now() + interval '5 min'"
+        " FROM pgsync.jobs"
+    ).fetchone()
+    assert again
+    database.execute(
+        "UPDATE pgsync_modules.campaign_recipient SET lease_until = now() WHERE state = 'sending'"
+    )
+    assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
+    assert states_of(database, campaign) == {"unknown": 1, "sent": 1}
+
+
+def test_no_more_are_claimed_than_the_connection_has_calls_left(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    connection: Connection,
+    standin: GraphStandin,
+    database: Any,
+) -> None:
+    campaign = new_campaign(10)
+    budget = broadcasts.whatsapp.connections.budget(connection)
+    budget.limiter.clear(budget.key)
+    database.execute("UPDATE pgsync_modules.connection SET calls_per_minute = 3")
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    attempts = (
+        "SELECT state, attempt, count(*) FROM pgsync_modules.campaign_recipient GROUP BY 1, 2"
+    )
+    assert sorted(database.execute(attempts).fetchall()) == [("pending", 0, 7), ("sent", 1, 3)]
+    assert len(standin.log.accepted) == 3
+
+
+def test_nobody_is_claimed_over_a_connection_that_another_run_has_disabled(
+    broadcasts: Broadcasts,
+    new_campaign: NewCampaign,
+    connection: Connection,
+    sessions: sessionmaker[Session],
+) -> None:
+    campaign = new_campaign(1)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaigns.begin(campaign)
+    broadcasts.whatsapp.connections.disable(connection.id, "the token was refused")
+    assert Recipients(sessions, campaign).claim(1) == ([], 0)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [("phone_number_id", "+49 151", "phone_number_id"), ("token", "two words", "token")],
