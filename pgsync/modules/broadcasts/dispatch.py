@@ -110,7 +110,7 @@ class Dispatcher:
         wanted = 1 if self._trouble.probing else 2 * self._senders
         if self._claimed >= wanted:
             return
-        permits = self._pace.take(wanted - self._claimed)
+        permits = self._pace.take(wanted - self._claimed, self._claimed)
         if not permits:
             self.resume_in = self._pace.wait
             return

@@ -71,8 +71,11 @@ class Pace:
         self.wait = 0.0
         """Seconds until there may be permits again; 0 where the last call got some."""
 
-    def take(self, wanted: int) -> int:
-        """Take permits for up to ``wanted`` messages, of all caps, and say for how many."""
+    def take(self, wanted: int, claimed: int = 0) -> int:
+        """Take permits for up to ``wanted`` messages, of all caps, and say for how many.
+
+        ``claimed`` are those that have theirs, and may not have made their call yet.
+        """
         self.wait = 0.0
         self._taken = []
         # Each call takes from the budget itself: here it is only looked at, so that nobody is
@@ -81,7 +84,9 @@ class Pace:
         if not calls:
             self.wait = max(calls.retry_after, 0.001)
             return 0
-        wanted = min(wanted, calls.remaining)
+        wanted = min(wanted, calls.remaining - claimed)
+        if wanted <= 0:
+            return 0
         for limiter, key in self._shared:
             decision = limiter.hit(key, cost=min(wanted, limiter.limits[0].most))
             if not decision and 0 < decision.remaining < wanted:
