@@ -113,11 +113,11 @@ def _mapping(mapped: Sequence[str]) -> dict[str, str | None] | None:
 
 
 def _show_rehearsal(found: dict[str, Any], as_json: bool) -> None:
-    """Counts and columns as lines, the first rows as they would become, and what is wrong."""
+    """Counts and columns as lines, the first rows as they would become, and what to look at."""
     if as_json:
         print_result(found)
         return
-    first, errors = found.pop("first"), found.pop("errors")
+    first, errors = found.pop("first"), found.pop("errors") + found.pop("repeats")
     fields = found.pop("fields")
     found["columns"] = "; ".join(f"{name}: {', '.join(fields[name])}" for name in fields)
     found["others"] = ", ".join(found["others"]) or None

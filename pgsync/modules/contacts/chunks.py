@@ -22,6 +22,7 @@ from pgsync.modules.contacts.staging import Staging, driver_of, redirect
 __all__ = ["Ahead", "Arrival", "Chunk"]
 
 _PIECE = 250
+_CHARACTERS = 16 << 20
 _COPY = """
 COPY pgsync_modules.contact
     (phone, name, email, company, notes, tags, custom, status, workspace_id, import_id)
@@ -47,21 +48,31 @@ class Chunk:
 
 
 class Ahead:
-    """The next chunk, of ``size`` rows at most, while it is being read a piece at a time."""
+    """The next chunk, of ``size`` rows at most, while it is being read a piece at a time.
+
+    It has fewer where their cells are long, so that they fit in memory.
+    """
 
     def __init__(self, contacts: Iterator[ContactRow | Reject], size: int) -> None:
         self._contacts = contacts
         self._size = size
         self._chunk = Chunk()
+        self._characters = 0
 
     def step(self) -> bool:
         """Read a piece; False if there is none, or the chunk has its size."""
+        if self._characters >= _CHARACTERS:
+            return False
         # Few rows at a time: Python would look through more of them for cycles, again and again.
         piece = list(islice(self._contacts, min(_PIECE, self._size - self._chunk.rows)))
         if piece:
-            self._chunk.lines.extend([row for row in piece if isinstance(row, ContactRow)])
-            self._chunk.rejects += [row for row in piece if isinstance(row, Reject)]
+            lines, before = self._chunk.lines, len(self._chunk.lines)
+            lines.extend([row for row in piece if isinstance(row, ContactRow)])
+            rejects = [row for row in piece if isinstance(row, Reject)]
+            self._chunk.rejects += rejects
             self._chunk.through = piece[-1].row
+            self._characters += sum(map(len, lines.cells[before:]))
+            self._characters += sum(len(cell) for row in rejects for cell in row.raw.values())
         return bool(piece)
 
     def rest(self) -> Chunk | None:

@@ -23,7 +23,7 @@ from pgsync.operations import OperationRun
 
 __all__ = ["ExportRun"]
 
-_CHUNK = 2_000
+_CHUNK = 500
 
 
 @dataclass(slots=True)

@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from pgsync.errors import InvalidArgument
-from pgsync.modules.contacts.errors import ERRORS_SHOWN
+from pgsync.modules.contacts.errors import ERRORS_SHOWN, in_row
 from pgsync.modules.contacts.headers import find_columns
 from pgsync.modules.contacts.importing import ImportSettings
 from pgsync.modules.contacts.lines import Lines
@@ -24,6 +25,11 @@ from pgsync.modules.models import Workspace
 __all__ = ["rehearse"]
 
 _CHUNK = 10_000
+_REPEATS = text("""
+SELECT f.row, f.first
+FROM (SELECT s.row, min(s.row) OVER (PARTITION BY s.phone) AS first FROM staged_contact AS s) AS f
+WHERE f.row <> f.first ORDER BY f.row LIMIT :most
+""")
 
 
 def rehearse(
@@ -34,6 +40,8 @@ def rehearse(
     first: int = 5,
 ) -> dict[str, Any]:
     """Read the whole file and count as an import would; its first rows as they would become.
+
+    ``repeats`` are the first rows whose number stands in an earlier one.
 
     The rows are staged in a transaction that is taken back. Others may write contacts meanwhile;
     only merges of contacts wait for it.
@@ -62,6 +70,7 @@ def rehearse(
             errors += [row.message for row in rejects[: ERRORS_SHOWN - len(errors)]]
             rejected += len(rejects)
         counts = count_staged(session, workspace_id, settings.on_duplicate)
+        repeats = session.execute(_REPEATS, {"most": ERRORS_SHOWN}).all()
         session.rollback()
     columns = find_columns(table.headers, settings.mapping)
     rows_read = counts["imported"] + counts["updated"] + counts["duplicates"] + rejected
@@ -77,6 +86,7 @@ def rehearse(
         **counts,
         "rejected": rejected,
         "errors": errors,
+        "repeats": [in_row(row, f"its number is that of row {first}") for row, first in repeats],
         "first": [_shown(row) for row in seen],
     }
 

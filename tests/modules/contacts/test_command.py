@@ -51,11 +51,12 @@ def test_a_file_goes_in_and_comes_out(run: Any, book: Any, tmp_path: Path) -> No
 
 
 def test_a_dry_run_tells_and_does_nothing(run: Any, book: Any) -> None:
-    people = book.file("Kunde;Handy;name", "Zoë;0151 23456789;x", ";12;")
+    people = book.file("Kunde;Handy;name", "Zoë;0151 23456789;x", ";12;", ";015123456789;")
     options = ("--map", "Handy=phone", "--map", "Kunde=name", "--country", "DE", "--dry-run")
     told = json.loads(run("import", book.workspace, people, *options, "--json"))
-    assert (told["rows"], told["imported"], told["rejected"]) == (2, 1, 1)
-    assert told["first"] == [{"row": 2, "phone": "+4915123456789", "name": "Zoë"}]
+    assert (told["rows"], told["imported"], told["duplicates"], told["rejected"]) == (3, 1, 1, 1)
+    assert told["repeats"] == ["Row 4: its number is that of row 2"]
+    assert told["first"][0] == {"row": 2, "phone": "+4915123456789", "name": "Zoë"}
     text = run("import", book.workspace, people, *options, "--merge", "overwrite")
     assert "phone: Handy; name: Kunde" in text
     assert not book.all()

@@ -15,9 +15,12 @@ from pgsync import Coordinator, InvalidArgument, OperationBlocked
 from pgsync.modules.contacts import (
     ContactFileError,
     Contacts,
+    chunks,
     write_sample,
 )
 from pgsync.modules.contacts.sheets import write_rows
+from pgsync.modules.models import Workspace
+from pgsync.operations import OperationRun
 from tests.modules.import_counts import counts
 
 PHONE = "+12015550123"
@@ -244,6 +247,37 @@ def test_a_workbook_that_finds_no_room_changes_nothing(
     with pytest.raises(ContactFileError, match=r"'people\.xlsx' cannot be unpacked to .*gone"):
         contacts.contact_import(workspace_id=book.workspace, path=str(path))
     assert not book.all()
+
+
+def test_rows_with_long_cells_are_done_a_few_at_a_time(
+    contacts: Contacts, book: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(chunks, "_CHARACTERS", 50_000)
+    progress, done = OperationRun.progress, []
+
+    def look(op: OperationRun, rows: int, total: int | None = None) -> None:
+        progress(op, rows, total)
+        done.append(rows)
+
+    monkeypatch.setattr(OperationRun, "progress", look)
+    for phone in (PHONE, "12"):  # good ones and refused ones
+        path = book.file("phone,notes", *(f"{phone},{'x' * 300}" for _ in range(750)))
+        contacts.contact_import(workspace_id=book.workspace, path=path)
+    assert done == [250, 500, 750] * 2
+
+
+def test_a_number_without_country_is_of_the_workspace_s(
+    contacts: Contacts, book: Any, sessions: Any
+) -> None:
+    with sessions.begin() as session:
+        session.add(berlin := Workspace(name="Berlin", default_region="DE"))
+    path = book.file("phone", "0151 23456789")
+    assert contacts.dry_run(berlin.id, path)["region"] == "DE"
+    for workspace, region in ((berlin.id, None), (book.workspace, "de")):
+        contacts.contact_import(workspace_id=workspace, path=path, region=region)
+        assert book.all(workspace).keys() == {"+4915123456789"}
+    contacts.opt_out(berlin.id, "0151 23456789", source="call")
+    assert book.all(berlin.id)["+4915123456789"].status == "opted_out"
 
 
 def test_one_number_in_every_row_is_one_contact(contacts: Contacts, book: Any) -> None:

@@ -99,6 +99,17 @@ def test_a_dry_run_of_the_sample_knows_its_truth(
     assert not book.all()
 
 
+def test_a_dry_run_tells_which_rows_have_one_number(contacts: Contacts, book: Any) -> None:
+    rows = ("+12015550123", "12", "+12015550124", "(201) 555-0123", "", "2015550123")
+    told = contacts.dry_run(book.workspace, book.file("phone", *rows))
+    assert told["repeats"] == [
+        "Row 5: its number is that of row 2",
+        "Row 7: its number is that of row 2",
+    ]
+    many = contacts.dry_run(book.workspace, book.file("phone", *(rows[:1] * 50)))
+    assert (len(many["repeats"]), many["duplicates"]) == (20, 49)
+
+
 def test_a_dry_run_shows_columns_and_first_rows(contacts: Contacts, book: Any) -> None:
     path = book.file(
         "Handy;First Name;Last Name;Size;consent;consent_at", f"{PHONE};Ana;Lima;M;yes;2026-01-01"
