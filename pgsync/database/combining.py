@@ -77,13 +77,13 @@ class Combiner(Generic[P]):
     """The requests of many threads.
 
     ``serve`` answers each of a list of parties, in the thread of one of them; together they weigh
-    at most ``most``, unless it is only one. Where it ``gathers``, whoever asks next waits for those
-    who were answered together in the last round trip, as long as that took at most, since else
-    they would go one first and the rest after. Who comes alone still waits for nobody.
+    at most ``most``, unless it is only one. Where ``gathers`` others or more were answered together
+    in the last round trip, whoever asks next waits for as many, as long as that took at most, since
+    else they would go one first and the rest after. Who comes alone still waits for nobody.
     """
 
     def __init__(
-        self, serve: Callable[[list[P]], None], most: int, *, gathers: bool = False
+        self, serve: Callable[[list[P]], None], most: int, *, gathers: int | None = None
     ) -> None:
         self._serve = serve
         self._most = most
@@ -162,7 +162,7 @@ class Combiner(Generic[P]):
             if party.leads:
                 with self._mutex:
                     self._queue.remove(party)
-            if self._gathers:
+            if self._gathers is not None and self._company >= self._gathers:
                 self._gather(party)
             if self._queue:
                 with self._mutex:

@@ -22,6 +22,8 @@ from pgsync.locks.usual import exchange_usual_locks, is_usual
 __all__ = ["Exchange"]
 
 _MOST = 100
+# Of two threads one may as well ask while the other does its work.
+_GATHERS = 2
 
 
 class _Party(Party):
@@ -49,7 +51,7 @@ class Exchange:
 
     def __init__(self, session: LockSession) -> None:
         self.session = session
-        self._combiner = Combiner(self._exchange, _MOST)
+        self._combiner = Combiner(self._exchange, _MOST, gathers=_GATHERS)
         self._tokens: set[int] = set()
 
     def try_locks(self, requests: Sequence[LockRequest]) -> tuple[float, list[Grant]]:

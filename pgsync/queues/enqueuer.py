@@ -44,7 +44,7 @@ class Enqueuer:
         renew_after_fork(self, Enqueuer._begin)
 
     def _begin(self) -> None:
-        self._combiner: Combiner[NumberedJob] = Combiner(self._serve, _MOST, gathers=True)
+        self._combiner: Combiner[NumberedJob] = Combiner(self._serve, _MOST, gathers=1)
 
     def add(self, job: NewJob, within: Any = None) -> Enqueued:
         """Add a job; returns when it is committed, or is in the caller's transaction."""
