@@ -23,8 +23,9 @@ def admin(server_dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 def end_sessions(admin: psycopg.Connection[Any], dsn: str) -> None:
     name = conninfo_to_dict(dsn)["dbname"]
-    gone = "SELECT count(pg_terminate_backend(pid)) = 0 FROM pg_stat_activity WHERE datname = %s"
-    eventually(lambda: admin.execute(gone, [name]).fetchone() == (True,))
+    # Until its process is gone a session that is seen no more has not hung up.
+    end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s"
+    eventually(lambda: admin.execute(end, [name]).fetchall() == [])
 
 
 def let_in(admin: psycopg.Connection[Any], dsn: str, *, anybody: bool) -> None:
