@@ -86,10 +86,10 @@ _WINDOWS = ("starts_per", "starts_per_key")
 
 def _queue_limits(form: FormData) -> dict[str, Any]:
     limits: dict[str, Any] = dict(_named(form))
-    for name in (*_COUNTS, *_WINDOWS):
-        limits[name] = given.positive_number(form, name) if given.text(form, name) else None
-    whole = {name: int(limits[name]) for name in _COUNTS if limits[name] is not None}
-    return limits | whole
+    for names, read in ((_COUNTS, given.count), (_WINDOWS, given.positive_number)):
+        for name in names:
+            limits[name] = read(form, name) if given.text(form, name) else None
+    return limits
 
 
 def _chosen(form: FormData) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from pgsync.dashboard.exact import read_exact, write_exact
 
 __all__ = [
+    "count",
     "id_in_query",
     "is_id",
     "json_object",
@@ -75,6 +76,18 @@ def positive_number(form: FormData, name: str) -> float:
     if not 0 < value <= _MOST:
         raise HTTPException(400, f"{name} must be a number above zero, {_MOST} at most")
     return value
+
+
+def count(form: FormData, name: str) -> int:
+    """A field's whole number.
+
+    Raises:
+        HTTPException: if it is none above zero.
+    """
+    value = positive_number(form, name)
+    if not value.is_integer():
+        raise HTTPException(400, f"{name} must be a whole number")
+    return int(value)
 
 
 def json_object(given: str) -> dict[str, Any]:

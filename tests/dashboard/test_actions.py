@@ -129,7 +129,12 @@ def test_the_limits_of_a_queue_are_changed_and_a_change_is_in_the_trail(
             "starts_per": "00:00:00.5",
         },
     }
-    for wrong in ({"max_running": "0"}, {"max_starts": "5"}, {"max_running": "many"}):
+    for wrong in (
+        {"max_running": "0"},
+        {"max_running": "2.7"},
+        {"max_running": "many"},
+        {"max_starts": "5"},
+    ):
         assert browser.act("queues", "limit", name="mail", **wrong).status_code == 400
     assert len(audit(database)) == 2
 
