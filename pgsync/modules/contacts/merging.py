@@ -150,10 +150,17 @@ _OVERWRITE = {
     "tags": "CASE WHEN excluded.tags = '{}' THEN c.tags ELSE excluded.tags END",
     "custom": "c.custom || excluded.custom",
 }
+# A file makes nobody active again whom the workspace set aside: a blank cell reads as active.
+_SET_ASIDE = {
+    "status": """CASE WHEN excluded.status = 'opted_out' AND c.status <> 'blocked' THEN 'opted_out'
+                      WHEN excluded.status IN ('inactive', 'blocked')
+                           AND c.status IN ('active', 'inactive') THEN excluded.status
+                      ELSE c.status END""",
+}
 _VALUES: dict[OnDuplicate, dict[str, str]] = {
     "skip": _CONSENT,
     "fill": _FILL | _CONSENT | _OPT_IN,
-    "overwrite": _OVERWRITE | _CONSENT | _OPT_IN,
+    "overwrite": _OVERWRITE | _CONSENT | _OPT_IN | _SET_ASIDE,
 }
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
+from pgsync import PgsyncError
+from pgsync.modules import guarding
 from pgsync.modules.contacts import Contact, ContactRow, Contacts
 from pgsync.modules.contacts.chunks import Arrival
 from pgsync.modules.contacts.lines import Lines
@@ -87,3 +91,18 @@ def test_an_edit_waits_for_an_import_and_sees_what_it_brought(
         session.commit()
         running.result(60)
     assert book.all()[PHONE].tags == ["vip", "imported", "edited"]
+
+
+def test_an_import_waits_for_an_edit_that_nobody_ends_only_so_long(
+    contacts: Contacts, book: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(guarding, "_PATIENCE", 1)
+    book.add(PHONE)
+    path = book.file("phone,name", f"{PHONE},Ana")
+    with (
+        contacts.editing(book.workspace, PHONE),
+        pytest.raises(PgsyncError, match="others have kept rows locked for over 1 seconds"),
+    ):
+        contacts.contact_import(workspace_id=book.workspace, path=path)
+    result = contacts.contact_import(workspace_id=book.workspace, path=path)
+    assert (counts(result), result["resumed"]) == ({"updated": 1}, 1)

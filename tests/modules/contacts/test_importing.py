@@ -130,6 +130,27 @@ def test_no_import_clears_an_opt_out(
     assert contact.opted_out_at == before
 
 
+@pytest.mark.parametrize(
+    ("on_duplicate", "before", "said", "after"),
+    [
+        ("overwrite", "active", "inactive", "inactive"),
+        ("overwrite", "inactive", "blocked", "blocked"),
+        ("overwrite", "inactive", "active", "inactive"),
+        ("overwrite", "inactive", "", "inactive"),
+        ("overwrite", "blocked", "inactive", "blocked"),
+        ("overwrite", "opted_out", "blocked", "opted_out"),
+        ("fill", "active", "blocked", "active"),
+    ],
+)
+def test_a_file_may_set_a_known_contact_aside_and_never_takes_that_back(
+    contacts: Contacts, book: Any, on_duplicate: str, before: str, said: str, after: str
+) -> None:
+    book.add(PHONE, status=before)
+    path = book.file("phone,status", f"{PHONE},{said}")
+    contacts.contact_import(workspace_id=book.workspace, path=path, on_duplicate=on_duplicate)
+    assert book.all()[PHONE].status == after
+
+
 def test_an_opt_out_in_the_file_is_kept(contacts: Contacts, book: Any) -> None:
     book.add(PHONE)
     lines = ("phone,status", f"{PHONE},Opted out", f"{OTHER},opted_out")
@@ -204,7 +225,7 @@ def test_rows_of_one_chunk_count_in_their_order_whatever_they_tell(
     } == {
         PHONE: ("Ana Maria", "opted_out", True),
         OTHER: ("Bo", "opted_out", True),
-        "+12015550125": ("Cy", "active", False),
+        "+12015550125": ("Cy", "inactive", False),
         "+12015550126": ("Di", "inactive", False),
     }
 
