@@ -67,7 +67,7 @@ CLAIMS: Sequence[Claim] = (
         2,
         why="What is won is the commit that 8 threads share; what limits it is the switching "
         "between them, and one processor for Python "
-        "([decision 10](decisions/0010-jobs-are-numbered-before-they-are-added.md)).",
+        "([decision 28](decisions/0028-batches-of-threads-by-prepared-statements.md)).",
     ),
     Claim(
         "enqueue in bulk",
@@ -118,9 +118,9 @@ CLAIMS: Sequence[Claim] = (
         "pgsync",
         _REDIS_PY,
         4,
-        why="All go in few round trips "
-        "([decision 3](decisions/0003-coalescing-in-callers-threads.md)); what is left is one "
-        "process's Python, which threads share, and two waits a pair, each a switch of threads.",
+        why="All go in few round trips; what is left is one process's Python, which threads share, "
+        "and two waits a pair, each a switch of threads "
+        "([decision 28](decisions/0028-batches-of-threads-by-prepared-statements.md)).",
     ),
     Claim(
         "limiter, one hot key, one thread, strict",
@@ -166,8 +166,7 @@ CLAIMS: Sequence[Claim] = (
         "pgsync, numbers in E.164",
         ("COPY, constraints and indexes",),
         0.5,
-        why="Of what COPY spends on a row the import spends as much again: the file is read twice, "
-        "rows are staged, and each chunk commits: "
+        why="The file is read twice, at first before any row is written, and each chunk commits: "
         "[decision 24](decisions/0024-new-contacts-are-copied-the-others-merged.md).",
     ),
 )
