@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgsync.errors import InvalidArgument, RateLimited
@@ -18,6 +19,7 @@ from pgsync.queues import Backoff
 __all__ = ["Sender", "Verdict", "callback_data"]
 
 _WAITS = Backoff((5.0,), longest=3600.0)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _FINAL = frozenset({Answer.SUPPRESS_CONTACT, Answer.FAIL_RECIPIENT})
 _WAITING = frozenset({Answer.STOP_APP_CALLS, Answer.SLOW_NUMBER})
@@ -37,9 +39,14 @@ class Verdict:
     trouble: str | None = None
 
 
-def callback_data(campaign_id: int, recipient_id: int, attempt: int) -> str:
-    """What the status webhooks bring back: it names the recipient and the attempt."""
-    return f"campaign-{campaign_id}:{recipient_id}.{attempt}"
+def callback_data(campaign: Campaign, recipient_id: int, attempt: int) -> str:
+    """What the status webhooks bring back: it names the recipient and the attempt.
+
+    The microsecond in which the campaign was made tells it from another installation's of the same
+    number: both hear of all messages of an account.
+    """
+    made = (campaign.created_at - _EPOCH) // timedelta(microseconds=1)
+    return f"campaign-{campaign.id}-{made}:{recipient_id}.{attempt}"
 
 
 class Sender:
@@ -76,7 +83,7 @@ class Sender:
                 template=self._campaign.template_name,
                 language=self._campaign.language,
                 components=self._components(claim, recipients),
-                callback_data=callback_data(self._campaign.id, claim.id, claim.attempt),
+                callback_data=callback_data(self._campaign, claim.id, claim.attempt),
             )
         except RateLimited as error:
             # No permit came in time: nothing was sent.

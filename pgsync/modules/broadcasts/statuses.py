@@ -25,7 +25,8 @@ STATUSES = ("sent", "delivered", "read", "failed")
 
 logger = logging.getLogger("pgsync.modules.broadcasts")
 
-_CALLBACK = re.compile(r"campaign-(\d{1,18}):(\d{1,18})\.(\d{1,9})")
+# Messages of older versions do not say when the campaign was made.
+_CALLBACK = re.compile(r"campaign-(\d{1,18})(?:-(\d{1,18}))?:(\d{1,18})\.(\d{1,9})")
 
 # The callback data names the attempt, so it finds also those whose answer was never recorded, and
 # those that are to be tried again: what was accepted all the same is not sent a second time.
@@ -34,7 +35,10 @@ _FIND = text(
     SELECT r.id FROM pgsync_modules.campaign_recipient AS r
     WHERE r.message_id = :message_id
        OR (r.message_id IS NULL AND r.id = :recipient_id AND r.campaign_id = :campaign_id
-           AND r.attempt = :attempt AND r.state IN ('pending', 'sending', 'unknown'))
+           AND r.attempt = :attempt AND r.state IN ('pending', 'sending', 'unknown')
+           AND (CAST(:made AS bigint) IS NULL OR EXISTS (
+               SELECT FROM pgsync_modules.campaign AS c
+               WHERE c.id = r.campaign_id AND extract(epoch FROM c.created_at) * 1000000 = :made)))
     FOR UPDATE
     """
 )
@@ -209,5 +213,9 @@ def _is_failure(parked: Any) -> bool:
 
 def _named_by(callback_data: str | None) -> dict[str, int | None]:
     match = _CALLBACK.fullmatch(callback_data or "")
-    campaign, recipient, attempt = (int(each) for each in match.groups()) if match else (None,) * 3
-    return {"campaign_id": campaign, "recipient_id": recipient, "attempt": attempt}
+    names = ("campaign_id", "made", "recipient_id", "attempt")
+    values = match.groups() if match else (None,) * len(names)
+    return {
+        name: None if value is None else int(value)
+        for name, value in zip(names, values, strict=True)
+    }

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ import requests
 
 from pgsync import Coordinator
 from pgsync.modules.broadcasts import Broadcasts, webhook_app
+from pgsync.modules.broadcasts.models import Campaign
 from pgsync.modules.broadcasts.sending import callback_data
 from pgsync.modules.whatsapp.standin import GraphStandin
 from tests.eventually import eventually
@@ -37,6 +39,13 @@ def _recipient(database: Any) -> Any:
         "SELECT state, sent_at IS NOT NULL, delivered_at IS NOT NULL, read_at IS NOT NULL"
         " FROM pgsync_modules.campaign_recipient"
     ).fetchone()
+
+
+def _named(database: Any, campaign: int, recipient: int) -> str:
+    (made,) = database.execute(
+        "SELECT created_at FROM pgsync_modules.campaign WHERE id = %s", [campaign]
+    ).fetchone()
+    return callback_data(Campaign(id=campaign, created_at=made), recipient, 1)
 
 
 @pytest.fixture
@@ -117,7 +126,7 @@ def test_who_is_to_get_it_tomorrow_does_also_where_a_status_says_so(
 ) -> None:
     found = "SELECT message_id, id FROM pgsync_modules.campaign_recipient WHERE state = 'sent'"
     message_id, recipient = database.execute(found).fetchone()
-    named = callback_data(sending_on, recipient, 1)
+    named = _named(database, sending_on, recipient)
     for _ in range(2):  # It comes twice, and is one failure.
         broadcasts.statuses.record(message_id, "failed", 1_700_000_000.0, named, 131049)
     later = (
@@ -165,7 +174,7 @@ def test_a_message_that_failed_for_today_and_was_delivered_all_the_same_is_not_s
 ) -> None:
     found = "SELECT message_id, id FROM pgsync_modules.campaign_recipient WHERE state = 'sent'"
     message_id, recipient = database.execute(found).fetchone()
-    named = callback_data(sending_on, recipient, 1)
+    named = _named(database, sending_on, recipient)
     broadcasts.statuses.record(message_id, "failed", 1_700_000_000.0, named, 131049)
     assert broadcasts.statuses.record(message_id, "read", 1_700_000_000.0, named) == "recorded"
     assert states_of(database, sending_on) == {"read": 1, "pending": 1}
@@ -184,9 +193,27 @@ def test_an_unknown_recipient_is_settled_by_its_callback_data(
         message_id="wamid.settled",
         status="delivered",
         at=1_700_000_000.0,
-        callback_data=callback_data(campaign, recipient, 1),
+        callback_data=_named(database, campaign, recipient),
     )
     assert outcome == {"outcome": "recorded"}
+    assert _recipient(database)[0] == "delivered"
+
+
+def test_the_message_of_another_installation_on_the_same_account_settles_nobody(
+    broadcasts: Broadcasts, new_campaign: NewCampaign, standin: GraphStandin, database: Any
+) -> None:
+    campaign = new_campaign(1)
+    standin.inject("reset", path="messages", accept=True)
+    broadcasts.campaigns.schedule(campaign)
+    broadcasts.campaign_sending(campaign_id=campaign)
+    (recipient,) = database.execute("SELECT id FROM pgsync_modules.campaign_recipient").fetchone()
+    ours = _named(database, campaign, recipient)
+    theirs = re.sub(r"-(\d+):", lambda made: f"-{int(made[1]) + 1}:", ours)
+    older = re.sub(r"-\d+:", ":", ours)
+    record, at = broadcasts.statuses.record, 1_700_000_000.0
+    assert record("wamid.theirs", "delivered", at, theirs) == "parked"
+    assert _recipient(database)[0] == "unknown"
+    assert record("wamid.ours", "delivered", at, older) == "recorded"
     assert _recipient(database)[0] == "delivered"
 
 
@@ -204,7 +231,7 @@ def test_a_status_settles_an_unknown_one_that_is_to_be_sent_again(
     broadcasts.campaign_sending(campaign_id=campaign)
     assert broadcasts.campaigns.retry_unknown(campaign, timedelta(0)) == 1
     (recipient,) = database.execute("SELECT id FROM pgsync_modules.campaign_recipient").fetchone()
-    told = {"at": 1_700_000_000.0, "callback_data": callback_data(campaign, recipient, 1)}
+    told = {"at": 1_700_000_000.0, "callback_data": _named(database, campaign, recipient)}
     assert broadcasts.statuses.record("wamid.1", status, **told) == "recorded"
     broadcasts.start(campaign)
     assert broadcasts.campaign_sending(campaign_id=campaign)["state"] == "completed"
@@ -221,7 +248,7 @@ def test_an_unknown_one_that_turns_out_to_have_failed_is_sent_again_as_asked(
     broadcasts.campaign_sending(campaign_id=campaign)
     broadcasts.campaigns.retry_unknown(campaign, timedelta(0))
     (recipient,) = database.execute("SELECT id FROM pgsync_modules.campaign_recipient").fetchone()
-    named = callback_data(campaign, recipient, 1)
+    named = _named(database, campaign, recipient)
     told = broadcasts.statuses.record("wamid.1", "failed", 1_700_000_000.0, named, 131026)
     assert told == "old"
     broadcasts.start(campaign)
@@ -235,7 +262,7 @@ def test_old_news_of_a_failed_message_does_not_undo_that_it_is_tried_again(
     campaign, recipient = database.execute(
         "SELECT campaign_id, id FROM pgsync_modules.campaign_recipient"
     ).fetchone()
-    told = {"at": 1_700_000_000.0, "callback_data": callback_data(campaign, recipient, 1)}
+    told = {"at": 1_700_000_000.0, "callback_data": _named(database, campaign, recipient)}
     broadcasts.statuses.record(message_id, "failed", error_code=131026, **told)
     broadcasts.campaigns.retry_failed(campaign)
     # The API repeats what it told.
