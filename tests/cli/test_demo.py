@@ -70,7 +70,9 @@ def test_the_demo_runs_on_an_empty_database_and_again(empty_dsn: str) -> None:
     messages = {blocked["operation"]: blocked["message"] for blocked in first["blocked"]}
     assert messages["template_sync"] == "Template sync is already in progress"
     assert messages["contact_import"] == "Contact import is already in progress"
-    assert first["jobs"] == {"completed": 2, "failed": 0}
+    # A campaign that waits for permits goes on in a next job.
+    assert first["jobs"]["completed"] >= 2
+    assert first["jobs"]["failed"] == 0
     with psycopg.connect(empty_dsn) as connection:
         rejects = connection.execute(
             'SELECT count(*), count(reason), count("row")'

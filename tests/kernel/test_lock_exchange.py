@@ -81,8 +81,9 @@ def test_an_interrupted_leader_leaves_the_others_to_another(dsn: str, database: 
 
 
 _INTERRUPTED_ALONE = """
-import sys
+import signal, sys
 from pgsync import Coordinator
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A job of a shell may ignore it.
 with Coordinator(sys.argv[1]) as sync:
     with sync.lock("before", ttl=60) as before:
         try:
